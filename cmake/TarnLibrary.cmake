@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+# tarn_library(NAME SOURCES ... [DEPS ...] [PRIVATE_DEPS ...])
+# One folder is one static library. DEPS are the folders (and packages) it may use: the linker sees
+# nothing else. Includes are relative to the root, so that each file shows its edges.
+function(tarn_library NAME)
+  cmake_parse_arguments(A "" "" "SOURCES;DEPS;PRIVATE_DEPS" ${ARGN})
+  add_library(${NAME} STATIC ${A_SOURCES})
+  target_include_directories(${NAME} PUBLIC ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR}/gen)
+  target_link_libraries(${NAME} PUBLIC ${A_DEPS} PRIVATE ${A_PRIVATE_DEPS} Threads::Threads)
+endfunction()
+
+# tarn_unit_test(NAME SOURCES ... DEPS ...): one cmocka program, run by ctest.
+function(tarn_unit_test NAME)
+  cmake_parse_arguments(A "" "TIMEOUT" "SOURCES;DEPS" ${ARGN})
+  add_executable(${NAME} ${A_SOURCES})
+  target_include_directories(${NAME} PRIVATE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR}/gen)
+  target_link_libraries(${NAME} PRIVATE ${A_DEPS} PkgConfig::CMOCKA Threads::Threads)
+  add_test(NAME ${NAME} COMMAND ${NAME} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  if(NOT A_TIMEOUT)
+    set(A_TIMEOUT 60)
+  endif()
+  set_tests_properties(${NAME} PROPERTIES TIMEOUT ${A_TIMEOUT})
+endfunction()

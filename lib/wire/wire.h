@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * lib/wire/wire.h — encode and decode frames and messages. Pure functions, fuzzed; no sockets.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <protobuf-c/protobuf-c.h>
+
+#include "lib/base/str.h"
+#include "lib/wire/frame_format.h"
+
+/* One row of rpc.def. */
+struct tarn_rpc_method {
+    uint32_t nr;
+    const char *name;
+    const ProtobufCMessageDescriptor *request;
+    const ProtobufCMessageDescriptor *response; /* NULL: a notice */
+    bool idempotent;                            /* may be sent again after a lost connection */
+    bool leader_only;
+    const char *group;                          /* "meta", "data", "job", "admin", "push" */
+};
+
+enum tarn_rpc_nr {
+#define TARN_RPC(nr, name, req, resp, idem, leader, group) TARN_RPC_##name = (nr),
+#define TARN_RPC_NOTICE(nr, name, msg, group) TARN_RPC_##name = (nr),
+#include "lib/wire/rpc.def"
+#undef TARN_RPC
+#undef TARN_RPC_NOTICE
+};
+
+/* NULL when this build does not know `nr`. */
+const struct tarn_rpc_method *tarn_rpc_method(uint32_t nr);
+
+/* Writes TARN_FRAME_HDR_BYTES to dst, with the header's checksum. */
+void tarn_frame_encode(const struct tarn_frame *f, uint8_t *dst);
+/*
+ * Reads a header from TARN_FRAME_HDR_BYTES at p. FRAME_BAD (magic, checksum, type), FRAME_VERSION,
+ * FRAME_TOO_BIG (a length over its limit).
+ */
+int tarn_frame_decode(const uint8_t *p, struct tarn_frame *ret);
+uint32_t tarn_frame_body_sum(const void *meta, size_t meta_len, const void *body, size_t body_len);
+
+/*
+ * Appends a whole frame but the payload to `out`: header, meta (may be NULL), message (may be NULL).
+ * FRAME_TOO_BIG when a part is over its limit.
+ */
+int tarn_frame_build(struct tarn_frame *f, const ProtobufCMessage *meta, const ProtobufCMessage *msg,
+                     struct tarn_str *out);
+/*
+ * Decodes a message; bounds memory by the body's length (a repeated field cannot claim more elements than
+ * bytes). NULL when malformed. Free with protobuf_c_message_free_unpacked(m, NULL).
+ */
+ProtobufCMessage *tarn_msg_decode(const ProtobufCMessageDescriptor *d, const uint8_t *p, size_t n);

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * store/tier/tier.h — one storage tier: a directory of cache files with a byte budget.
+ *
+ * One sparse file per file version (cid), offsets equal to the file's own, length equal to the version's.
+ * Presence, checksums, eviction and fetching count in groups of TARN_GROUP_GRANULES granules (4 MiB, the last
+ * one of a file shorter): a group is present granule by granule, is filled by one store call and evicted
+ * whole. Each granule of 64 KiB has an XXH3-64 kept in the index (RocksDB through store/kv); bytes are served
+ * only when they were verified since the start (a fill verifies, later ones are read back and compared once).
+ * docs/formats/tier.md has the bytes on the disk.
+ *
+ * Threads: tarn_tier_try_read(), file_get/put/query and the counters: any thread, they never wait for another
+ * process and take only short locks. Everything with a callback: the tier's loop; disk work runs on its pool.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "lib/base/err.h"
+#include "lib/base/ids.h"
+#include "lib/base/limits.h"
+#include "lib/disk/disk.h"
+#include "lib/net/net.h"
+
+struct tarn_buf;
+struct tarn_clock;
+struct tarn_tier;
+struct tarn_tier_file;
+
+enum tarn_medium { TARN_MEDIUM_MEM, TARN_MEDIUM_SSD, TARN_MEDIUM_HDD };
+const char *tarn_medium_name(enum tarn_medium m); /* "MEM" "SSD" "HDD" */
+
+struct tarn_tier_args {
+    struct tarn_loop *loop;
+    struct tarn_disk *disk;
+    struct tarn_clock *clock;
+    const char *path;       /* directory; made when missing, mode 0700 */
+    const char *owner_id;   /* cluster id; a directory of another one is refused unless `replace` */
+    bool replace;           /* adopt a directory of another owner */
+    enum tarn_medium medium;
+    uint64_t quota_bytes;   /* everything below path counts: data, index, unlinked but open files */
+    uint32_t high_bp;       /* start evicting above this share of the quota, parts per 10,000 */
+    uint32_t low_bp;        /* evict down to this */
+    uint32_t disk_free_bp;  /* share of the file system that stays free */
+    uint32_t fds_max;       /* cache of open files */
+};
+
+/*
+ * Opens the directory: LOCK (flock), FORMAT, index, and reads which groups are there (100,000 files: well
+ * below 1 s). An unreadable index is dropped with the data. A quota below what is used: opens at once, admits nothing
+ * until eviction (in the background) has brought it to low. Files without record and records without file go.
+ * Errors: DIR_LOCKED, FORMAT_NEWER (nothing was changed), DIR_FOREIGN, errno class; `err` names path and cause.
+ */
+int tarn_tier_open(const struct tarn_tier_args *args, struct tarn_errbuf *err, struct tarn_tier **ret_tier);
+/* All requests must have ended and all files be put. Saves access times. */
+void tarn_tier_close(struct tarn_tier **t);
+
+/* ---- files ---------------------------------------------------------------------------------------- */
+
+/*
+ * A reference to the file of `cid`, whose version is `length` bytes long; made in memory when unknown (nothing
+ * touches the disk). While referenced its descriptor, once open, stays open. Any thread.
+ */
+struct tarn_tier_file *tarn_tier_file_get(struct tarn_tier *t, const tarn_cid_t *cid, uint64_t length);
+/* NULL when nothing of it is cached. */
+struct tarn_tier_file *tarn_tier_file_find(struct tarn_tier *t, const tarn_cid_t *cid);
+void tarn_tier_file_put(struct tarn_tier_file **f);
+const tarn_cid_t *tarn_tier_file_cid(const struct tarn_tier_file *f);
+uint64_t tarn_tier_file_length(const struct tarn_tier_file *f);
+/* Bytes of the file that are present (verified or not yet). */
+uint64_t tarn_tier_file_cached(struct tarn_tier_file *f);
+/* True when every byte of [off, off + len) is present. */
+bool tarn_tier_file_has(struct tarn_tier_file *f, uint64_t off, uint64_t len);
+
+/*
+ * Reads up to TARN_READ_MAX bytes of [off, off + len) into dst, if all are present and verified. Any thread;
+ * costs a pread. Returns bytes (short only at the end of the file) or -TARN_E_NOT_CACHED (also: not verified
+ * yet; use tarn_tier_load), -TARN_E_TIER_OFFLINE after a read error (the group is dropped).
+ */
+int64_t tarn_tier_try_read(struct tarn_tier_file *f, uint64_t off, uint32_t len, void *dst);
+
+/* ---- requests: embedded by the caller, valid until `cb`, which runs once on the tier's loop ------------ */
+
+struct tarn_tier_op;
+typedef void tarn_tier_fn(struct tarn_tier_op *op, int rc);
+
+struct tarn_tier_op {
+    struct tarn_tier_file *file; /* in: referenced by the caller until cb */
+    uint32_t group;              /* in: which group of the file */
+    struct tarn_buf *buf;        /* store: the group's bytes (len = its length); read: where they go */
+    uint64_t sums[TARN_GROUP_GRANULES]; /* read: out, per granule asked for, 0 where not present */
+    uint64_t granules;           /* read: in, bit set of granules wanted; out, those delivered. load: out, verified */
+    uint32_t level;              /* store: in, enum tarn_verified, kept in the index */
+    bool medium;                 /* load: in, read the medium, not the page cache (--verify) */
+    uint64_t reserved_bytes;     /* reserve: in; store: in, what was reserved for it */
+    tarn_tier_fn *cb;            /* in */
+    void *arg;                   /* in */
+    struct tarn_disk_io io;      /* the tier's */
+    struct tarn_list node;       /* the tier's */
+    struct tarn_tier *tier;      /* the tier's */
+    int rc;                      /* the tier's */
+    uint32_t generation;         /* the tier's: a fill that was overtaken by an eviction or free is dropped */
+};
+
+/*
+ * Reserves room for `reserved_bytes` (rounded to blocks), evicting by LRU when needed. TIER_FULL when the
+ * quota or the free share of the disk does not allow it: serve without caching.
+ */
+void tarn_tier_reserve(struct tarn_tier *t, struct tarn_tier_op *op);
+void tarn_tier_unreserve(struct tarn_tier *t, uint64_t reserved_bytes);
+/*
+ * Writes a group: computes the checksums, writes the data, then the index record; afterwards the group is present
+ * and verified. Uses up the reservation, also on failure. ENOSPC and EIO class errors leave nothing behind.
+ */
+void tarn_tier_store(struct tarn_tier *t, struct tarn_tier_op *op);
+/*
+ * Reads a group back and compares every present granule with its checksum; bad ones are dropped from the
+ * index (and counted) and the rest becomes verified. rc 0 even when some were bad: look at `granules`.
+ */
+void tarn_tier_load(struct tarn_tier *t, struct tarn_tier_op *op);
+/* Reads the granules of `granules` that are present into buf at their place, with their stored checksums. */
+void tarn_tier_read(struct tarn_tier *t, struct tarn_tier_op *op);
+/* Drops the file's bytes: record first, then the data once readers are done. op->group is ignored. */
+void tarn_tier_drop(struct tarn_tier *t, struct tarn_tier_op *op);
+
+/* ---- reports: any thread ---------------------------------------------------------------------------- */
+
+struct tarn_tier_info {
+    enum tarn_medium medium;
+    const char *path;          /* valid while the tier is */
+    uint64_t capacity_bytes;   /* the quota */
+    uint64_t used_bytes;       /* st_blocks of data + index + reserved */
+    uint64_t data_bytes;       /* present bytes */
+    uint64_t files;            /* with at least one present granule */
+    uint64_t evicted_bytes;    /* since the start */
+    uint64_t checksum_errors;  /* since the start */
+    uint64_t hits, misses;     /* try_read */
+    uint64_t fds;              /* open now */
+    bool offline;              /* its directory failed */
+};
+void tarn_tier_info(struct tarn_tier *t, struct tarn_tier_info *ret);
+/* Pins: no group of a pinned file is evicted. Counted; kept in the index. -TARN_E_TIER_FULL when more than 90 % of
+ * the quota would be pinned. Loop's thread. */
+int tarn_tier_pin(struct tarn_tier *t, struct tarn_tier_file *f, bool pin);
+/* Whole-object check for tests: asserts that lists, counters and index agree. Loop's thread. */
+void tarn_tier_check(struct tarn_tier *t);

@@ -4,14 +4,19 @@
 #include <stdlib.h>
 
 #include "lib/base/assert.h"
+#include "lib/base/fault.h"
 
 #define BUF_ALIGN 4096
 
 struct tarn_buf *tarn_buf_new(size_t cap)
 {
-    struct tarn_buf *b = calloc(1, sizeof(*b));
-    size_t size = (cap + BUF_ALIGN - 1) / BUF_ALIGN * BUF_ALIGN;
+    struct tarn_buf *b;
+    size_t size;
 
+    if (cap > SIZE_MAX - BUF_ALIGN || TARN_FAULT(buf_alloc) < 0)
+        return NULL;
+    size = (cap + BUF_ALIGN - 1) / BUF_ALIGN * BUF_ALIGN;
+    b = calloc(1, sizeof(*b));
     if (!b)
         return NULL;
     b->p = aligned_alloc(BUF_ALIGN, size ? size : BUF_ALIGN);

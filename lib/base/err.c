@@ -2,6 +2,7 @@
 #include "lib/base/err.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -22,9 +23,16 @@ static const struct err_row err_rows[] = {
 #undef TARN_ERR
 };
 
+static int err_number(int rc)
+{
+    if (rc == INT_MIN)
+        return INT_MAX; /* unknown, too */
+    return rc < 0 ? -rc : rc;
+}
+
 static const struct err_row *err_find(int rc)
 {
-    int nr = rc < 0 ? -rc : rc;
+    int nr = err_number(rc);
 
     for (size_t i = 0; i < sizeof(err_rows) / sizeof(err_rows[0]); i++)
         if (err_rows[i].nr == nr)
@@ -41,7 +49,7 @@ const char *tarn_strerror(int rc)
         return "success";
     if (row)
         return row->text;
-    text = strerrordesc_np(rc < 0 ? -rc : rc);
+    text = strerrordesc_np(err_number(rc));
     return text ? text : "unknown error";
 }
 
@@ -54,14 +62,14 @@ const char *tarn_err_name(int rc)
         return "OK";
     if (row)
         return row->name;
-    name = strerrorname_np(rc < 0 ? -rc : rc);
+    name = strerrorname_np(err_number(rc));
     return name ? name : "UNKNOWN";
 }
 
 int tarn_err_errno(int rc)
 {
     const struct err_row *row = err_find(rc);
-    int nr = rc < 0 ? -rc : rc;
+    int nr = err_number(rc);
 
     if (row)
         return row->err;
@@ -78,7 +86,7 @@ enum tarn_retry tarn_err_retry(int rc)
 enum tarn_exit tarn_err_exit(int rc)
 {
     const struct err_row *row = err_find(rc);
-    int nr = rc < 0 ? -rc : rc;
+    int nr = err_number(rc);
 
     if (rc == 0)
         return TARN_EXIT_DONE;
@@ -129,8 +137,9 @@ int tarn_err_wrap(struct tarn_errbuf *e, int rc, const char *fmt, ...)
     n = vsnprintf(e->text, sizeof(e->text), fmt, ap);
     va_end(ap);
     if (n >= 0 && (size_t)n < sizeof(e->text))
-        (void)snprintf(e->text + n, sizeof(e->text) - (size_t)n, ": %s",
-                       inner[0] ? inner : tarn_strerror(rc)); /* cut is fine */
+        (void)snprintf(e->text + n, sizeof(e->text) - (size_t)n, ": %.*s",
+                       (int)(sizeof(e->text) - (size_t)n), /* cut is fine */
+                       inner[0] ? inner : tarn_strerror(rc));
     return rc;
 }
 

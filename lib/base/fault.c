@@ -70,6 +70,8 @@ static int fault_parse_one(char *item)
         if (!parts[i] || tarn_parse_u64(parts[i], &v[i]) < 0 || v[i] > 1000000)
             return -TARN_E_INVALID;
     }
+    if (strtok_r(NULL, ":", &save) || !tarn_err_known((int)v[2]))
+        return -TARN_E_INVALID;
     for (int i = 0; name && i < TARN_FAULT_COUNT; i++) {
         if (strcmp(fault_names[i], name) == 0) {
             tarn_fault_arm((enum tarn_fault_point)i, (unsigned)v[0], (unsigned)v[1], -(int)v[2]);

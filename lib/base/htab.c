@@ -14,6 +14,7 @@ void tarn_htab_fini(struct tarn_htab *t)
     t->slots = NULL;
     t->mask = 0;
     t->count = 0;
+    t->low = 0;
 }
 
 static void htab_grow(struct tarn_htab *t)
@@ -36,6 +37,7 @@ static void htab_grow(struct tarn_htab *t)
     free(t->slots);
     t->slots = slots;
     t->mask = n - 1;
+    t->low = 0;
 }
 
 void tarn_htab_insert(struct tarn_htab *t, struct tarn_hnode *n, uint64_t hash)
@@ -49,6 +51,7 @@ void tarn_htab_insert(struct tarn_htab *t, struct tarn_hnode *n, uint64_t hash)
     n->next = *slot;
     *slot = n;
     t->count++;
+    t->low = TARN_MIN(t->low, hash & t->mask);
 }
 
 void tarn_htab_remove(struct tarn_htab *t, struct tarn_hnode *n)
@@ -80,11 +83,10 @@ struct tarn_hnode *tarn_htab_next(const struct tarn_hnode *n, uint64_t hash)
     return htab_skip(n->next, hash);
 }
 
-struct tarn_hnode *tarn_htab_any(const struct tarn_htab *t)
+struct tarn_hnode *tarn_htab_any(struct tarn_htab *t)
 {
-    size_t slot = 0;
-
-    return tarn_htab_walk(t, &slot, NULL);
+    /* The slots found empty are remembered: else emptying a table would take quadratic time. */
+    return tarn_htab_walk(t, &t->low, NULL);
 }
 
 struct tarn_hnode *tarn_htab_walk(const struct tarn_htab *t, size_t *slot, struct tarn_hnode *n)

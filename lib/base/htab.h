@@ -20,6 +20,7 @@ struct tarn_htab {
     struct tarn_hnode **slots; /* 2^n chains, or NULL while empty */
     size_t mask;               /* slots - 1 */
     size_t count;              /* nodes */
+    size_t low;                /* no chain before this one has nodes */
 };
 
 void tarn_htab_fini(struct tarn_htab *t); /* frees the slots, not the nodes */
@@ -28,6 +29,6 @@ void tarn_htab_remove(struct tarn_htab *t, struct tarn_hnode *n); /* must be in 
 struct tarn_hnode *tarn_htab_first(const struct tarn_htab *t, uint64_t hash);
 struct tarn_hnode *tarn_htab_next(const struct tarn_hnode *n, uint64_t hash);
 /* Any node, to empty a table: NULL when none is left. */
-struct tarn_hnode *tarn_htab_any(const struct tarn_htab *t);
+struct tarn_hnode *tarn_htab_any(struct tarn_htab *t);
 /* Walks all nodes: start with slot = 0 and n = NULL; the table must not change meanwhile. */
 struct tarn_hnode *tarn_htab_walk(const struct tarn_htab *t, size_t *slot, struct tarn_hnode *n);

@@ -2,7 +2,8 @@
 /*
  * The log sink and the assertion failure path. A line is formatted on the stack and leaves with one
  * write(2), so lines of several threads and of a forked child never mix. Control characters in a line
- * are replaced: names from a store cannot forge a line.
+ * are replaced, and so are bytes that are not UTF-8: names from a store cannot forge a line, steer a
+ * terminal or break the JSON.
  */
 #include "lib/base/log.h"
 
@@ -11,6 +12,7 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,21 +85,41 @@ int tarn_log_enabled(enum tarn_log_level level)
     return (int)level >= atomic_load_explicit(&log_level, memory_order_relaxed);
 }
 
+/* Bytes of the printable UTF-8 character at `s`; 0 for a control character or no UTF-8. */
+static size_t log_char_len(const unsigned char *s)
+{
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    size_t len = s[0] < 0x80 ? 1 : s[0] < 0xc0 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : s[0] < 0xf8 ? 4 : 0;
+    uint32_t c;
+
+    if (len <= 1)
+        return s[0] >= 0x20 && s[0] != 0x7f ? len : 0;
+    c = s[0] & (0x7fu >> len);
+    for (size_t i = 1; i < len; i++) {
+        if ((s[i] & 0xc0) != 0x80)
+            return 0; /* also the terminating NUL */
+        c = c << 6 | (s[i] & 0x3fu);
+    }
+    if (c < least[len] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000) || c < 0xa0)
+        return 0;
+    return len;
+}
+
 static size_t log_clean(char *dst, size_t cap, const char *src, int json)
 {
     size_t n = 0;
 
-    for (; *src && n + 7 < cap; src++) {
+    while (*src && n + 7 < cap) {
         unsigned char c = (unsigned char)*src;
+        size_t len = log_char_len((const unsigned char *)src);
 
-        if (json && (c == '"' || c == '\\')) {
-            dst[n++] = '\\';
-            dst[n++] = (char)c;
-        } else if (c < 0x20 || c == 0x7f) {
+        if (len == 0)
             n += (size_t)snprintf(dst + n, cap - n, json ? "\\u%04x" : "\\x%02x", c);
-        } else {
-            dst[n++] = (char)c;
-        }
+        else if (json && (c == '"' || c == '\\'))
+            dst[n++] = '\\';
+        memcpy(dst + n, src, len);
+        n += len;
+        src += len ? len : 1;
     }
     dst[n] = 0;
     return n;

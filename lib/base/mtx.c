@@ -10,6 +10,7 @@
 
 #include "lib/base/assert.h"
 #include "lib/base/env.h"
+#include "lib/base/mem.h"
 
 #define HELD_MAX 8
 
@@ -92,8 +93,15 @@ void tarn_cond_fini(struct tarn_cond *c)
     TARN_ASSERT(pthread_cond_destroy(&c->c) == 0);
 }
 
+/* A wait takes the lock again: that keeps the order only if none was taken after it. */
+static void mtx_assert_innermost(const struct tarn_mtx *m)
+{
+    TARN_ASSERT(held_count > 0 && held_ranks[held_count - 1] == (int)m->rank);
+}
+
 void tarn_cond_wait(struct tarn_cond *c, struct tarn_mtx *m)
 {
+    mtx_assert_innermost(m);
     mtx_note_unlocked(m);
     TARN_ASSERT(pthread_cond_wait(&c->c, &m->m) == 0);
     mtx_note_locked(m);
@@ -101,10 +109,11 @@ void tarn_cond_wait(struct tarn_cond *c, struct tarn_mtx *m)
 
 bool tarn_cond_wait_ns(struct tarn_cond *c, struct tarn_mtx *m, uint64_t ns)
 {
-    uint64_t end = tarn_now_ns() + ns;
+    uint64_t end = tarn_now_ns() + TARN_MIN(ns, (uint64_t)INT64_MAX); /* "for ever" is fine */
     struct timespec ts = {.tv_sec = (time_t)(end / TARN_NS_PER_S), .tv_nsec = (long)(end % TARN_NS_PER_S)};
     int rc;
 
+    mtx_assert_innermost(m);
     mtx_note_unlocked(m);
     rc = pthread_cond_timedwait(&c->c, &m->m, &ts);
     mtx_note_locked(m);

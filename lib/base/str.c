@@ -25,7 +25,7 @@ char *tarn_str_room(struct tarn_str *s, size_t n)
 {
     size_t need = s->len + n + 1;
 
-    TARN_ASSERT(need > n);
+    TARN_ASSERT(need > n && need <= SIZE_MAX / 2);
     if (need > s->cap) {
         size_t cap = s->cap ? s->cap : 64;
 

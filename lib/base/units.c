@@ -12,8 +12,8 @@
 #include "lib/base/mem.h"
 
 /*
- * A decimal with at most nine places, scaled: value * unit. 128-bit arithmetic, no floating point, so
- * that "1.5G" is exact and every host agrees. *ret_end points behind the digits.
+ * A decimal: its whole part and billionths (places behind the ninth are dropped). Integers, no floating
+ * point, so that "1.5G" is exact and every host agrees. *ret_end points behind the digits.
  */
 static int units_decimal(const char *s, const char **ret_end, uint64_t *ret_whole, uint64_t *ret_nano)
 {
@@ -23,9 +23,9 @@ static int units_decimal(const char *s, const char **ret_end, uint64_t *ret_whol
     if (*p < '0' || *p > '9')
         return -TARN_E_INVALID;
     for (; *p >= '0' && *p <= '9'; p++) {
-        if (whole > (UINT64_MAX - 9) / 10)
+        if (__builtin_mul_overflow(whole, 10, &whole) ||
+            __builtin_add_overflow(whole, (uint64_t)(*p - '0'), &whole))
             return -TARN_E_TOO_BIG;
-        whole = whole * 10 + (uint64_t)(*p - '0');
     }
     if (*p == '.') {
         p++;
@@ -148,7 +148,7 @@ int tarn_parse_u64(const char *s, uint64_t *ret_v)
 
     if (rc < 0)
         return rc;
-    if (*end || nano)
+    if (*end || memchr(s, '.', (size_t)(end - s)))
         return -TARN_E_INVALID;
     *ret_v = whole;
     return 0;

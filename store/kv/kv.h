@@ -71,7 +71,8 @@ size_t tarn_kv_batch_bytes(const struct tarn_kv_batch *b);
 unsigned tarn_kv_batch_count(const struct tarn_kv_batch *b); /* operations */
 /*
  * Commits the batch, whole or not at all, and empties it. With `sync` it and everything before it is
- * on the disk when this returns 0. -TARN_E_KV_NO_SPACE: see tarn_kv_reopen(); -TARN_E_KV.
+ * on the disk when this returns 0. -TARN_E_KV_NO_SPACE: see tarn_kv_reopen(); -TARN_E_KV. After an
+ * error the batch keeps its operations; which of both happened may only be known after a reopen.
  */
 int tarn_kv_write(struct tarn_kv *kv, struct tarn_kv_batch *b, bool sync);
 

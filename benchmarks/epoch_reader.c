@@ -230,6 +230,8 @@ int main(int argc, char **argv)
     if (bad) {
         (void)fprintf(stderr, "epoch_reader: %s: line %zu is not `hash  path`\n", argv[optind + 1],
                       bad);
+        free(e.entries);
+        free(e.text);
         return 1;
     }
     if (seed)

@@ -29,7 +29,7 @@
 enum {
     DATASET_PATH_MAX = 64,
     DATASET_THREADS = 4,
-    DATASET_BLOCK_WORDS = 1 << 17, /* 1 MiB */
+    DATASET_BLOCK_BYTES = 1 << 20,
 };
 
 /* Immutable after the threads start, but for the atomics and hashes[i], which its taker writes. */
@@ -90,7 +90,7 @@ static int dataset_make_file(struct dataset *d, uint64_t i, uint64_t *block, XXH
         return -errno;
     (void)XXH3_64bits_reset(state); /* fails for a null state only */
     while (left > 0 && rc == 0) {
-        size_t n = left < DATASET_BLOCK_WORDS * 8 ? left : DATASET_BLOCK_WORDS * 8;
+        size_t n = left < DATASET_BLOCK_BYTES ? left : DATASET_BLOCK_BYTES;
 
         for (size_t w = 0; w < (n + 7) / 8; w++)
             block[w] = tarn_hash_u64(word++);
@@ -107,7 +107,7 @@ static int dataset_make_file(struct dataset *d, uint64_t i, uint64_t *block, XXH
 static void *dataset_thread(void *arg)
 {
     struct dataset *d = arg;
-    uint64_t *block = malloc(DATASET_BLOCK_WORDS * sizeof(*block));
+    uint64_t *block = malloc(DATASET_BLOCK_BYTES);
     XXH3_state_t *state = XXH3_createState();
     size_t i;
 

@@ -11,6 +11,8 @@
 
 #include "lib/base/buf.h"
 #include "lib/base/err.h"
+#include "lib/base/htab.h"
+#include "lib/base/str.h"
 #include "lib/net/net.h"
 #include "lib/wire/tarn.pb-c.h"
 #include "lib/wire/wire.h"
@@ -87,28 +89,36 @@ struct tarn_rpc_client;
 struct tarn_rpc_req;
 typedef void tarn_rpc_fn(struct tarn_rpc_req *req, int rc);
 
-/* Embedded by the caller, valid until cb, which runs exactly once, never inside start. */
+/*
+ * Embedded by the caller and zeroed before its first use; valid until cb, which runs exactly once, never
+ * inside start, has returned. A cb that frees the memory of `req` calls tarn_rpc_req_fini() first; a cb
+ * may start the same `req` again.
+ */
 struct tarn_rpc_req {
     uint32_t method;                /* in */
     const ProtobufCMessage *msg;    /* in: encoded during start, not kept */
     struct tarn_buf *payload;       /* in: referenced; may be NULL */
     uint64_t timeout_ns;            /* in: from now; 0: the client's default (30 s) */
-    bool no_retry;                  /* in */
+    bool no_retry;                  /* in: sent at most once; fails as soon as no address answers */
     tarn_rpc_fn *cb;                /* in */
     void *arg;                      /* in */
     ProtobufCMessage *resp;         /* out: may be set with rc < 0 too; freed after cb unless taken (set NULL) */
     struct tarn_buf *resp_payload;  /* out: unref'd after cb unless taken (set NULL) */
     /* the client's */
-    struct tarn_list node;
-    uint64_t id;
-    uint64_t deadline_ns;
-    struct tarn_timer timer;
-    struct tarn_str frame;          /* encoded, kept for a retry */
-    unsigned attempt;
-    struct tarn_rpc_client *client;
-    struct tarn_task task;
-    int rc;
-    int state;
+    struct tarn_list node;          /* in the list of its state */
+    struct tarn_hnode hnode;        /* by id, while sent */
+    uint64_t id;                    /* of the last time it was sent */
+    uint64_t deadline_ns;           /* loop time; UINT64_MAX: none */
+    struct tarn_timer timer;        /* the deadline, or the next try if that comes first */
+    struct tarn_str frame;          /* encoded message, kept for a retry */
+    struct tarn_buf *sent_payload;  /* our reference to `payload` */
+    unsigned attempt;               /* answers that asked for another try */
+    unsigned lost;                  /* connections lost while it was sent */
+    uint32_t meta_gen;              /* of the meta last sent */
+    struct tarn_rpc_client *client; /* whose it is */
+    struct tarn_task task;          /* brings cb onto the loop */
+    int rc;                         /* how it ended, or the last answer that led to another try */
+    unsigned state;                 /* req_state.def */
 };
 
 struct tarn_rpc_client_args {
@@ -128,6 +138,11 @@ int tarn_rpc_client_new(const struct tarn_rpc_client_args *args, struct tarn_rpc
 /* Sent at once when connected, else as soon as it is, within the deadline. */
 void tarn_rpc_start(struct tarn_rpc_client *c, struct tarn_rpc_req *req);
 void tarn_rpc_cancel(struct tarn_rpc_req *req); /* cb follows with CANCELLED; the peer is told */
+/*
+ * Frees what the answer left in a `req` that is not under way; inside cb it also says that `req` may be gone
+ * when cb returns.
+ */
+void tarn_rpc_req_fini(struct tarn_rpc_req *req);
 /* Credentials and capability sent beside each later request (copied). */
 void tarn_rpc_client_set_meta(struct tarn_rpc_client *c, const Tarn__Wire__CallMeta *meta);
 const char *tarn_rpc_client_cluster_id(const struct tarn_rpc_client *c); /* "" before the first welcome */
@@ -137,6 +152,7 @@ void tarn_rpc_client_free(struct tarn_rpc_client **c);
 
 /*
  * For commands: starts `req` and runs the loop until its callback (the caller's own cb is not used). Returns rc.
+ * The answer stays in `req` until tarn_rpc_req_fini(). A tarn_loop_stop() from elsewhere cancels the call.
  */
 int tarn_rpc_call_sync(struct tarn_rpc_client *c, struct tarn_rpc_req *req);
 

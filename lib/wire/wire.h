@@ -32,6 +32,8 @@ enum tarn_rpc_nr {
 #undef TARN_RPC_NOTICE
 };
 
+#define TARN_RPC_NR_MAX 256u /* numbers are below */
+
 /* NULL when this build does not know `nr`. */
 const struct tarn_rpc_method *tarn_rpc_method(uint32_t nr);
 
@@ -50,8 +52,14 @@ uint32_t tarn_frame_body_sum(const void *meta, size_t meta_len, const void *body
  */
 int tarn_frame_build(struct tarn_frame *f, const ProtobufCMessage *meta, const ProtobufCMessage *msg,
                      struct tarn_str *out);
+/* The same from encoded parts: `body` and `meta` may be NULL when empty. */
+int tarn_frame_build_packed(struct tarn_frame *f, const void *meta, size_t meta_len, const void *body,
+                            size_t body_len, struct tarn_str *out);
 /*
  * Decodes a message; bounds memory by the body's length (a repeated field cannot claim more elements than
  * bytes). NULL when malformed. Free with protobuf_c_message_free_unpacked(m, NULL).
  */
 ProtobufCMessage *tarn_msg_decode(const ProtobufCMessageDescriptor *d, const uint8_t *p, size_t n);
+/* The same; *ret_bytes is the memory that it takes. Errors: MSG_BAD, NO_MEMORY. */
+int tarn_msg_decode_sized(const ProtobufCMessageDescriptor *d, const uint8_t *p, size_t n,
+                          ProtobufCMessage **ret_msg, size_t *ret_bytes);

@@ -16,6 +16,10 @@
 #define TARN_CONN_WRITE_MAX    (64u << 20) /* bytes queued to one peer before it is cut */
 #define TARN_LISTENER_CONNS_MAX 16384u    /* connections of one listener */
 #define TARN_HANDSHAKE_MS      5000u      /* a peer that has not proved itself by then is cut */
+#define TARN_FRAME_RECV_MS     30000u     /* a frame whose first byte came is whole by then, or its sender is cut */
+#define TARN_CONN_CALL_BYTES_MAX (64u << 20) /* bytes of requests in flight on one connection */
+#define TARN_CLIENT_REQS_MAX   65536u     /* requests of one client that have not ended */
+#define TARN_CLIENT_ADDRS_MAX  16u        /* addresses of one client */
 
 #define TARN_JOURNAL_ENTRY_MAX  (64u << 10) /* bytes of a journal entry */
 #define TARN_JOURNAL_QUEUE_MAX  (64u << 20) /* bytes of proposals that wait */
@@ -30,3 +34,4 @@
 
 #define TARN_READ_MAX          (1u << 20) /* bytes of one read from the kernel */
 #define TARN_HTTP_BODY_MAX     (16u << 20) /* bytes of a listing or error answer of a store */
+#define TARN_UFS_QUEUE_MAX     65536u      /* requests that wait for one store */

@@ -53,14 +53,19 @@ struct tarn_tier_args {
  * Errors: DIR_LOCKED, FORMAT_NEWER (nothing was changed), DIR_FOREIGN, errno class; `err` names path and cause.
  */
 int tarn_tier_open(const struct tarn_tier_args *args, struct tarn_errbuf *err, struct tarn_tier **ret_tier);
-/* All requests must have ended and all files be put. Saves access times. */
+/*
+ * All requests must have ended and all files be put. Saves access times; waits for background work that is
+ * under way, but not for the turns of the loop that would tell of it: let the loop turn once more, if it
+ * lives on, so that the memory of that is freed. Loop's thread.
+ */
 void tarn_tier_close(struct tarn_tier **t);
 
 /* ---- files ---------------------------------------------------------------------------------------- */
 
 /*
  * A reference to the file of `cid`, whose version is `length` bytes long; made in memory when unknown (nothing
- * touches the disk). While referenced its descriptor, once open, stays open. Any thread.
+ * touches the disk). While referenced its descriptor, once open, stays open. Any thread. NULL when the cid
+ * is known with another length, or the length is more than a tier can hold (2^54): a peer may have made it up.
  */
 struct tarn_tier_file *tarn_tier_file_get(struct tarn_tier *t, const tarn_cid_t *cid, uint64_t length);
 /* NULL when nothing of it is cached. */
@@ -72,6 +77,10 @@ uint64_t tarn_tier_file_length(const struct tarn_tier_file *f);
 uint64_t tarn_tier_file_cached(struct tarn_tier_file *f);
 /* True when every byte of [off, off + len) is present. */
 bool tarn_tier_file_has(struct tarn_tier_file *f, uint64_t off, uint64_t len);
+/* True when, besides, all of it was verified since the start. */
+bool tarn_tier_file_verified(struct tarn_tier_file *f, uint64_t off, uint64_t len);
+/* The weakest check (enum tarn_verified, as given to store) of the groups that are present; 0 when none is. */
+uint32_t tarn_tier_file_level(struct tarn_tier_file *f);
 
 /*
  * Reads up to TARN_READ_MAX bytes of [off, off + len) into dst, if all are present and verified. Any thread;
@@ -84,6 +93,7 @@ int64_t tarn_tier_try_read(struct tarn_tier_file *f, uint64_t off, uint32_t len,
 
 struct tarn_tier_op;
 typedef void tarn_tier_fn(struct tarn_tier_op *op, int rc);
+typedef void tarn_tier_step_fn(struct tarn_tier_op *op);
 
 struct tarn_tier_op {
     struct tarn_tier_file *file; /* in: referenced by the caller until cb */
@@ -100,26 +110,40 @@ struct tarn_tier_op {
     struct tarn_list node;       /* the tier's */
     struct tarn_tier *tier;      /* the tier's */
     int rc;                      /* the tier's */
-    uint32_t generation;         /* the tier's: a fill that was overtaken by an eviction or free is dropped */
+    uint32_t generation;         /* the tier's: a fill that was overtaken by a free is dropped */
+    uint8_t kind;                /* the tier's: what was asked for */
+    uint8_t flags;               /* the tier's */
+    uint32_t atime_s;            /* the tier's: seconds since 1970, for the record */
+    uint64_t bad;                /* the tier's: granules whose checksum did not match */
+    tarn_tier_step_fn *work;     /* the tier's: runs on the disk's pool */
+    tarn_tier_step_fn *done;     /* the tier's: runs on the loop afterwards */
 };
 
 /*
- * Reserves room for `reserved_bytes` (rounded to blocks), evicting by LRU when needed. TIER_FULL when the
- * quota or the free share of the disk does not allow it: serve without caching.
+ * Reserves room for `reserved_bytes` (rounded to blocks, and something for what a file costs besides), evicting
+ * by LRU when needed. TIER_FULL when the quota or the free share of the disk does not allow it: serve without
+ * caching. A reservation is given back whole, by one store or one unreserve with the same number, or in
+ * parts of whole units (TARN_UNIT_BYTES). While the directory is looked through after a start it waits, at
+ * most 2 s; then TIER_FULL until that is done.
  */
 void tarn_tier_reserve(struct tarn_tier *t, struct tarn_tier_op *op);
 void tarn_tier_unreserve(struct tarn_tier *t, uint64_t reserved_bytes);
 /*
  * Writes a group: computes the checksums, writes the data, then the index record; afterwards the group is present
- * and verified. Uses up the reservation, also on failure. ENOSPC and EIO class errors leave nothing behind.
+ * and verified. Uses up the reservation, also on failure. ENOSPC and EIO class errors leave nothing behind;
+ * TIER_FULL: no space on the disk or in the index; CANCELLED: overtaken by tarn_tier_drop().
  */
 void tarn_tier_store(struct tarn_tier *t, struct tarn_tier_op *op);
 /*
  * Reads a group back and compares every present granule with its checksum; bad ones are dropped from the
  * index (and counted) and the rest becomes verified. rc 0 even when some were bad: look at `granules`.
+ * NOT_CACHED when nothing of it is present; TIER_OFFLINE or the errno class when it could not be read.
  */
 void tarn_tier_load(struct tarn_tier *t, struct tarn_tier_op *op);
-/* Reads the granules of `granules` that are present into buf at their place, with their stored checksums. */
+/*
+ * Reads the granules of `granules` that are present into buf at their place, with their stored checksums. Those
+ * not verified yet are compared on the way, bad ones are dropped and not delivered. Errors as load's.
+ */
 void tarn_tier_read(struct tarn_tier *t, struct tarn_tier_op *op);
 /* Drops the file's bytes: record first, then the data once readers are done. op->group is ignored. */
 void tarn_tier_drop(struct tarn_tier *t, struct tarn_tier_op *op);

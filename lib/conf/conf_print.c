@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What people and tools read of a configuration: `tarn config`, --help and docs/config.md. The
+ * columns of tarn_conf_markdown are those of tools/dev/gen_docs.py; a unit test keeps them equal.
+ */
+#include <string.h>
+
+#include "lib/base/assert.h"
+#include "lib/base/units.h"
+#include "lib/conf/conf_priv.h"
+
+#define HELP_COLUMN 34 /* where help texts start */
+#define HELP_WIDTH  100
+
+/* Bytes of the UTF-8 sequence at s, 0 if it is none. */
+static size_t utf8_len(const unsigned char *s)
+{
+    size_t n = s[0] < 0x80 ? 1 : (s[0] >= 0xc2 && s[0] < 0xe0) ? 2 : (s[0] & 0xf0) == 0xe0 ? 3 : 4;
+
+    if (s[0] >= 0xf5 || (s[0] >= 0x80 && s[0] < 0xc2))
+        return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((s[i] & 0xc0) != 0x80)
+            return 0;
+    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] >= 0xa0))
+        return 0;
+    if ((s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] >= 0x90))
+        return 0;
+    return n;
+}
+
+static void json_text(struct tarn_str *out, const char *text)
+{
+    const unsigned char *s = (const unsigned char *)text;
+
+    tarn_str_addc(out, '"');
+    while (*s) {
+        size_t n = utf8_len(s);
+
+        if (*s == '"' || *s == '\\')
+            tarn_str_addf(out, "\\%c", *s);
+        else if (*s < 0x20)
+            tarn_str_addf(out, "\\u%04x", *s);
+        else if (n > 0)
+            tarn_str_add(out, s, n);
+        else
+            tarn_str_adds(out, "\\ufffd");
+        s += n ? n : 1;
+    }
+    tarn_str_addc(out, '"');
+}
+
+static bool entry_hidden(const struct conf_entry *en)
+{
+    return (en->p->flags & TARN_CONF_F_HIDDEN) && !en->given;
+}
+
+static bool entry_secret(const struct conf_entry *en)
+{
+    return (en->p->flags & TARN_CONF_F_SECRET) && en->text[0];
+}
+
+void tarn_conf_print_text(const struct tarn_conf *c, struct tarn_str *out)
+{
+    const struct tarn_conf_table *last = NULL;
+    char key[64];
+
+    for (size_t i = 0; i < c->n_entries; i++) {
+        const struct conf_entry *en = &c->entries[i];
+
+        if (entry_hidden(en))
+            continue;
+        if (en->table != last)
+            tarn_str_addf(out, "%s# %s\n", last ? "\n" : "", en->table->title);
+        last = en->table;
+        tarn_str_addf(out, "%s:", tarn_conf_key(en->p, key));
+        if (entry_secret(en))
+            tarn_str_adds(out, " (set)");
+        else if (en->text[0])
+            tarn_str_addf(out, " %s", en->text);
+        for (size_t k = 0; k < en->n_list; k++)
+            tarn_str_addf(out, "%s%s", k ? ", " : " ", en->list[k]);
+        tarn_str_addf(out, "  # %s\n", en->where);
+    }
+}
+
+static void json_value(struct tarn_str *out, const struct conf_entry *en)
+{
+    uint64_t n;
+    int on;
+
+    if (entry_secret(en)) {
+        tarn_str_adds(out, "\"(set)\"");
+    } else if (en->p->type == TARN_CONF_T_LIST) {
+        tarn_str_addc(out, '[');
+        for (size_t i = 0; i < en->n_list; i++) {
+            tarn_str_adds(out, i ? "," : "");
+            json_text(out, en->list[i]);
+        }
+        tarn_str_addc(out, ']');
+    } else if (en->p->type == TARN_CONF_T_BOOL) {
+        tarn_str_adds(out, tarn_parse_bool(en->text, &on) == 0 && on ? "true" : "false");
+    } else if (en->p->type == TARN_CONF_T_UINT && tarn_parse_u64(en->text, &n) == 0) {
+        tarn_str_addf(out, "%llu", (unsigned long long)n);
+    } else if (!en->text[0] && !tarn_param_is_text(en->p)) {
+        tarn_str_adds(out, "null");
+    } else {
+        json_text(out, en->text);
+    }
+}
+
+void tarn_conf_print_json(const struct tarn_conf *c, struct tarn_str *out)
+{
+    const char *sep = "";
+    char key[64];
+
+    tarn_str_adds(out, "{\"parameters\":[");
+    for (size_t i = 0; i < c->n_entries; i++) {
+        const struct conf_entry *en = &c->entries[i];
+
+        if (entry_hidden(en))
+            continue;
+        tarn_str_addf(out, "%s{\"key\":\"%s\",\"table\":\"%s\",\"value\":", sep,
+                      tarn_conf_key(en->p, key), en->table->name);
+        json_value(out, en);
+        tarn_str_adds(out, ",\"source\":");
+        json_text(out, en->where);
+        tarn_str_addc(out, '}');
+        sep = ",";
+    }
+    tarn_str_adds(out, "]}\n");
+}
+
+/* Appends `text` in lines up to HELP_WIDTH, indented to HELP_COLUMN; `column` is where the line is.
+ */
+static void help_wrap(struct tarn_str *out, size_t column, const char *text)
+{
+    while (*text) {
+        size_t n = strcspn(text, " ");
+
+        if (column > HELP_COLUMN && column + 1 + n > HELP_WIDTH) {
+            tarn_str_addf(out, "\n%*s", HELP_COLUMN, "");
+            column = HELP_COLUMN;
+        } else if (column > HELP_COLUMN) {
+            tarn_str_addc(out, ' ');
+            column++;
+        }
+        tarn_str_add(out, text, n);
+        column += n;
+        text += n + strspn(text + n, " ");
+    }
+    tarn_str_addc(out, '\n');
+}
+
+static void help_row(struct tarn_str *out, const struct tarn_conf_param *p, char letter)
+{
+    struct tarn_str text = {0};
+    size_t start = out->len, column;
+    char key[64];
+
+    if (letter)
+        tarn_str_addf(out, "  -%c, ", letter);
+    else
+        tarn_str_adds(out, "      ");
+    tarn_str_addf(out, "--%s", tarn_conf_key(p, key));
+    if (p->flags & TARN_CONF_F_BARE)
+        tarn_str_addf(out, "[=%s]", tarn_param_meta(p));
+    else if (p->type != TARN_CONF_T_BOOL)
+        tarn_str_addf(out, " %s", tarn_param_meta(p));
+    column = out->len - start;
+    if (column + 1 >= HELP_COLUMN) {
+        tarn_str_addc(out, '\n');
+        column = 0;
+    }
+    tarn_str_addf(out, "%*s", (int)(HELP_COLUMN - column), "");
+    tarn_str_adds(&text, p->help);
+    if (p->type == TARN_CONF_T_LIST)
+        tarn_str_adds(&text, " May be repeated.");
+    if (p->def[0] && strcmp(p->def, "false") != 0)
+        tarn_str_addf(&text, " [default: %s]", p->def);
+    help_wrap(out, HELP_COLUMN, tarn_str_z(&text));
+    tarn_str_fini(&text);
+}
+
+void tarn_conf_help(const struct tarn_conf_table *t,
+                    char (*letter)(const void *arg, const char *key), const void *arg,
+                    struct tarn_str *out)
+{
+    char key[64];
+
+    for (size_t i = 0; i < t->n; i++) {
+        const struct tarn_conf_param *p = &t->params[i];
+
+        if (p->flags & (TARN_CONF_F_HIDDEN | TARN_CONF_F_SECRET))
+            continue;
+        help_row(out, p, letter ? letter(arg, tarn_conf_key(p, key)) : (char)0);
+    }
+}
+
+/* Text inside a cell: '|' ends one. */
+static void markdown_cell(struct tarn_str *out, const char *text)
+{
+    for (; *text; text++) {
+        if (*text == '|')
+            tarn_str_addc(out, '\\');
+        tarn_str_addc(out, *text);
+    }
+}
+
+static void markdown_allowed(struct tarn_str *out, const struct tarn_conf_param *p)
+{
+    if (p->type == TARN_CONF_T_ENUM) {
+        markdown_cell(out, p->min);
+        return;
+    }
+    if (p->min[0])
+        tarn_str_addf(out, "from %s", p->min);
+    if (p->max[0])
+        tarn_str_addf(out, "%sto %s", p->min[0] ? " " : "", p->max);
+}
+
+static const char *const type_names[] = {
+    [TARN_CONF_T_BOOL] = "bool",     [TARN_CONF_T_UINT] = "uint",
+    [TARN_CONF_T_SIZE] = "size",     [TARN_CONF_T_DURATION] = "duration",
+    [TARN_CONF_T_RATE] = "rate",     [TARN_CONF_T_PERCENT] = "percent",
+    [TARN_CONF_T_STRING] = "string", [TARN_CONF_T_PATH] = "path",
+    [TARN_CONF_T_ENUM] = "enum",     [TARN_CONF_T_LIST] = "list",
+    [TARN_CONF_T_TTL] = "ttl",
+};
+
+void tarn_conf_markdown(const struct tarn_conf_table *t, struct tarn_str *out)
+{
+    char key[64], env[72];
+
+    tarn_str_addf(out,
+                  "## %s\n\nSection `%s` of the config file.\n\n"
+                  "| key | environment | type | default | allowed | unit | notes | meaning |\n"
+                  "|---|---|---|---|---|---|---|---|\n",
+                  t->title, t->name);
+    for (size_t i = 0; i < t->n; i++) {
+        const struct tarn_conf_param *p = &t->params[i];
+
+        if (p->flags & TARN_CONF_F_HIDDEN)
+            continue;
+        tarn_str_addf(out, "| `%s` | `%s` | %s | ", tarn_conf_key(p, key), tarn_param_env(p, env),
+                      type_names[p->type]);
+        if (p->def[0]) {
+            tarn_str_addc(out, '`');
+            markdown_cell(out, p->def);
+            tarn_str_addc(out, '`');
+        }
+        tarn_str_adds(out, " | ");
+        markdown_allowed(out, p);
+        tarn_str_addf(out, " | %s | ", p->unit);
+        if (p->flags & TARN_CONF_F_SECRET)
+            tarn_str_adds(out, "secret: not on a command line");
+        if (p->flags & TARN_CONF_F_RUNTIME)
+            tarn_str_adds(out, "changeable while running");
+        tarn_str_adds(out, " | ");
+        markdown_cell(out, p->help);
+        tarn_str_adds(out, " |\n");
+    }
+}

@@ -2,9 +2,10 @@
 /*
  * lib/net/net.h — event loops: timers, tasks posted from other threads, byte streams, descriptors.
  *
- * `struct tarn_loop` is a vtable with two implementations: net_uv.c (libuv, one thread, real sockets)
- * and net_sim.c (no thread, no socket, virtual time: events run in order of (time, sequence)). All
- * calls but tarn_loop_post() and tarn_loop_stop() are made on the loop's own thread, and assert it.
+ * `struct tarn_loop` is a vtable with two implementations: net_uv.c (libuv, one thread, real
+ * sockets) and net_sim.c (no thread, no socket, virtual time: events run in order of (time,
+ * sequence)). All calls but tarn_loop_post() and tarn_loop_stop() are made on the loop's own
+ * thread, and assert it.
  */
 #pragma once
 
@@ -21,44 +22,60 @@ struct tarn_listener;
 struct tarn_buf;
 struct sockaddr;
 
-/* ---- loops ------------------------------------------------------------------------------------ */
+/* ---- loops ------------------------------------------------------------------------------------
+ */
 
 /* A libuv loop. Errors: errno class. */
 int tarn_loop_new(struct tarn_loop **ret_loop);
 /* A simulated loop; `start_ns` is its first time (> 0). */
 struct tarn_loop *tarn_loop_sim_new(uint64_t start_ns);
-/* The loop must not be running; connections, listeners and timers must be closed. Sets *l to NULL. */
+/*
+ * The loop must not be running; connections, listeners, attempts and timers must be closed.
+ * Callbacks that are still due (on_close, posted tasks) run first. Sets *l to NULL.
+ */
 void tarn_loop_free(struct tarn_loop **l);
 
-/* Runs until tarn_loop_stop(). The calling thread becomes the loop's thread. */
+/* Runs until tarn_loop_stop() (sim: or nothing is left). The caller is the loop's thread meanwhile.
+ */
 void tarn_loop_run(struct tarn_loop *l);
-/* Any thread. tarn_loop_run() returns after the events at hand. */
+/* Any thread (sim: the loop's). tarn_loop_run() returns after the events at hand, also a later one.
+ */
 void tarn_loop_stop(struct tarn_loop *l);
-/* sim only: runs events until none is due before `until_ns`, then sets the time to it. */
+/* sim only: runs events until none is due by `until_ns`, then sets the time to it. */
 void tarn_loop_sim_run(struct tarn_loop *l, uint64_t until_ns);
 /* sim only: runs the next event, moving the time to it; false when there is none. */
 bool tarn_loop_sim_step(struct tarn_loop *l);
+/*
+ * sim only: seeds every choice, and from now on shows data in chunks of 1..chunk_max bytes (0: as
+ * it comes), after 0..delay_ns_max each, and cuts that many of a million deliveries off (both ends
+ * get -TARN_E_CONN_LOST).
+ */
+void tarn_loop_sim_faults(struct tarn_loop *l, uint64_t seed, size_t chunk_max,
+                          uint64_t delay_ns_max, uint32_t drop_conn_per_million);
 
 /* Monotonic time in ns, read once per loop turn on libuv (virtual on sim). Loop's thread. */
 uint64_t tarn_loop_now_ns(const struct tarn_loop *l);
-/* Asserts that the caller is the loop's thread (always true before the first run). */
+/* Asserts that the caller is the loop's thread (always true while it does not run). */
 void tarn_loop_assert_mine(const struct tarn_loop *l);
 
-/* ---- tasks: the only way onto a loop from another thread ----------------------------------------- */
+/* ---- tasks: the only way onto a loop from another thread
+ * ----------------------------------------- */
 
 struct tarn_task;
 typedef void tarn_task_fn(struct tarn_task *t);
 
-/* Embedded by the caller; owned by the loop from post until `fn` runs, which may free or re-post it. */
+/* Embedded by the caller; owned by the loop from post until `fn` runs, which may free or re-post
+ * it. */
 struct tarn_task {
     struct tarn_list node; /* the loop's */
     tarn_task_fn *fn;      /* runs on the loop's thread, exactly once per post */
 };
 
-/* Any thread, also the loop's own (runs later, never inside). FIFO. Never fails. */
+/* Any thread, also the loop's own (runs later, never inside). FIFO. Never fails, takes no lock. */
 void tarn_loop_post(struct tarn_loop *l, struct tarn_task *t, tarn_task_fn *fn);
 
-/* ---- timers ------------------------------------------------------------------------------------ */
+/* ---- timers ------------------------------------------------------------------------------------
+ */
 
 struct tarn_timer;
 typedef void tarn_timer_fn(struct tarn_timer *t, void *arg);
@@ -74,11 +91,13 @@ struct tarn_timer {
 };
 
 /* (Re)starts: fn runs once, `delay_ns` from now. Cheap: O(log n), no allocation per timer. */
-void tarn_timer_start(struct tarn_loop *l, struct tarn_timer *t, uint64_t delay_ns, tarn_timer_fn *fn, void *arg);
+void tarn_timer_start(struct tarn_loop *l, struct tarn_timer *t, uint64_t delay_ns,
+                      tarn_timer_fn *fn, void *arg);
 void tarn_timer_stop(struct tarn_timer *t); /* not running: nothing happens */
 bool tarn_timer_running(const struct tarn_timer *t);
 
-/* ---- descriptors (libuv loops only; curl's sockets) ----------------------------------------------- */
+/* ---- descriptors (libuv loops only; curl's sockets)
+ * ----------------------------------------------- */
 
 #define TARN_POLL_READ  1u
 #define TARN_POLL_WRITE 2u
@@ -86,34 +105,44 @@ bool tarn_timer_running(const struct tarn_timer *t);
 struct tarn_poll; /* heap, freed by stop */
 typedef void tarn_poll_fn(void *arg, int fd, unsigned events /* TARN_POLL_*; both on error */);
 
-/* Watches `fd` for `events`; repeated calls on the same `*p` change the events. Errors: errno class. */
-int tarn_poll_start(struct tarn_loop *l, int fd, unsigned events, tarn_poll_fn *fn, void *arg, struct tarn_poll **p);
-void tarn_poll_stop(struct tarn_poll **p); /* no call of fn after this; sets NULL; does not close fd */
+/* Watches `fd` for `events`; repeated calls on the same `*p` change the events. Errors: errno
+ * class. */
+int tarn_poll_start(struct tarn_loop *l, int fd, unsigned events, tarn_poll_fn *fn, void *arg,
+                    struct tarn_poll **p);
+void tarn_poll_stop(
+    struct tarn_poll **p); /* no call of fn after this; sets NULL; does not close fd */
 
-/* ---- byte streams ------------------------------------------------------------------------------ */
+/* ---- byte streams ------------------------------------------------------------------------------
+ */
 
 /* Callbacks of a connection, on its loop. After on_close nothing more is called and `c` is gone. */
 struct tarn_conn_ops {
     /* `n` bytes arrived; they are valid during the call only. */
     void (*on_data)(struct tarn_conn *c, void *arg, const uint8_t *p, size_t n);
-    /* Everything queued has been written (called each time the queue becomes empty). May be NULL. */
+    /* Everything queued has been written (called each time the queue becomes empty). May be NULL.
+     */
     void (*on_drain)(struct tarn_conn *c, void *arg);
-    /* The connection is over: 0 after our close or the peer's orderly end, else the cause. */
+    /* The connection is over: 0 after our close or the peer's orderly end, else -TARN_E_CONN_LOST,
+     * errno. */
     void (*on_close)(struct tarn_conn *c, void *arg, int rc);
 };
 
-/* Sets who is told; must be called before the loop turns after the connection was handed out. */
+/* Sets who is told, before the loop turns after the connection was handed out; later, tells others.
+ */
 void tarn_conn_start(struct tarn_conn *c, const struct tarn_conn_ops *ops, void *arg);
 /*
- * Queues the `n` bytes at `p` (copied), then, if `payload` is not NULL, `len` bytes at `off` of it (a
- * reference is taken, not a copy). -TARN_E_BUSY when more than TARN_CONN_WRITE_MAX would be queued:
- * nothing was taken. After a failure of the peer the bytes are dropped and on_close follows.
+ * Queues the `n` bytes at `p` (copied), then, if `payload` is not NULL, `len` bytes at `off` of it
+ * (a reference is taken, not a copy). -TARN_E_BUSY when more than TARN_CONN_WRITE_MAX would be
+ * queued: nothing was taken. After a failure of the peer the bytes are dropped and on_close
+ * follows.
  */
-int tarn_conn_write(struct tarn_conn *c, const void *p, size_t n, struct tarn_buf *payload, size_t off, size_t len);
+int tarn_conn_write(struct tarn_conn *c, const void *p, size_t n, struct tarn_buf *payload,
+                    size_t off, size_t len);
 size_t tarn_conn_queued(const struct tarn_conn *c); /* bytes not yet written */
 /* Stops (true) or resumes reading from the peer: back pressure. */
 void tarn_conn_pause(struct tarn_conn *c, bool paused);
-/* on_close(0) follows from the loop, never inside this call; what is queued is dropped. */
+/* on_close(0) follows from the loop, never inside; what the kernel does not take at once is
+ * dropped. */
 void tarn_conn_close(struct tarn_conn *c);
 /* "127.0.0.1:4711", "unix:uid=1000", "pair", for logs; valid while `c` is. */
 const char *tarn_conn_peer(const struct tarn_conn *c);
@@ -126,22 +155,24 @@ int tarn_conn_pair(struct tarn_loop *l, struct tarn_conn **ret_a, struct tarn_co
 typedef void tarn_connect_fn(void *arg, int rc, struct tarn_conn *c /* NULL on failure */);
 struct tarn_connect; /* an attempt under way */
 /*
- * Connects to "HOST:PORT", "[v6]:PORT" or "unix:/path"; resolves names off the loop. fn runs exactly once,
- * never inside this call; after cancel with -TARN_E_CANCELLED. On sim the address is that of a
- * listener on the same loop. Errors given to fn: UFS-free ones: -TARN_E_DEADLINE, CONN_REFUSED, errno.
+ * Connects to "HOST:PORT", "[v6]:PORT" or "unix:/path"; resolves names off the loop. fn runs
+ * exactly once, never inside this call; after cancel with -TARN_E_CANCELLED. On sim the address is
+ * that of a listener on the same loop. fn must tarn_conn_start() the connection or close it. Errors
+ * given to fn: -TARN_E_DEADLINE, CONN_REFUSED, DNS, INVALID (not an address), errno class.
  */
-struct tarn_connect *tarn_connect(struct tarn_loop *l, const char *addr, uint64_t timeout_ns, tarn_connect_fn *fn,
-                                  void *arg);
+struct tarn_connect *tarn_connect(struct tarn_loop *l, const char *addr, uint64_t timeout_ns,
+                                  tarn_connect_fn *fn, void *arg);
 void tarn_connect_cancel(struct tarn_connect *a);
 
 typedef void tarn_accept_fn(void *arg, struct tarn_conn *c);
 /*
- * Listens on "HOST:PORT" (port 0: any) or "unix:/path" (an unused socket file is replaced; mode 0600).
- * fn gets each accepted connection and must tarn_conn_start() it or close it. At most
+ * Listens on "HOST:PORT" (port 0: any) or "unix:/path" (an unused socket file is replaced; mode
+ * 0600). fn gets each accepted connection and must tarn_conn_start() it or close it. At most
  * TARN_LISTENER_CONNS_MAX are open at a time; more are closed at once.
- * Errors: -TARN_E_ADDR_IN_USE, -TARN_E_INVALID (not an address), errno class.
+ * Errors: -TARN_E_ADDR_IN_USE, -TARN_E_INVALID (not an address), -TARN_E_DNS, errno class.
  */
-int tarn_listen(struct tarn_loop *l, const char *addr, tarn_accept_fn *fn, void *arg, struct tarn_listener **ret);
+int tarn_listen(struct tarn_loop *l, const char *addr, tarn_accept_fn *fn, void *arg,
+                struct tarn_listener **ret);
 /* The address with the port that was chosen. */
 const char *tarn_listener_addr(const struct tarn_listener *s);
 void tarn_listener_close(struct tarn_listener **s); /* accepted connections stay */

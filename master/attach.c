@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Attachments: a store at a place of the name space. Opening one costs the store at most one question (the check), and none
+ * when the directory knows the attachment already: then it starts without the store.
+ *
+ * `down`: the last question got no answer (DNS, refused, stalled, 5xx). Old metadata is in force meanwhile, and a probe asks
+ * every MASTER_PROBE_NS; the first answer ends it. A 403 or 404 is an answer.
+ */
+#include "master/master_priv.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/base/assert.h"
+#include "lib/base/env.h"
+#include "lib/base/units.h"
+
+#define ATTACH_ID_ROOT 1u
+
+bool mattach_no_answer(int rc)
+{
+    switch (-rc) {
+    case 0:
+    case TARN_E_UFS_NOT_FOUND:
+    case TARN_E_UFS_DENIED:
+    case TARN_E_UFS_SIGNATURE:
+    case TARN_E_UFS_CREDENTIALS:
+    case TARN_E_UFS_NO_BUCKET:
+    case TARN_E_CANCELLED:
+        return false;
+    default:
+        return true;
+    }
+}
+
+static void attach_probe(struct tarn_timer *t, void *arg);
+
+static void attach_probed(struct tarn_ufs_check *c, int rc)
+{
+    struct mattach *a = c->arg;
+
+    a->checking = false;
+    mattach_note(a, rc, &c->list.req.err);
+    master_idle(a->master);
+}
+
+static void attach_probe(struct tarn_timer *t, void *arg)
+{
+    struct mattach *a = arg;
+
+    if (a->master->stopping || !a->down || a->checking)
+        return;
+    tarn_timer_start(a->master->args.loop, t, MASTER_PROBE_NS, attach_probe, a);
+    a->checking = true;
+    master_busy(a->master);
+    a->check = (struct tarn_ufs_check){.cb = attach_probed, .arg = a};
+    tarn_ufs_check(a->ufs, &a->check);
+}
+
+void mattach_note(struct mattach *a, int rc, const struct tarn_errbuf *err)
+{
+    if (rc == -TARN_E_CANCELLED)
+        return;
+    if (mattach_no_answer(rc)) {
+        a->down_rc = rc;
+        a->down_err = *err;
+        if (a->down)
+            return;
+        a->down = true;
+        tarn_warn("attach", "the store does not answer, metadata known before stays in force: uri=%s: %s", a->uri,
+                  tarn_err_text(err, rc));
+        tarn_timer_start(a->master->args.loop, &a->probe, MASTER_PROBE_NS, attach_probe, a);
+    } else if (a->down) {
+        a->down = false;
+        tarn_timer_stop(&a->probe);
+        tarn_info("attach", "the store answers again: uri=%s", a->uri);
+    }
+}
+
+struct mattach *mattach_by_id(struct tarn_master *m, uint32_t id)
+{
+    return m->attach && m->attach->id == id ? m->attach : NULL;
+}
+
+struct tarn_ufs *tarn_master_ufs(struct tarn_master *m, uint32_t attachment, const char **ret_isolation)
+{
+    struct mattach *a = mattach_by_id(m, attachment);
+
+    if (!a)
+        return NULL;
+    *ret_isolation = a->isolation;
+    return a->ufs;
+}
+
+int tarn_master_attached(struct tarn_master *m, const char *path, struct tarn_str *ret_uri, struct tarn_str *ret_store_id)
+{
+    Tarn__Core__Attachment *rec = NULL;
+    int rc = tarn_core_attachment(m->args.kv, ATTACH_ID_ROOT, &rec);
+
+    if (rc < 0)
+        return rc == -TARN_E_NO_ENTRY ? -TARN_E_NO_ATTACH : rc;
+    rc = strcmp(rec->path, path) == 0 ? 0 : -TARN_E_NO_ATTACH;
+    if (rc == 0) {
+        tarn_str_reset(ret_uri);
+        tarn_str_adds(ret_uri, rec->uri);
+        tarn_str_reset(ret_store_id);
+        tarn_str_adds(ret_store_id, rec->store_id);
+    }
+    tarn__core__attachment__free_unpacked(rec, NULL);
+    return rc;
+}
+
+/* ---- attach --------------------------------------------------------------------------------------------------- */
+
+struct attach_op {
+    struct tarn_master *master;
+    struct mattach *a;
+    struct mproposal proposal;
+    struct tarn_ufs_check check;
+    struct tarn_timer timer;
+    struct tarn_task task;
+    uint64_t check_timeout_ns;
+    bool timed_out;
+    int rc;
+    struct tarn_errbuf err;
+    void (*cb)(void *arg, int rc, const struct tarn_errbuf *err);
+    void *arg;
+};
+
+void mattach_free(struct mattach **pa)
+{
+    struct mattach *a = *pa;
+
+    if (!a)
+        return;
+    TARN_ASSERT(a->ufs == NULL && !a->checking);
+    free(a->path);
+    free(a->uri);
+    free(a->isolation);
+    free(a);
+    *pa = NULL;
+}
+
+static void attach_closed(void *arg)
+{
+    struct attach_op *op = arg;
+    struct tarn_master *m = op->master;
+
+    mattach_free(&op->a);
+    op->cb(op->arg, op->rc, &op->err);
+    free(op);
+    master_idle(m);
+}
+
+static void attach_end(struct attach_op *op, int rc)
+{
+    struct tarn_master *m = op->master;
+
+    tarn_timer_stop(&op->timer);
+    op->rc = rc;
+    if (rc < 0 && op->a) {
+        m->attach = NULL;
+        tarn_ufs_close(&op->a->ufs, attach_closed, op);
+        return;
+    }
+    op->cb(op->arg, rc, &op->err);
+    free(op);
+    master_idle(m);
+}
+
+static void attach_committed(struct mproposal *p)
+{
+    struct attach_op *op = p->arg;
+    int rc = mproposal_rc(p);
+
+    if (rc < 0)
+        (void)tarn_err_set(&op->err, rc, "attach %s: %s", op->a->uri, tarn_strerror(rc));
+    attach_end(op, rc);
+}
+
+static void attach_commit(struct attach_op *op)
+{
+    Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
+    Tarn__Core__Attachment rec = TARN__CORE__ATTACHMENT__INIT;
+    TARN_AUTO_FREE char *store_id = tarn_xstrdup(tarn_ufs_store_id(op->a->ufs));
+    char ttl[32];
+
+    rec.id = op->a->id;
+    rec.path = op->a->path;
+    rec.uri = op->a->uri;
+    rec.store_id = store_id;
+    rec.isolation = op->a->isolation;
+    rec.root = op->a->root.v;
+    rec.read_only = true;
+    (void)snprintf(ttl, sizeof(ttl), "%" PRIu64 "ns", op->a->ttl_ns); /* fits */
+    rec.ttl = ttl;
+    e.attach = &rec;
+    op->a->master->attach = op->a;
+    if (mpropose(op->master, &op->proposal, &e, attach_committed, op) < 0)
+        attach_end(op, tarn_err_set(&op->err, -TARN_E_TOO_BIG, "attach %s: the options are too long", op->a->uri));
+}
+
+static void attach_checked(struct tarn_ufs_check *c, int rc)
+{
+    struct attach_op *op = c->arg;
+
+    tarn_timer_stop(&op->timer);
+    if (rc < 0) {
+        op->err = c->list.req.err;
+        if (op->timed_out) {
+            char limit[32];
+
+            rc = tarn_err_set(&op->err, -TARN_E_UFS_STALLED, "%s: no answer within %s", op->a->uri,
+                              tarn_format_duration(op->check_timeout_ns, limit));
+        }
+        attach_end(op, rc);
+        return;
+    }
+    attach_commit(op);
+}
+
+static void attach_timeout(struct tarn_timer *t, void *arg)
+{
+    struct attach_op *op = arg;
+
+    (void)t; /* op's */
+    op->timed_out = true;
+    tarn_ufs_cancel(&op->check.list.req);
+}
+
+static void attach_failed(struct tarn_task *t)
+{
+    struct attach_op *op = TARN_CONTAINER(t, struct attach_op, task);
+
+    attach_end(op, op->rc);
+}
+
+void tarn_master_attach(struct tarn_master *m, const struct tarn_master_attach *args,
+                        void (*cb)(void *arg, int rc, const struct tarn_errbuf *err), void *arg)
+{
+    struct attach_op *op = tarn_xnew(struct attach_op);
+    struct tarn_ufs_args ufs_args = {.loop = m->args.loop, .disk = m->args.disk, .uri = args->uri, .opts = args->opts};
+    struct tarn_ufs *ufs = NULL;
+    struct mattach *a;
+
+    TARN_ASSERT(!m->attach && strcmp(args->path, "/") == 0);
+    master_busy(m);
+    op->master = m;
+    op->cb = cb;
+    op->arg = arg;
+    op->rc = tarn_ufs_open(&ufs_args, &op->err, &ufs);
+    if (op->rc < 0) {
+        tarn_loop_post(m->args.loop, &op->task, attach_failed);
+        return;
+    }
+    a = tarn_xnew(struct mattach);
+    a->master = m;
+    a->id = ATTACH_ID_ROOT;
+    a->root = TARN_INO_ROOT;
+    a->path = tarn_xstrdup(args->path);
+    a->uri = tarn_xstrdup(tarn_ufs_uri(ufs));
+    a->isolation = tarn_xstrdup("");
+    a->ufs = ufs;
+    a->ttl_ns = args->ttl_ns;
+    a->uid = args->uid;
+    a->gid = args->gid;
+    a->file_mode = args->file_mode;
+    a->dir_mode = args->dir_mode;
+    a->since_ns = master_real_ns(m);
+    op->a = a;
+    if (!args->check) {
+        attach_commit(op);
+        return;
+    }
+    op->check_timeout_ns = args->check_timeout_ns;
+    tarn_timer_start(m->args.loop, &op->timer, args->check_timeout_ns, attach_timeout, op);
+    op->check = (struct tarn_ufs_check){.cb = attach_checked, .arg = op};
+    tarn_ufs_check(ufs, &op->check);
+}

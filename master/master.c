@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The master's life: cluster id, journal, clean-up of detached directories, stop. Everything that waits for a store or the
+ * journal counts in `busy`; the stop cancels listings, lets the journal drain and ends when nothing is under way.
+ */
+#include "master/master_priv.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/base/assert.h"
+#include "lib/base/env.h"
+#include "lib/base/hash.h"
+
+#define GC_EVERY_NS (2 * TARN_NS_PER_S)
+#define GC_STEP     512u
+
+uint64_t master_applied(struct tarn_master *m)
+{
+    uint64_t index = 0;
+
+    (void)tarn_core_applied_index(m->args.kv, &index); /* an error shows at the next proposal */
+    return index;
+}
+
+int64_t master_real_ns(struct tarn_master *m)
+{
+    return m->args.clock->real_ns(m->args.clock);
+}
+
+void master_busy(struct tarn_master *m)
+{
+    m->busy++;
+}
+
+static void master_stop_run(struct tarn_task *t)
+{
+    struct tarn_master *m = TARN_CONTAINER(t, struct tarn_master, stop_task);
+
+    if (m->busy == 0 && m->stopped) {
+        void (*stopped)(void *) = m->stopped;
+
+        m->stopped = NULL;
+        stopped(m->stopped_arg);
+    }
+}
+
+void master_idle(struct tarn_master *m)
+{
+    TARN_ASSERT(m->busy > 0);
+    if (--m->busy == 0 && m->stopped)
+        tarn_loop_post(m->args.loop, &m->stop_task, master_stop_run);
+}
+
+/* ---- proposals ---------------------------------------------------------------------------------------------- */
+
+int mproposal_rc(const struct mproposal *p)
+{
+    return p->p.rc < 0 ? p->p.rc : p->p.result.rc;
+}
+
+static void proposal_done(struct tarn_proposal *p)
+{
+    struct mproposal *mp = TARN_CONTAINER(p, struct mproposal, p);
+    struct tarn_master *m = mp->master;
+
+    if (p->rc == 0 && p->result.change_count > 0)
+        msession_invalidate(m, p->result.changes, p->result.change_count);
+    mp->fn(mp);
+    master_idle(m);
+}
+
+int mpropose(struct tarn_master *m, struct mproposal *mp, Tarn__Core__Entry *e, mproposal_fn *fn, void *arg)
+{
+    int rc;
+
+    memset(mp, 0, sizeof(*mp));
+    mp->master = m;
+    mp->fn = fn;
+    mp->arg = arg;
+    e->time_ns = master_real_ns(m);
+    rc = tarn_core_entry_encode(e, &mp->p.entry);
+    if (rc < 0)
+        return rc;
+    mp->p.sync = tarn_core_entry_needs_sync(e);
+    mp->p.cb = proposal_done;
+    master_busy(m);
+    tarn_journal_propose(m->journal, &mp->p);
+    return 0;
+}
+
+/* ---- detached directories ------------------------------------------------------------------------------------- */
+
+struct gc_step {
+    struct mproposal proposal;
+};
+
+static void gc_run(struct tarn_timer *t, void *arg);
+
+static void gc_done(struct mproposal *p)
+{
+    struct tarn_master *m = p->master;
+
+    m->gc_running = false;
+    if (!m->stopping)
+        tarn_timer_start(m->args.loop, &m->gc_timer, mproposal_rc(p) == 0 ? 1 : GC_EVERY_NS, gc_run, m);
+    free(TARN_CONTAINER(p, struct gc_step, proposal));
+}
+
+static void gc_run(struct tarn_timer *t, void *arg)
+{
+    struct tarn_master *m = arg;
+    Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
+    Tarn__Core__Collect collect = TARN__CORE__COLLECT__INIT;
+    struct gc_step *step;
+    tarn_ino_t ino = {0};
+
+    if (tarn_core_garbage(m->args.kv, &ino) < 0 || ino.v == 0) {
+        tarn_timer_start(m->args.loop, t, GC_EVERY_NS, gc_run, m);
+        return;
+    }
+    step = tarn_xnew(struct gc_step);
+    collect.ino = ino.v;
+    collect.max = GC_STEP;
+    e.collect = &collect;
+    m->gc_running = true;
+    TARN_ASSERT(mpropose(m, &step->proposal, &e, gc_done, step) == 0); /* a Collect is small */
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------------- */
+
+/* A fresh store gets a cluster id before anything else: one entry, applied here and synced. */
+static int master_init_store(struct tarn_master *m, struct tarn_errbuf *err)
+{
+    Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
+    Tarn__Core__Init init = TARN__CORE__INIT__INIT;
+    struct tarn_core_result result = {0};
+    struct tarn_kv_batch *b;
+    struct tarn_str entry = {0};
+    uint8_t r[16];
+    char id[37], hex[33];
+    int rc;
+
+    m->args.rng->fill(m->args.rng, r, sizeof(r));
+    tarn_hex(r, sizeof(r), hex);
+    (void)snprintf(id, sizeof(id), "%.8s-%.4s-%.4s-%.4s-%.12s", hex, hex + 8, hex + 12, hex + 16, hex + 20); /* fits */
+    init.cluster_id = id;
+    e.init = &init;
+    e.time_ns = master_real_ns(m);
+    rc = tarn_core_entry_encode(&e, &entry);
+    TARN_ASSERT(rc == 0);
+    b = tarn_kv_batch_new(m->args.kv);
+    rc = tarn_core_apply(m->args.kv, b, 1, (const uint8_t *)entry.p, entry.len, &result);
+    TARN_KEEP(rc, result.rc);
+    if (rc == 0)
+        rc = tarn_kv_write(m->args.kv, b, true);
+    tarn_kv_batch_free(&b);
+    tarn_core_result_fini(&result);
+    tarn_str_fini(&entry);
+    return rc < 0 ? tarn_err_wrap(err, rc, "write the cluster id") : 0;
+}
+
+int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err, struct tarn_master **ret)
+{
+    struct tarn_master *m = tarn_xnew(struct tarn_master);
+    uint64_t applied;
+    int rc;
+
+    m->args = *args;
+    memcpy(m->cap_key, args->cap_key, sizeof(m->cap_key));
+    tarn_list_init(&m->dirs_lru);
+    tarn_list_init(&m->asked_fifo);
+    tarn_list_init(&m->listings);
+    tarn_list_init(&m->sessions);
+    m->started_ns = args->clock->mono_ns(args->clock);
+    rc = tarn_core_applied_index(args->kv, &applied);
+    if (rc == 0 && applied == 0)
+        rc = master_init_store(m, err);
+    if (rc == 0)
+        rc = tarn_core_cluster_id(args->kv, m->cluster_id);
+    if (rc == 0)
+        rc = tarn_journal_local_new(args->loop, args->kv, &m->journal);
+    if (rc < 0) {
+        free(m);
+        return err && err->text[0] ? rc : tarn_err_set(err, rc, "master: %s", tarn_strerror(rc));
+    }
+    m->jobs = mjobs_new(m);
+    tarn_timer_start(args->loop, &m->gc_timer, GC_EVERY_NS, gc_run, m);
+    *ret = m;
+    return 0;
+}
+
+const char *tarn_master_cluster_id(const struct tarn_master *m)
+{
+    return m->cluster_id;
+}
+
+void tarn_master_serve(struct tarn_master *m, struct tarn_rpc_server *s)
+{
+    msvc_meta_handlers(m, s);
+    msvc_report_handlers(m, s);
+    msession_handlers(m, s);
+    mjobs_handlers(m->jobs, s);
+}
+
+void tarn_master_set_worker(struct tarn_master *m, struct tarn_rpc_client *worker)
+{
+    m->worker = worker;
+    mjobs_resume(m->jobs);
+}
+
+static void master_ufs_closed(void *arg)
+{
+    master_idle(arg);
+}
+
+void tarn_master_stop(struct tarn_master *m, void (*done)(void *arg), void *arg)
+{
+    TARN_ASSERT(!m->stopping);
+    m->stopping = true;
+    m->stopped = done;
+    m->stopped_arg = arg;
+    master_busy(m);
+    tarn_timer_stop(&m->gc_timer);
+    mjobs_stop(m->jobs);
+    mlist_stop_all(m);
+    if (m->attach) {
+        tarn_timer_stop(&m->attach->probe);
+        master_busy(m);
+        tarn_ufs_close(&m->attach->ufs, master_ufs_closed, m);
+    }
+    master_idle(m);
+}
+
+void tarn_master_free(struct tarn_master **pm)
+{
+    struct tarn_master *m = *pm;
+
+    if (!m)
+        return;
+    TARN_ASSERT(m->busy == 0);
+    m->journal->ops->stop(m->journal);
+    m->journal->ops->free(m->journal);
+    mjobs_free(&m->jobs);
+    msession_free_all(m);
+    mnames_fini(m);
+    mattach_free(&m->attach);
+    tarn_wipe(m->cap_key, sizeof(m->cap_key));
+    free(m);
+    *pm = NULL;
+}
+
+void tarn_master_counts(struct tarn_master *m, struct tarn_master_counts *ret)
+{
+    Tarn__Core__Counts *c = NULL;
+    uint32_t running = 0, failed = 0;
+
+    *ret = m->counts;
+    if (m->attach) {
+        ret->stale_answers = m->attach->stale_answers;
+        if (tarn_core_counts(m->args.kv, m->attach->id, &c) == 0)
+            ret->inodes = c->files + c->dirs + c->symlinks;
+        tarn__core__counts__free_unpacked(c, NULL);
+    }
+    mjobs_counts(m->jobs, &running, &failed);
+    ret->jobs_running = running;
+    ret->jobs_failed = failed;
+    ret->sessions = 0;
+    TARN_LIST_FOREACH(n, &m->sessions)
+        ret->sessions++;
+}

@@ -1,0 +1,577 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Names: when what the core knows may be believed, and how the store is asked for one name.
+ *
+ * - Only here and in listing.c a store is asked for names. One question per (directory, name) at a time (struct mask), all
+ *   who want it wait for the same answer.
+ * - The answer is compared with the committed state and becomes a journal entry only where it differs; when it was given is
+ *   remembered in `asked`, a bounded table that a restart forgets (then one more question is asked).
+ * - A question about a name that is known keeps nobody waiting longer than MASTER_REFRESH_WAIT_NS; a store that does not
+ *   answer leaves the old metadata in force at once, counted.
+ * - Absence is believed only from a complete listing or from a 404 and an empty LIST; an error is never a negative.
+ */
+#include "master/master_priv.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/base/assert.h"
+#include "lib/base/env.h"
+#include "lib/base/hash.h"
+#include "lib/base/name.h"
+
+#define ASKED_MAX         TARN_NEGATIVE_MAX
+#define NEGATIVE_TRUST_NS (60 * TARN_NS_PER_S)
+
+/* What the store said about a name, lately. */
+struct asked_row {
+    struct tarn_hnode hnode;
+    struct tarn_list fifo;
+    tarn_ino_t parent;
+    int64_t at_ns;        /* real time */
+    bool found;
+    size_t len;
+    char name[];
+};
+
+/* A question under way. */
+struct mask {
+    struct tarn_hnode hnode;
+    struct tarn_master *master;
+    struct mdir *dir;           /* referenced */
+    struct tarn_ufs_stat stat;
+    struct mproposal proposal;
+    struct tarn_list waiters;   /* struct mname_req */
+    uint64_t asked_index;
+    int64_t asked_ns;           /* real time */
+    bool found;
+    size_t len;
+    char name[];
+};
+
+static uint64_t name_hash(tarn_ino_t parent, const char *name, size_t len)
+{
+    return tarn_xxh3_seed(name, len, parent.v);
+}
+
+/* ---- directories -------------------------------------------------------------------------------------------- */
+
+static struct mdir *mdir_find(struct tarn_master *m, tarn_ino_t ino)
+{
+    uint64_t h = tarn_hash_u64(ino.v);
+
+    for (struct tarn_hnode *n = tarn_htab_first(&m->dirs, h); n; n = tarn_htab_next(n, h)) {
+        struct mdir *d = TARN_CONTAINER(n, struct mdir, hnode);
+
+        if (d->ino.v == ino.v)
+            return d;
+    }
+    return NULL;
+}
+
+static void mdir_forget(struct mdir *d)
+{
+    TARN_ASSERT(d->refs == 0 && !d->listing);
+    tarn_list_del(&d->lru);
+    tarn_htab_remove(&d->master->dirs, &d->hnode);
+    free(d->key);
+    free(d);
+}
+
+static int mdir_load(struct tarn_master *m, tarn_ino_t ino, struct mdir **ret)
+{
+    Tarn__Core__DirState *state = NULL;
+    Tarn__Core__Inode *inode = NULL;
+    struct tarn_str key = {0};
+    struct mdir *d;
+    struct mattach *at;
+    int rc = tarn_core_inode(m->args.kv, ino, &inode);
+
+    if (rc < 0)
+        return rc;
+    at = mattach_by_id(m, inode->attachment);
+    if (inode->type != TARN_UFS_DIR)
+        rc = -TARN_E_NOT_DIR;
+    else if (inode->detached)
+        rc = -TARN_E_NO_ENTRY;
+    else if (!at)
+        rc = -TARN_E_NO_ATTACH;
+    if (rc == 0)
+        rc = tarn_core_key(m->args.kv, ino, &key);
+    if (rc == 0)
+        rc = tarn_core_dir_state(m->args.kv, ino, &state);
+    tarn__core__inode__free_unpacked(inode, NULL);
+    if (rc < 0) {
+        tarn_str_fini(&key);
+        return rc;
+    }
+    d = tarn_xnew(struct mdir);
+    d->master = m;
+    d->ino = ino;
+    d->at = at;
+    if (key.len)
+        tarn_str_addc(&key, '/');
+    d->key = tarn_str_detach(&key);
+    d->listed_ns = state->listed_ns;
+    d->run_before = state->running;
+    tarn__core__dir_state__free_unpacked(state, NULL);
+    tarn_list_init(&d->lru);
+    tarn_htab_insert(&m->dirs, &d->hnode, tarn_hash_u64(ino.v));
+    *ret = d;
+    return 0;
+}
+
+int mdir_get(struct tarn_master *m, tarn_ino_t ino, struct mdir **ret)
+{
+    struct mdir *d = mdir_find(m, ino);
+    int rc;
+
+    if (!d) {
+        rc = mdir_load(m, ino, &d);
+        if (rc < 0)
+            return rc;
+        while (m->dirs.count > MASTER_DIRS_MAX && !tarn_list_empty(&m->dirs_lru))
+            mdir_forget(TARN_LIST_ENTRY(m->dirs_lru.next, struct mdir, lru));
+    }
+    if (d->refs++ == 0)
+        tarn_list_del(&d->lru);
+    *ret = d;
+    return 0;
+}
+
+void mdir_put(struct mdir **pd)
+{
+    struct mdir *d = *pd;
+
+    *pd = NULL;
+    if (!d)
+        return;
+    TARN_ASSERT(d->refs > 0);
+    if (--d->refs == 0)
+        tarn_list_push(&d->master->dirs_lru, &d->lru);
+}
+
+/* Until when (real ns) something learnt at `at_ns` is believed. */
+static int64_t trust_until(const struct mattach *at, int64_t at_ns)
+{
+    if (at_ns == 0)
+        return 0;
+    if (at->ttl_ns == TARN_TTL_FOREVER)
+        return INT64_MAX;
+    return at->ttl_ns >= (uint64_t)(INT64_MAX - at_ns) ? INT64_MAX : at_ns + (int64_t)at->ttl_ns;
+}
+
+bool mdir_listed_trusted(struct mdir *d)
+{
+    return d->listed_ns && trust_until(d->at, d->listed_ns) > master_real_ns(d->master);
+}
+
+/* ---- what was answered lately ---------------------------------------------------------------------------------- */
+
+static struct asked_row *asked_find(struct tarn_master *m, tarn_ino_t parent, const char *name, size_t len)
+{
+    uint64_t h = name_hash(parent, name, len);
+
+    for (struct tarn_hnode *n = tarn_htab_first(&m->asked, h); n; n = tarn_htab_next(n, h)) {
+        struct asked_row *row = TARN_CONTAINER(n, struct asked_row, hnode);
+
+        if (row->parent.v == parent.v && row->len == len && memcmp(row->name, name, len) == 0)
+            return row;
+    }
+    return NULL;
+}
+
+static void asked_drop(struct tarn_master *m, struct asked_row *row)
+{
+    tarn_htab_remove(&m->asked, &row->hnode);
+    tarn_list_del(&row->fifo);
+    free(row);
+}
+
+static void asked_note(struct tarn_master *m, const struct mask *a)
+{
+    struct asked_row *row = asked_find(m, a->dir->ino, a->name, a->len);
+
+    if (!row) {
+        while (m->asked.count >= ASKED_MAX)
+            asked_drop(m, TARN_LIST_ENTRY(m->asked_fifo.next, struct asked_row, fifo));
+        row = tarn_xcalloc(1, sizeof(*row) + a->len + 1);
+        row->parent = a->dir->ino;
+        row->len = a->len;
+        memcpy(row->name, a->name, a->len);
+        tarn_list_init(&row->fifo);
+        tarn_htab_insert(&m->asked, &row->hnode, name_hash(row->parent, row->name, row->len));
+    }
+    tarn_list_del(&row->fifo);
+    tarn_list_push(&m->asked_fifo, &row->fifo);
+    row->at_ns = a->asked_ns;
+    row->found = a->found;
+}
+
+/* Real time until which the committed state of a name (there or not) is believed. */
+static int64_t name_trust_until(struct tarn_master *m, struct mdir *d, const char *name, size_t len, bool known)
+{
+    struct asked_row *row = asked_find(m, d->ino, name, len);
+    int64_t until = trust_until(d->at, d->listed_ns);
+
+    if (row && row->found == known) {
+        int64_t asked = trust_until(d->at, row->at_ns);
+
+        if (!known) /* a negative answer expires, whatever the policy */
+            asked = TARN_MIN(asked, row->at_ns + (int64_t)NEGATIVE_TRUST_NS);
+        until = TARN_MAX(until, asked);
+    }
+    if (known && d->at->ttl_ns == TARN_TTL_FOREVER)
+        until = INT64_MAX;
+    return until;
+}
+
+static uint64_t trust_ms(struct tarn_master *m, int64_t until)
+{
+    int64_t now = master_real_ns(m);
+
+    if (until == INT64_MAX)
+        return UINT64_MAX;
+    return until > now ? (uint64_t)(until - now) / TARN_NS_PER_MS : 0;
+}
+
+uint64_t mname_negative_trust_ms(struct tarn_master *m, tarn_ino_t parent, const char *name, size_t len)
+{
+    struct mdir *d;
+    uint64_t ms;
+
+    if (mdir_get(m, parent, &d) < 0)
+        return 0;
+    ms = trust_ms(m, name_trust_until(m, d, name, len, false));
+    mdir_put(&d);
+    return ms;
+}
+
+void mname_attr(struct tarn_master *m, tarn_ino_t ino, const Tarn__Core__Inode *inode, Tarn__Wire__Attr *ret)
+{
+    struct mattach *at = mattach_by_id(m, inode->attachment);
+    bool is_dir = inode->type == TARN_UFS_DIR;
+    struct mdir *d = NULL;
+
+    tarn__wire__attr__init(ret);
+    ret->ino = ino.v;
+    ret->parent = inode->parent ? inode->parent : ino.v;
+    ret->version = inode->version;
+    ret->type = inode->type;
+    ret->size = inode->ufs && !is_dir ? inode->ufs->size : 0;
+    ret->mtime_ns = inode->ufs ? inode->ufs->mtime_ns : 0;
+    ret->cid = inode->cid;
+    ret->nlink = is_dir ? 2 : 1;
+    ret->mode = inode->has_owner ? inode->mode : 0755;
+    if (at) {
+        ret->uid = inode->has_owner ? inode->uid : at->uid;
+        ret->gid = inode->has_owner ? inode->gid : at->gid;
+        if (!inode->has_owner)
+            ret->mode = is_dir ? at->dir_mode : at->file_mode;
+        if (ret->mtime_ns == 0)
+            ret->mtime_ns = at->since_ns;
+    }
+    if (inode->type == TARN_UFS_SYMLINK) {
+        ret->mode = 0777;
+        ret->size = inode->target.len;
+    }
+    ret->ctime_ns = inode->ufs && inode->ufs->ctime_ns ? inode->ufs->ctime_ns : ret->mtime_ns;
+    if (ino.v == TARN_INO_ROOT.v) {
+        ret->trust_ms = UINT64_MAX;
+    } else if (mdir_get(m, (tarn_ino_t){inode->parent}, &d) == 0) {
+        ret->trust_ms = trust_ms(m, name_trust_until(m, d, (const char *)inode->name.data, inode->name.len, true));
+        mdir_put(&d);
+    }
+}
+
+/* ---- questions --------------------------------------------------------------------------------------------------- */
+
+static void ask_wake(struct mask *a, int rc)
+{
+    struct tarn_list all;
+
+    tarn_list_init(&all);
+    tarn_list_splice(&all, &a->waiters);
+    for (struct tarn_list *n = tarn_list_pop(&all); n; n = tarn_list_pop(&all)) {
+        struct mname_req *r = TARN_LIST_ENTRY(n, struct mname_req, node);
+
+        tarn_timer_stop(&r->timer);
+        mdir_put(&r->dir);
+        r->ask = NULL;
+        r->err = a->stat.req.err;
+        r->stale = rc < 0 && r->known && mattach_no_answer(rc);
+        if (r->stale) {
+            a->dir->at->stale_answers++;
+            r->fn(r, 0);
+        } else {
+            r->fn(r, rc);
+        }
+    }
+}
+
+static void ask_end(struct mask *a, int rc)
+{
+    struct tarn_master *m = a->master;
+
+    if (rc == 0)
+        asked_note(m, a);
+    tarn_htab_remove(&m->asks, &a->hnode);
+    ask_wake(a, rc);
+    mdir_put(&a->dir);
+    free(a);
+    master_idle(m);
+}
+
+static void ask_committed(struct mproposal *p)
+{
+    int rc = mproposal_rc(p);
+
+    /* Refused as stale: something newer is committed already, which is as good an answer. */
+    ask_end(p->arg, rc == -TARN_E_ENTRY_STALE ? 0 : rc);
+}
+
+static bool object_equal(const Tarn__Core__Inode *inode, const struct tarn_ufs_attr *attr)
+{
+    const struct tarn_ufs_version *v = &attr->version;
+
+    if (inode->type != (uint32_t)attr->type || inode->detached)
+        return false;
+    if (attr->type == TARN_UFS_DIR)
+        return true;
+    return inode->ufs && inode->ufs->size == v->size_bytes && inode->ufs->mtime_ns == v->mtime_ns &&
+           inode->ufs->ctime_ns == v->ctime_ns && inode->ufs->file_id == v->file_id &&
+           strcmp(inode->ufs->etag, v->etag) == 0 &&
+           (!attr->has_owner || (inode->mode == attr->mode && inode->uid == attr->uid && inode->gid == attr->gid));
+}
+
+static bool etag_is_md5(const char *etag)
+{
+    return strlen(etag) == 32 && strspn(etag, "0123456789abcdef") == 32;
+}
+
+/*
+ * LIST and HEAD may disagree on the ETag of one object (composed uploads on some servers). Where not both are plain MD5s, equal
+ * size and modification second mean the same bytes; a fetch compares again, with the ETag that GET reports.
+ */
+static bool object_same_listed(const Tarn__Core__Inode *inode, const struct tarn_ufs_attr *attr)
+{
+    const struct tarn_ufs_version *v = &attr->version;
+
+    return attr->type == TARN_UFS_FILE && inode->type == TARN_UFS_FILE && inode->ufs && v->file_id == 0 &&
+           inode->ufs->size == v->size_bytes && v->etag[0] && inode->ufs->etag[0] &&
+           inode->ufs->mtime_ns / (int64_t)TARN_NS_PER_S == v->mtime_ns / (int64_t)TARN_NS_PER_S &&
+           !(etag_is_md5(v->etag) && etag_is_md5(inode->ufs->etag));
+}
+
+static int ask_current(struct mask *a, Tarn__Core__Inode **ret)
+{
+    tarn_ino_t ino;
+    uint32_t type;
+    int rc = tarn_core_dentry(a->master->args.kv, a->dir->ino, a->name, a->len, &ino, &type);
+
+    return rc < 0 ? rc : tarn_core_inode(a->master->args.kv, ino, ret);
+}
+
+static int ask_propose_found(struct mask *a, const struct tarn_ufs_attr *attr)
+{
+    Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
+    Tarn__Core__Found found = TARN__CORE__FOUND__INIT;
+    Tarn__Core__Object obj = TARN__CORE__OBJECT__INIT;
+    Tarn__Core__Version v = TARN__CORE__VERSION__INIT;
+    char etag[TARN_ETAG_MAX + 1];
+    tarn_cid_t cid;
+
+    memcpy(etag, attr->version.etag, sizeof(etag));
+    v.size = attr->version.size_bytes;
+    v.mtime_ns = attr->version.mtime_ns;
+    v.ctime_ns = attr->version.ctime_ns;
+    v.file_id = attr->version.file_id;
+    v.etag = etag;
+    obj.name = (ProtobufCBinaryData){a->len, (uint8_t *)a->name};
+    obj.type = (uint32_t)attr->type;
+    obj.ufs = &v;
+    obj.has_owner = attr->has_owner;
+    obj.mode = attr->mode;
+    obj.uid = attr->uid;
+    obj.gid = attr->gid;
+    if (attr->type == TARN_UFS_FILE && v.size > 0) {
+        TARN_AUTO_FREE char *key = tarn_xasprintf("%s%s", a->dir->key, a->name);
+
+        cid = tarn_ufs_cid_of(a->dir->at->ufs, a->dir->at->isolation, key, &attr->version);
+        obj.cid = (ProtobufCBinaryData){sizeof(cid.b), cid.b};
+    }
+    found.parent = a->dir->ino.v;
+    found.asked_index = a->asked_index;
+    found.object = &obj;
+    e.found = &found;
+    return mpropose(a->master, &a->proposal, &e, ask_committed, a);
+}
+
+static int ask_propose_gone(struct mask *a)
+{
+    Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
+    Tarn__Core__Gone gone = TARN__CORE__GONE__INIT;
+
+    gone.parent = a->dir->ino.v;
+    gone.name = (ProtobufCBinaryData){a->len, (uint8_t *)a->name};
+    gone.asked_index = a->asked_index;
+    e.gone = &gone;
+    return mpropose(a->master, &a->proposal, &e, ask_committed, a);
+}
+
+static void ask_answered(struct tarn_ufs_stat *s, int rc)
+{
+    struct mask *a = s->arg;
+    Tarn__Core__Inode *inode = NULL;
+    int known;
+
+    mattach_note(a->dir->at, rc, &s->req.err);
+    if (rc < 0 && rc != -TARN_E_UFS_NOT_FOUND) {
+        ask_end(a, rc);
+        return;
+    }
+    a->found = rc == 0;
+    known = ask_current(a, &inode);
+    if (known < 0 && known != -TARN_E_NO_ENTRY)
+        rc = known;
+    else if (a->found && known == 0 && (object_equal(inode, &s->attr) || object_same_listed(inode, &s->attr)))
+        rc = 1; /* nothing new */
+    else if (a->found)
+        rc = ask_propose_found(a, &s->attr);
+    else
+        rc = known == 0 ? ask_propose_gone(a) : 1;
+    tarn__core__inode__free_unpacked(inode, NULL);
+    if (rc != 0)
+        ask_end(a, rc > 0 ? 0 : rc);
+}
+
+static struct mask *ask_find(struct tarn_master *m, tarn_ino_t parent, const char *name, size_t len)
+{
+    uint64_t h = name_hash(parent, name, len);
+
+    for (struct tarn_hnode *n = tarn_htab_first(&m->asks, h); n; n = tarn_htab_next(n, h)) {
+        struct mask *a = TARN_CONTAINER(n, struct mask, hnode);
+
+        if (a->dir->ino.v == parent.v && a->len == len && memcmp(a->name, name, len) == 0)
+            return a;
+    }
+    return NULL;
+}
+
+static struct mask *ask_start(struct tarn_master *m, struct mdir *d, const char *name, size_t len)
+{
+    struct mask *a = tarn_xcalloc(1, sizeof(*a) + len + 1);
+    TARN_AUTO_FREE char *key = NULL;
+
+    master_busy(m);
+    a->master = m;
+    d->refs++;
+    a->dir = d;
+    a->len = len;
+    memcpy(a->name, name, len);
+    a->asked_index = master_applied(m);
+    a->asked_ns = master_real_ns(m);
+    tarn_list_init(&a->waiters);
+    tarn_htab_insert(&m->asks, &a->hnode, name_hash(d->ino, name, len));
+    m->counts.asks++;
+    key = tarn_xasprintf("%s%s", d->key, a->name);
+    a->stat.cb = ask_answered;
+    a->stat.arg = a;
+    a->stat.req.cls = TARN_UFS_FOREGROUND;
+    tarn_ufs_stat(d->at->ufs, &a->stat, key);
+    if (++d->asks >= MASTER_ASKS_LIST && !d->listing)
+        mlist_start(d, TARN_UFS_BACKGROUND);
+    return a;
+}
+
+/* ---- requests ------------------------------------------------------------------------------------------------------- */
+
+static void name_waited(struct tarn_timer *t, void *arg)
+{
+    struct mname_req *r = arg;
+
+    (void)t; /* r's */
+    tarn_list_del(&r->node);
+    r->dir->at->stale_answers++;
+    mdir_put(&r->dir);
+    r->ask = NULL;
+    r->stale = true;
+    r->fn(r, 0);
+}
+
+/* Whether the committed state may be used as it is. */
+static int name_good(struct tarn_master *m, struct mname_req *r)
+{
+    int64_t now = master_real_ns(m);
+    tarn_ino_t ino;
+    uint32_t type;
+    int rc = tarn_core_dentry(m->args.kv, r->dir->ino, r->name, r->len, &ino, &type);
+
+    if (rc < 0 && rc != -TARN_E_NO_ENTRY)
+        return rc;
+    r->known = rc == 0;
+    if (r->dir->at->ttl_ns == TARN_TTL_ALWAYS && r->known && !r->fresh)
+        return 1;
+    if (name_trust_until(m, r->dir, r->name, r->len, r->known) > now)
+        return 1;
+    if (r->known && r->dir->at->down) { /* old metadata is in force at once; the probe asks in the background */
+        r->dir->at->stale_answers++;
+        r->stale = true;
+        return 1;
+    }
+    return 0;
+}
+
+int mname_refresh(struct tarn_master *m, struct mname_req *r)
+{
+    int rc;
+
+    r->stale = false;
+    r->ask = NULL;
+    r->err.text[0] = 0;
+    r->timer = (struct tarn_timer){0};
+    if (!tarn_name_ok(r->name, r->len))
+        return r->len > TARN_NAME_MAX ? -TARN_E_NAME_TOO_LONG : -TARN_E_NAME_BAD;
+    if (m->stopping)
+        return -TARN_E_SHUTDOWN;
+    rc = mdir_get(m, r->parent, &r->dir);
+    if (rc < 0)
+        return rc;
+    rc = name_good(m, r);
+    if (rc == 0 && m->asks.count >= TARN_WAITERS_MAX)
+        rc = -TARN_E_BUSY;
+    if (rc != 0) {
+        mdir_put(&r->dir);
+        return rc;
+    }
+    r->ask = ask_find(m, r->dir->ino, r->name, r->len);
+    if (!r->ask)
+        r->ask = ask_start(m, r->dir, r->name, r->len);
+    tarn_list_push(&r->ask->waiters, &r->node);
+    if (r->known)
+        tarn_timer_start(m->args.loop, &r->timer, MASTER_REFRESH_WAIT_NS, name_waited, r);
+    return 0;
+}
+
+void mname_cancel(struct mname_req *r)
+{
+    if (!r->ask)
+        return;
+    tarn_list_del(&r->node);
+    tarn_timer_stop(&r->timer);
+    mdir_put(&r->dir);
+    r->ask = NULL;
+}
+
+void mnames_fini(struct tarn_master *m)
+{
+    TARN_ASSERT(m->asks.count == 0);
+    while (m->asked.count)
+        asked_drop(m, TARN_LIST_ENTRY(m->asked_fifo.next, struct asked_row, fifo));
+    while (!tarn_list_empty(&m->dirs_lru))
+        mdir_forget(TARN_LIST_ENTRY(m->dirs_lru.next, struct mdir, lru));
+    tarn_htab_fini(&m->asks);
+    tarn_htab_fini(&m->asked);
+    tarn_htab_fini(&m->dirs);
+}

@@ -21,12 +21,12 @@ struct tarn_rpc_method {
     const ProtobufCMessageDescriptor *response; /* NULL: a notice */
     bool idempotent;                            /* may be sent again after a lost connection */
     bool leader_only;
-    const char *group;                          /* "meta", "data", "job", "admin", "push" */
+    const char *group; /* "meta", "data", "job", "admin", "push" */
 };
 
 enum tarn_rpc_nr {
 #define TARN_RPC(nr, name, req, resp, idem, leader, group) TARN_RPC_##name = (nr),
-#define TARN_RPC_NOTICE(nr, name, msg, group) TARN_RPC_##name = (nr),
+#define TARN_RPC_NOTICE(nr, name, msg, group)              TARN_RPC_##name = (nr),
 #include "lib/wire/rpc.def"
 #undef TARN_RPC
 #undef TARN_RPC_NOTICE
@@ -47,17 +47,17 @@ int tarn_frame_decode(const uint8_t *p, struct tarn_frame *ret);
 uint32_t tarn_frame_body_sum(const void *meta, size_t meta_len, const void *body, size_t body_len);
 
 /*
- * Appends a whole frame but the payload to `out`: header, meta (may be NULL), message (may be NULL).
- * FRAME_TOO_BIG when a part is over its limit.
+ * Appends a whole frame but the payload to `out`: header, meta (may be NULL), message (may be
+ * NULL). FRAME_TOO_BIG when a part is over its limit.
  */
-int tarn_frame_build(struct tarn_frame *f, const ProtobufCMessage *meta, const ProtobufCMessage *msg,
-                     struct tarn_str *out);
+int tarn_frame_build(struct tarn_frame *f, const ProtobufCMessage *meta,
+                     const ProtobufCMessage *msg, struct tarn_str *out);
 /* The same from encoded parts: `body` and `meta` may be NULL when empty. */
-int tarn_frame_build_packed(struct tarn_frame *f, const void *meta, size_t meta_len, const void *body,
-                            size_t body_len, struct tarn_str *out);
+int tarn_frame_build_packed(struct tarn_frame *f, const void *meta, size_t meta_len,
+                            const void *body, size_t body_len, struct tarn_str *out);
 /*
- * Decodes a message; bounds memory by the body's length (a repeated field cannot claim more elements than
- * bytes). NULL when malformed. Free with protobuf_c_message_free_unpacked(m, NULL).
+ * Decodes a message; bounds memory by the body's length (a repeated field cannot claim more
+ * elements than bytes). NULL when malformed. Free with protobuf_c_message_free_unpacked(m, NULL).
  */
 ProtobufCMessage *tarn_msg_decode(const ProtobufCMessageDescriptor *d, const uint8_t *p, size_t n);
 /* The same; *ret_bytes is the memory that it takes. Errors: MSG_BAD, NO_MEMORY. */

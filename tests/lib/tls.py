@@ -12,6 +12,18 @@ import ssl
 from tests.lib import util
 
 KINDS = ("good", "self-signed", "expired", "wrong-host")
+_EXPIRED = ("-startdate", "20200101000000Z", "-enddate", "20200102000000Z")
+_CA_CONF = """[ca]
+default_ca = test
+[test]
+database = {dir}/index
+serial = {dir}/serial
+new_certs_dir = {dir}
+default_md = sha256
+policy = any
+[any]
+commonName = supplied
+"""
 _OWN_NAMES = "DNS:localhost,IP:127.0.0.1"
 
 
@@ -33,11 +45,23 @@ class Certificates:
             f.write(f"subjectAltName={names}\n")
         util.run("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
                  "-nodes", "-subj", "/CN=store", "-keyout", key, "-out", request)
+        extensions = ["-extfile", f"{self.dir}/{kind}.ext"]
+        if kind == "expired":  # only `openssl ca` takes dates in the past, in each version
+            self._sign_in_the_past(request, cert, extensions)
+            return
         signer = (["-signkey", key] if kind == "self-signed" else
                   ["-CA", self.ca, "-CAkey", f"{self.dir}/ca.key", "-CAcreateserial"])
-        days = "-1" if kind == "expired" else "2"
-        util.run("openssl", "x509", "-req", "-in", request, *signer, "-days", days, "-extfile",
-                 f"{self.dir}/{kind}.ext", "-out", cert)
+        util.run("openssl", "x509", "-req", "-in", request, *signer, "-days", "2", *extensions,
+                 "-out", cert)
+
+    def _sign_in_the_past(self, request, cert, extensions):
+        for name, text in (("ca.conf", _CA_CONF.format(dir=self.dir)), ("index", ""),
+                           ("serial", "1000\n")):
+            with open(f"{self.dir}/{name}", "w", encoding="ascii") as f:
+                f.write(text)
+        util.run("openssl", "ca", "-batch", "-notext", "-config", f"{self.dir}/ca.conf", "-cert",
+                 self.ca, "-keyfile", f"{self.dir}/ca.key", "-in", request, "-out", cert,
+                 *_EXPIRED, *extensions)
 
     def server_context(self, kind):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -32,6 +32,9 @@
 #define TARN_LOAD_LIST_LINE_MAX 8192u       /* bytes of a line in a load list */
 #define TARN_JOBS_KEPT          256u        /* finished jobs remembered */
 
+#define TARN_CORE_SCAN_MAX      4096u       /* known names that one listing entry looks at */
+#define TARN_CORE_SKIPPED_MAX   (64u << 10) /* bytes of left-out names kept per directory */
+
 #define TARN_READ_MAX          (1u << 20) /* bytes of one read from the kernel */
 #define TARN_HTTP_BODY_MAX     (16u << 20) /* bytes of a listing or error answer of a store */
 #define TARN_UFS_QUEUE_MAX     65536u      /* requests that wait for one store */

@@ -44,9 +44,11 @@ struct tarn_core_result {
     uint64_t index;                   /* the entry's */
     struct tarn_core_change *changes; /* known names that changed or went; new names are not listed */
     size_t change_count;
-    tarn_ino_t ino;                   /* Found: the inode the name has now; 0 when refused */
-    uint32_t created, updated, removed; /* inodes */
-    bool more;                        /* Collect, JobDrop: there is more to remove */
+    tarn_ino_t ino;                   /* Found, Gone: the inode the name has now, also when refused as newer (ENTRY_STALE) or
+                                         as a directory (IS_DIR); 0: none. Init, Attach: the root */
+    uint32_t created, updated, removed; /* inodes; a detached directory counts as removed */
+    bool more;                        /* Collect, JobDrop: there is more to remove. ListPage: applied only up to
+                                         DirState.upto_key, since too many known names lie in its range; list on from there */
 };
 void tarn_core_result_fini(struct tarn_core_result *r);
 

@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One name: what an object says about it, making, updating and removing it, and the entries that do
+ * it to a single name (Found, Gone) or to all names below a detached directory (Collect).
+ *
+ * Ids of inodes only grow. Removing a directory takes its name and marks its inode detached; the
+ * key `g` then leads Collect to what is below. Counts know no detached directory, but still what is
+ * below.
+ */
+#include "lib/base/mem.h"
+#include "master/core/core_priv.h"
+
+#define COLLECT_MAX 4096u /* inodes of one entry: bounds its batch */
+
+/* ---- objects
+ * --------------------------------------------------------------------------------------- */
+
+int core_object_check(const Tarn__Core__Object *o)
+{
+    if (!tarn_name_ok((const char *)o->name.data, o->name.len))
+        return -TARN_E_ENTRY_BAD;
+    if (o->type < CORE_TYPE_FILE || o->type > CORE_TYPE_SYMLINK)
+        return -TARN_E_ENTRY_BAD;
+    if (o->has_owner && o->mode > 07777)
+        return -TARN_E_ENTRY_BAD;
+    if (o->ufs && strlen(o->ufs->etag) > TARN_ETAG_MAX)
+        return -TARN_E_ENTRY_BAD;
+    if (o->type == CORE_TYPE_SYMLINK && o->target.len >= TARN_PATH_MAX)
+        return -TARN_E_ENTRY_BAD;
+    if (o->type != CORE_TYPE_FILE)
+        return 0;
+    if (!o->ufs || o->ufs->size > TARN_FILE_MAX)
+        return -TARN_E_ENTRY_BAD;
+    if (o->ufs->size > 0 && o->cid.len != sizeof(tarn_cid_t))
+        return -TARN_E_ENTRY_BAD;
+    return 0;
+}
+
+static bool bytes_same(ProtobufCBinaryData a, ProtobufCBinaryData b)
+{
+    return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0);
+}
+
+/* What an inode keeps of a directory's version: the time alone. */
+static Tarn__Core__Version object_dir_version(const Tarn__Core__Version *v)
+{
+    Tarn__Core__Version r;
+
+    tarn__core__version__init(&r);
+    r.mtime_ns = v->mtime_ns;
+    return r;
+}
+
+static bool version_same(const Tarn__Core__Version *a, const Tarn__Core__Version *b)
+{
+    Tarn__Core__Version none;
+
+    tarn__core__version__init(&none);
+    a = a ? a : &none;
+    b = b ? b : &none;
+    return a->size == b->size && a->mtime_ns == b->mtime_ns && a->ctime_ns == b->ctime_ns &&
+           a->file_id == b->file_id && strcmp(a->etag, b->etag) == 0;
+}
+
+/* The bytes, or the link's target, are the same. What an object does not tell is taken as
+ * unchanged. */
+static bool object_same_content(const Tarn__Core__Inode *inode, const Tarn__Core__Object *o)
+{
+    Tarn__Core__Version dir;
+
+    switch (o->type) {
+    case CORE_TYPE_DIR:
+        if (!o->ufs)
+            return true;
+        dir = object_dir_version(o->ufs);
+        return version_same(inode->ufs, &dir);
+    case CORE_TYPE_SYMLINK:
+        return version_same(inode->ufs, o->ufs) &&
+               (o->target.len == 0 || bytes_same(inode->target, o->target));
+    default:
+        return version_same(inode->ufs, o->ufs) &&
+               (o->ufs->size == 0 || bytes_same(inode->cid, o->cid));
+    }
+}
+
+static bool object_same_owner(const Tarn__Core__Inode *inode, const Tarn__Core__Object *o)
+{
+    if (!inode->has_owner || !o->has_owner)
+        return inode->has_owner == o->has_owner;
+    return inode->mode == o->mode && inode->uid == o->uid && inode->gid == o->gid;
+}
+
+bool core_object_same(const Tarn__Core__Inode *inode, const Tarn__Core__Object *o)
+{
+    TARN_ASSERT(inode->type == o->type);
+    return object_same_content(inode, o) && object_same_owner(inode, o);
+}
+
+static uint64_t inode_bytes(const Tarn__Core__Inode *inode)
+{
+    return inode->type == CORE_TYPE_FILE && inode->ufs ? inode->ufs->size : 0;
+}
+
+/* Takes over what the object says; the inode then borrows from it. */
+static void object_fill(struct core_tx *tx, Tarn__Core__Inode *inode, const Tarn__Core__Object *o)
+{
+    inode->has_owner = o->has_owner;
+    inode->mode = o->has_owner ? o->mode : 0;
+    inode->uid = o->has_owner ? o->uid : 0;
+    inode->gid = o->has_owner ? o->gid : 0;
+    switch (o->type) {
+    case CORE_TYPE_DIR:
+        if (o->ufs) {
+            inode->ufs = core_arena_alloc(&tx->arena, sizeof(*inode->ufs));
+            *inode->ufs = object_dir_version(o->ufs);
+        }
+        break;
+    case CORE_TYPE_SYMLINK:
+        if (o->target.len || !version_same(inode->ufs, o->ufs))
+            inode->target = o->target;
+        inode->ufs = o->ufs;
+        break;
+    default:
+        inode->ufs = o->ufs;
+        inode->cid = o->ufs->size ? o->cid : (ProtobufCBinaryData){0};
+        break;
+    }
+}
+
+/* ---- names
+ * ------------------------------------------------------------------------------------------- */
+
+static void counts_add(struct core_tx *tx, const Tarn__Core__Inode *inode, uint64_t sign)
+{
+    if (inode->type == CORE_TYPE_DIR)
+        tx->counts.dirs += sign;
+    else if (inode->type == CORE_TYPE_SYMLINK)
+        tx->counts.symlinks += sign;
+    else
+        tx->counts.files += sign;
+    tx->counts.bytes +=
+        sign * inode_bytes(inode); /* modulo 2^64: what was added is taken away again */
+    tx->counts_dirty = true;
+}
+
+static void name_put_keys(struct core_tx *tx, tarn_ino_t ino, const Tarn__Core__Inode *inode)
+{
+    Tarn__Core__Dentry d = TARN__CORE__DENTRY__INIT;
+    struct core_key k;
+
+    d.ino = ino.v;
+    d.type = inode->type;
+    core_key_name(&k, inode->parent, inode->name.data, inode->name.len);
+    core_tx_put(tx, TARN_CF_META, &k, &d.base);
+    core_key_id2(&k, CORE_TAG_ORDER, inode->parent, ino.v);
+    tarn_kv_batch_put(tx->src.b, TARN_CF_META, core_slice(&k), tarn_kv_slice("", 0));
+}
+
+tarn_ino_t core_name_create(struct core_tx *tx, tarn_ino_t dir, const Tarn__Core__Inode *dir_inode,
+                            const Tarn__Core__Object *o)
+{
+    Tarn__Core__Inode inode = TARN__CORE__INODE__INIT;
+    tarn_ino_t ino = {tx->next_ino};
+
+    TARN_ASSERT(ino.v > TARN_INO_ROOT.v && ino.v < CORE_INO_END);
+    tx->next_ino++;
+    tx->next_ino_dirty = true;
+    inode.type = o->type;
+    inode.parent = dir.v;
+    inode.name = o->name;
+    inode.version = tx->index;
+    inode.changed = tx->index;
+    inode.attachment = dir_inode->attachment;
+    object_fill(tx, &inode, o);
+    core_tx_put_inode(tx, ino, &inode);
+    name_put_keys(tx, ino, &inode);
+    counts_add(tx, &inode, 1);
+    tx->res->created++;
+    return ino;
+}
+
+void core_name_update(struct core_tx *tx, const struct core_name *n, const Tarn__Core__Object *o)
+{
+    Tarn__Core__Inode *inode = n->inode;
+
+    if (o->type != CORE_TYPE_DIR && !object_same_content(inode, o))
+        inode->version = tx->index;
+    inode->changed = tx->index;
+    counts_add(tx, inode, -1ull);
+    object_fill(tx, inode, o);
+    counts_add(tx, inode, 1);
+    core_tx_put_inode(tx, n->ino, inode);
+    core_tx_change(tx, n->ino, (tarn_ino_t){inode->parent}, inode->version, n->name, n->len);
+    tx->res->updated++;
+}
+
+static int name_detach(struct core_tx *tx, const struct core_name *n)
+{
+    Tarn__Core__DirState *st;
+    struct core_key k;
+    int rc;
+
+    rc = core_tx_dir_state(tx, n->ino, &st);
+    if (rc < 0)
+        return rc;
+    if (st->listed_ns != 0)
+        tx->counts.dirs_listed--;
+    n->inode->detached = true;
+    n->inode->changed = tx->index;
+    core_tx_put_inode(tx, n->ino, n->inode);
+    core_key_id(&k, CORE_TAG_GARBAGE, n->ino.v);
+    tarn_kv_batch_put(tx->src.b, TARN_CF_META, core_slice(&k), tarn_kv_slice("", 0));
+    return 0;
+}
+
+int core_name_remove(struct core_tx *tx, const struct core_name *n)
+{
+    tarn_ino_t parent = {n->inode->parent};
+    struct core_key k;
+    int rc = 0;
+
+    core_key_name(&k, parent.v, n->name, n->len);
+    core_tx_delete(tx, TARN_CF_META, &k);
+    core_key_id2(&k, CORE_TAG_ORDER, parent.v, n->ino.v);
+    core_tx_delete(tx, TARN_CF_META, &k);
+    if (n->inode->type == CORE_TYPE_DIR) {
+        rc = name_detach(tx, n);
+    } else {
+        core_key_id(&k, CORE_TAG_INODE, n->ino.v);
+        core_tx_delete(tx, TARN_CF_META, &k);
+    }
+    counts_add(tx, n->inode, -1ull);
+    core_tx_change(tx, n->ino, parent, 0, n->name, n->len);
+    tx->res->removed++;
+    return rc;
+}
+
+/* ---- entries
+ * ----------------------------------------------------------------------------------------- */
+
+/* What the name has already; *ret_done when nothing is left to write. */
+static int found_check(struct core_tx *tx, const struct core_name *n, const Tarn__Core__Found *m,
+                       bool *ret_done)
+{
+    const Tarn__Core__Object *o = m->object;
+
+    *ret_done = false;
+    if (!n->ino.v)
+        return 0;
+    tx->res->ino = n->ino;
+    if (n->inode->type == o->type && core_object_same(n->inode, o)) {
+        *ret_done = true;
+        return 0;
+    }
+    if (n->inode->changed > m->asked_index)
+        return -TARN_E_ENTRY_STALE;
+    if (n->inode->type == CORE_TYPE_DIR && o->type != CORE_TYPE_DIR)
+        return -TARN_E_IS_DIR; /* it must be Gone first */
+    return 0;
+}
+
+int core_apply_found(struct core_tx *tx, const Tarn__Core__Found *m)
+{
+    tarn_ino_t parent = {m->parent};
+    Tarn__Core__Inode *dir;
+    struct core_name n;
+    bool done;
+    int rc;
+
+    if (!m->object || core_object_check(m->object) < 0 || !core_asked_ok(tx, m->asked_index))
+        return -TARN_E_ENTRY_BAD;
+    rc = core_tx_dir(tx, parent, &dir);
+    if (rc < 0)
+        return rc;
+    rc = core_scan_one(tx, parent, m->object->name, &n);
+    if (rc < 0)
+        return rc;
+    rc = found_check(tx, &n, m, &done);
+    if (rc < 0 || done)
+        return rc;
+    rc = core_tx_reserve_inos(tx, 1);
+    if (rc < 0)
+        return rc;
+
+    if (n.ino.v && n.inode->type == m->object->type) {
+        core_name_update(tx, &n, m->object);
+        return 0;
+    }
+    if (n.ino.v)
+        rc = core_name_remove(tx, &n);
+    tx->res->ino = core_name_create(tx, parent, dir, m->object);
+    return rc;
+}
+
+int core_apply_gone(struct core_tx *tx, const Tarn__Core__Gone *m)
+{
+    tarn_ino_t parent = {m->parent};
+    Tarn__Core__Inode *dir;
+    struct core_name n;
+    int rc;
+
+    if (!tarn_name_ok((const char *)m->name.data, m->name.len) ||
+        !core_asked_ok(tx, m->asked_index))
+        return -TARN_E_ENTRY_BAD;
+    rc = core_tx_dir(tx, parent, &dir);
+    if (rc < 0)
+        return rc;
+    rc = core_scan_one(tx, parent, m->name, &n);
+    if (rc < 0 || !n.ino.v)
+        return rc;
+    if (n.inode->changed > m->asked_index) {
+        tx->res->ino = n.ino;
+        return -TARN_E_ENTRY_STALE;
+    }
+    return core_name_remove(tx, &n);
+}
+
+static void collect_self(struct core_tx *tx, tarn_ino_t ino)
+{
+    static const char tags[] = {CORE_TAG_INODE, CORE_TAG_DIR, CORE_TAG_SKIPPED, CORE_TAG_GARBAGE};
+    struct core_key k;
+
+    for (size_t i = 0; i < TARN_ARRAY_LEN(tags); i++) {
+        core_key_id(&k, tags[i], ino.v);
+        core_tx_delete(tx, TARN_CF_META, &k);
+    }
+}
+
+int core_apply_collect(struct core_tx *tx, const Tarn__Core__Collect *m)
+{
+    tarn_ino_t ino = {m->ino};
+    struct core_scan below = {0};
+    Tarn__Core__Inode *inode;
+    int rc;
+
+    if (m->max == 0)
+        return -TARN_E_ENTRY_BAD;
+    rc = core_tx_inode(tx, ino, &inode);
+    if (rc < 0)
+        return rc;
+    if (!inode->detached)
+        return -TARN_E_INVALID;
+    rc = core_tx_open_counts(tx, inode->attachment);
+    if (rc == 0)
+        rc = core_scan_range(tx, &below, ino, (ProtobufCBinaryData){0}, NULL,
+                             TARN_MIN(m->max, COLLECT_MAX));
+    if (rc == 0)
+        rc = core_scan_inodes(tx, &below, ino);
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < below.count && rc == 0; i++)
+        rc = core_name_remove(tx, &below.names[i]);
+    if (!below.cut)
+        collect_self(tx, ino);
+    tx->res->more = below.cut;
+    return rc;
+}

@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Reads of committed state. Each call reads for itself: between two calls an entry may commit.
+ * Names are found upwards from an inode by its parent and name, so that nothing but inodes is
+ * needed.
+ */
+#include <stdlib.h>
+
+#include "lib/base/mem.h"
+#include "master/core/core_priv.h"
+
+#define DEPTH_MAX 4096u /* directories above an inode; deeper is damage */
+
+static struct core_src read_src(struct tarn_kv *kv)
+{
+    return (struct core_src){kv, NULL};
+}
+
+static int read_message(struct tarn_kv *kv, unsigned cf, const struct core_key *k,
+                        const ProtobufCMessageDescriptor *d, void **ret)
+{
+    struct core_src s = read_src(kv);
+
+    return core_get_message(&s, cf, k, d, NULL, ret);
+}
+
+int tarn_core_inode(struct tarn_kv *kv, tarn_ino_t ino, Tarn__Core__Inode **ret)
+{
+    struct core_key k;
+    void *m;
+    int rc;
+
+    core_key_id(&k, CORE_TAG_INODE, ino.v);
+    rc = read_message(kv, TARN_CF_META, &k, &tarn__core__inode__descriptor, &m);
+    if (rc == 0)
+        *ret = m;
+    return rc;
+}
+
+int tarn_core_dentry(struct tarn_kv *kv, tarn_ino_t parent, const char *name, size_t len,
+                     tarn_ino_t *ret_ino, uint32_t *ret_type)
+{
+    struct core_src s = read_src(kv);
+
+    return core_get_dentry(&s, parent.v, name, len, NULL, ret_ino, ret_type);
+}
+
+int tarn_core_dir_state(struct tarn_kv *kv, tarn_ino_t dir, Tarn__Core__DirState **ret)
+{
+    Tarn__Core__DirState *zero;
+    struct core_key k;
+    void *m;
+    int rc;
+
+    core_key_id(&k, CORE_TAG_DIR, dir.v);
+    rc = read_message(kv, TARN_CF_META, &k, &tarn__core__dir_state__descriptor, &m);
+    if (rc == -TARN_E_NO_ENTRY) {
+        zero = tarn_xcalloc(1, sizeof(*zero));
+        tarn__core__dir_state__init(zero);
+        *ret = zero;
+        return 0;
+    }
+    if (rc == 0)
+        *ret = m;
+    return rc;
+}
+
+/* A value that is text behind its format byte. */
+static int read_text(struct tarn_kv *kv, const struct core_key *k, struct tarn_str *ret)
+{
+    struct core_src s = read_src(kv);
+    struct tarn_str value = {0};
+    int rc;
+
+    rc = core_get(&s, TARN_CF_META, k, &value);
+    if (rc == 0 && (value.len < 1 || (uint8_t)value.p[0] != CORE_FORMAT))
+        rc = -TARN_E_KV_CORRUPT;
+    if (rc == 0) {
+        tarn_str_reset(ret);
+        tarn_str_add(ret, value.p + 1, value.len - 1);
+    }
+    tarn_str_fini(&value);
+    return rc;
+}
+
+int tarn_core_skipped_names(struct tarn_kv *kv, tarn_ino_t dir, struct tarn_str *ret)
+{
+    struct core_key k;
+
+    core_key_id(&k, CORE_TAG_SKIPPED, dir.v);
+    return read_text(kv, &k, ret);
+}
+
+int tarn_core_attachment(struct tarn_kv *kv, uint32_t id, Tarn__Core__Attachment **ret)
+{
+    struct core_key k;
+    void *m;
+    int rc;
+
+    core_key_id32(&k, CORE_TAG_ATTACHMENT, id);
+    rc = read_message(kv, TARN_CF_META, &k, &tarn__core__attachment__descriptor, &m);
+    if (rc == 0)
+        *ret = m;
+    return rc;
+}
+
+int tarn_core_counts(struct tarn_kv *kv, uint32_t attachment, Tarn__Core__Counts **ret)
+{
+    struct core_key k;
+    void *m;
+    int rc;
+
+    core_key_id32(&k, CORE_TAG_COUNTS, attachment);
+    rc = read_message(kv, TARN_CF_META, &k, &tarn__core__counts__descriptor, &m);
+    if (rc == 0)
+        *ret = m;
+    return rc;
+}
+
+int tarn_core_cluster_id(struct tarn_kv *kv, char ret[37])
+{
+    struct tarn_str id = {0};
+    struct core_key k;
+    int rc;
+
+    core_key_single(&k, CORE_X_CLUSTER);
+    rc = read_text(kv, &k, &id);
+    if (rc == 0 && id.len > 36)
+        rc = -TARN_E_KV_CORRUPT;
+    if (rc == 0)
+        memcpy(ret, tarn_str_z(&id), id.len + 1);
+    tarn_str_fini(&id);
+    return rc;
+}
+
+int tarn_core_applied_index(struct tarn_kv *kv, uint64_t *ret)
+{
+    struct core_src s = read_src(kv);
+    uint64_t format;
+    int rc;
+
+    rc = core_get_u64(&s, CORE_X_FORMAT, &format);
+    if (rc == 0 && format > CORE_FORMAT)
+        return -TARN_E_FORMAT_NEWER;
+    if (rc < 0 && rc != -TARN_E_NO_ENTRY)
+        return rc;
+    rc = core_get_u64(&s, CORE_X_APPLIED, ret);
+    if (rc == -TARN_E_NO_ENTRY) {
+        *ret = 0;
+        return 0;
+    }
+    return rc;
+}
+
+/* ---- names upwards
+ * ------------------------------------------------------------------------------------- */
+
+/* Puts "/<name>" before what is in `path`, which grows to the left inside `buf`. */
+static int read_prepend(char *buf, size_t *at, ProtobufCBinaryData name)
+{
+    if (name.len + 1 > *at)
+        return -TARN_E_NAME_TOO_LONG;
+    *at -= name.len + 1;
+    buf[*at] = '/';
+    if (name.len)
+        memcpy(buf + *at + 1, name.data, name.len);
+    return 0;
+}
+
+/* "/a/b" from the root down to `ino`, "" for the root itself. */
+static int read_path_to_root(struct tarn_kv *kv, tarn_ino_t ino, char *buf, size_t cap,
+                             size_t *ret_at)
+{
+    size_t at = cap;
+    int rc = 0;
+
+    for (unsigned depth = 0; rc == 0 && ino.v != TARN_INO_ROOT.v; depth++) {
+        Tarn__Core__Inode *inode;
+
+        if (depth == DEPTH_MAX)
+            return -TARN_E_KV_CORRUPT;
+        rc = tarn_core_inode(kv, ino, &inode);
+        if (rc < 0)
+            return rc;
+        ino.v = inode->parent;
+        rc = inode->detached ? -TARN_E_NO_ENTRY : read_prepend(buf, &at, inode->name);
+        tarn__core__inode__free_unpacked(inode, NULL);
+    }
+    if (rc == 0)
+        *ret_at = at;
+    return rc;
+}
+
+int tarn_core_path(struct tarn_kv *kv, tarn_ino_t ino, struct tarn_str *ret_path)
+{
+    char buf[2 * TARN_PATH_MAX];
+    size_t at;
+    int rc;
+
+    rc = read_path_to_root(kv, ino, buf, sizeof(buf), &at);
+    if (rc < 0)
+        return rc;
+    tarn_str_reset(ret_path);
+    if (at == sizeof(buf))
+        tarn_str_addc(ret_path, '/');
+    else
+        tarn_str_add(ret_path, buf + at, sizeof(buf) - at);
+    return 0;
+}
+
+/* Attachments are at the root only, so the key is the path without its '/'. */
+int tarn_core_key(struct tarn_kv *kv, tarn_ino_t ino, struct tarn_str *ret_key)
+{
+    char buf[2 * TARN_PATH_MAX];
+    size_t at;
+    int rc;
+
+    rc = read_path_to_root(kv, ino, buf, sizeof(buf), &at);
+    if (rc < 0)
+        return rc;
+    tarn_str_reset(ret_key);
+    if (at < sizeof(buf))
+        tarn_str_add(ret_key, buf + at + 1, sizeof(buf) - at - 1);
+    return 0;
+}
+
+/* ---- walks
+ * --------------------------------------------------------------------------------------------- */
+
+int tarn_core_readdir(struct tarn_kv *kv, tarn_ino_t dir, uint64_t cookie, tarn_core_dirent_fn *fn,
+                      void *arg)
+{
+    struct core_src s = read_src(kv);
+    struct core_inodes inodes;
+    struct tarn_kv_iter *it;
+    struct core_key prefix, start;
+    int rc;
+
+    if (cookie == UINT64_MAX)
+        return 0;
+    core_key_id(&prefix, CORE_TAG_ORDER, dir.v);
+    core_key_id2(&start, CORE_TAG_ORDER, dir.v, cookie + 1);
+    it = tarn_kv_iter_new(kv, NULL, TARN_CF_META, core_slice(&prefix));
+    core_inodes_init(&inodes, &s);
+    tarn_kv_iter_seek(it, core_slice(&start));
+    while ((rc = tarn_kv_iter_next(it)) == 1) {
+        struct tarn_kv_slice key = tarn_kv_iter_key(it);
+        Tarn__Core__Inode *inode;
+        tarn_ino_t ino;
+
+        if (key.n != start.n) {
+            rc = -TARN_E_KV_CORRUPT;
+            break;
+        }
+        ino.v = core_get_be64((const uint8_t *)key.p + 9);
+        rc = core_inodes_get(&inodes, ino, NULL, &inode);
+        if (rc == -TARN_E_NO_ENTRY)
+            continue; /* it went between the two scans' beginnings */
+        if (rc < 0)
+            break;
+        rc = fn(arg, ino, inode);
+        tarn__core__inode__free_unpacked(inode, NULL);
+        if (rc != 0)
+            break;
+    }
+    core_inodes_fini(&inodes);
+    tarn_kv_iter_free(&it);
+    return rc;
+}
+
+int tarn_core_job(struct tarn_kv *kv, uint64_t id, Tarn__Core__JobRecord **ret)
+{
+    struct core_key k;
+    void *m;
+    int rc;
+
+    core_key_id(&k, CORE_TAG_JOB, id);
+    rc = read_message(kv, TARN_CF_JOBS, &k, &tarn__core__job_record__descriptor, &m);
+    if (rc == 0)
+        *ret = m;
+    return rc;
+}
+
+int tarn_core_jobs(struct tarn_kv *kv, tarn_core_job_fn *fn, void *arg)
+{
+    const uint8_t tag = CORE_TAG_JOB;
+    struct tarn_kv_iter *it = tarn_kv_iter_new(kv, NULL, TARN_CF_JOBS, tarn_kv_slice(&tag, 1));
+    int rc;
+
+    while ((rc = tarn_kv_iter_next(it)) == 1) {
+        void *m;
+
+        rc = core_decode(&tarn__core__job_record__descriptor, tarn_kv_iter_value(it), NULL, &m);
+        if (rc == 0) {
+            rc = fn(arg, m);
+            tarn__core__job_record__free_unpacked(m, NULL);
+        }
+        if (rc != 0)
+            break;
+    }
+    tarn_kv_iter_free(&it);
+    return rc;
+}
+
+int tarn_core_manifest(struct tarn_kv *kv, uint64_t id, uint64_t from_seq, tarn_core_line_fn *fn,
+                       void *arg)
+{
+    struct tarn_kv_iter *it;
+    struct core_key prefix, start;
+    int rc;
+
+    core_key_id(&prefix, CORE_TAG_LINE, id);
+    core_key_id2(&start, CORE_TAG_LINE, id, from_seq);
+    it = tarn_kv_iter_new(kv, NULL, TARN_CF_JOBS, core_slice(&prefix));
+    tarn_kv_iter_seek(it, core_slice(&start));
+    while ((rc = tarn_kv_iter_next(it)) == 1) {
+        struct tarn_kv_slice key = tarn_kv_iter_key(it);
+        void *m;
+
+        rc = key.n == start.n ? 0 : -TARN_E_KV_CORRUPT;
+        if (rc == 0)
+            rc = core_decode(&tarn__core__job_line__descriptor, tarn_kv_iter_value(it), NULL, &m);
+        if (rc < 0)
+            break;
+        rc = fn(arg, core_get_be64((const uint8_t *)key.p + 9), m);
+        tarn__core__job_line__free_unpacked(m, NULL);
+        if (rc != 0)
+            break;
+    }
+    tarn_kv_iter_free(&it);
+    return rc;
+}
+
+int tarn_core_garbage(struct tarn_kv *kv, tarn_ino_t *ret_ino)
+{
+    const uint8_t tag = CORE_TAG_GARBAGE;
+    struct tarn_kv_iter *it = tarn_kv_iter_new(kv, NULL, TARN_CF_META, tarn_kv_slice(&tag, 1));
+    int rc;
+
+    rc = tarn_kv_iter_next(it);
+    if (rc == 1) {
+        struct tarn_kv_slice key = tarn_kv_iter_key(it);
+
+        rc = key.n == 9 ? 0 : -TARN_E_KV_CORRUPT;
+        if (rc == 0)
+            ret_ino->v = core_get_be64((const uint8_t *)key.p + 1);
+    } else if (rc == 0) {
+        ret_ino->v = 0;
+    }
+    tarn_kv_iter_free(&it);
+    return rc;
+}

@@ -34,7 +34,7 @@ class Certificates:
         self.ca = f"{self.dir}/ca.pem"
         util.run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
                  "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=test authority",
-                 "-keyout", f"{self.dir}/ca.key", "-out", self.ca)
+                 "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-keyout", f"{self.dir}/ca.key", "-out", self.ca)
         for kind in KINDS:
             self._make(kind)
 
@@ -43,6 +43,8 @@ class Certificates:
         names = "DNS:store.example" if kind == "wrong-host" else _OWN_NAMES
         with open(f"{self.dir}/{kind}.ext", "w", encoding="ascii") as f:
             f.write(f"subjectAltName={names}\n")
+            if kind != "self-signed":
+                f.write("authorityKeyIdentifier=keyid\n")
         util.run("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
                  "-nodes", "-subj", "/CN=store", "-keyout", key, "-out", request)
         extensions = ["-extfile", f"{self.dir}/{kind}.ext"]

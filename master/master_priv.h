@@ -99,6 +99,8 @@ struct mname_req {
 int mname_refresh(struct tarn_master *m, struct mname_req *r);
 void mname_cancel(struct mname_req *r); /* fn is not called */
 
+/* What is committed of a name is not to be believed until the store was asked again. */
+void mname_distrust(struct tarn_master *m, tarn_ino_t parent, const char *name, size_t len);
 /* The attributes of an inode with how long they may be believed. */
 void mname_attr(struct tarn_master *m, tarn_ino_t ino, const Tarn__Core__Inode *inode, Tarn__Wire__Attr *ret);
 /* How long a name's absence may be believed, ms. */
@@ -196,6 +198,54 @@ struct mpath_req {
     int rc;
 };
 void mpath_start(struct tarn_master *m, struct mpath_req *r);
+
+/*
+ * Depth-first walk of a subtree in the order of ids, in slices, so that the loop is never held for long. With `list` every directory is
+ * listed to its end first (those that are not, or whose listing is no longer believed), several at a time. Embedded.
+ */
+#define MWALK_DEPTH_MAX 256
+struct mwalk;
+struct mwalk_ops {
+    /* A file, symlink or directory (before what is in it). `path` is absolute, valid during the call. 0: go on; 1: pause. */
+    int (*visit)(struct mwalk *w, tarn_ino_t ino, const Tarn__Core__Inode *inode, const char *path);
+    /* A directory whose listing failed; what is known of it is walked all the same. May be NULL. */
+    void (*dir_failed)(struct mwalk *w, const char *path, int rc, const struct tarn_errbuf *err);
+    /* A directory whose complete listing left names out. May be NULL. */
+    void (*skipped)(struct mwalk *w, tarn_ino_t dir, const char *path, uint64_t count);
+    /* The end; never inside start or resume. rc < 0: cancelled or the store of the metadata failed. */
+    void (*end)(struct mwalk *w, int rc);
+};
+struct mwalk_frame {
+    tarn_ino_t ino;
+    uint64_t cookie;            /* the last entry visited */
+    size_t path_len;            /* of the path of ino */
+    bool listed;                /* the listing was waited for */
+};
+struct mwalk {
+    struct tarn_master *master; /* in */
+    const struct mwalk_ops *ops; /* in */
+    bool list;                  /* in */
+    bool recursive;             /* in: else only the entries of the root */
+    void *arg;                  /* in: the caller's */
+    struct mwalk_frame stack[MWALK_DEPTH_MAX]; /* from here on: walk.c's */
+    unsigned depth;
+    struct tarn_str path;
+    struct mdir *dir;
+    struct mlist_wait wait;
+    struct tarn_task task;
+    bool waiting, paused, posted, cancelled;
+    struct tarn_str entry_path;
+    int visit_rc;
+    unsigned budget;
+    tarn_ino_t descend;
+};
+/* Walks what is below `ino` (a directory), whose path is `path`. `cursor`: where an earlier walk was (may be empty). */
+void mwalk_start(struct mwalk *w, tarn_ino_t ino, const char *path, const void *cursor, size_t cursor_len);
+void mwalk_resume(struct mwalk *w); /* after a pause */
+void mwalk_cancel(struct mwalk *w); /* end follows */
+/* Where the walk is now: what was visited before is not visited again from there. */
+void mwalk_cursor(const struct mwalk *w, struct tarn_str *ret);
+void mwalk_fini(struct mwalk *w);
 
 /* Fills a Locator for a file's current version; strings live in `hold` (released with tarn_str_fini). */
 struct mlocator {

@@ -31,6 +31,7 @@ struct asked_row {
     tarn_ino_t parent;
     int64_t at_ns;        /* real time */
     bool found;
+    bool distrusted;      /* a worker saw another object: what is committed is not to be believed */
     size_t len;
     char name[];
 };
@@ -189,24 +190,40 @@ static void asked_drop(struct tarn_master *m, struct asked_row *row)
     free(row);
 }
 
-static void asked_note(struct tarn_master *m, const struct mask *a)
+static struct asked_row *asked_row(struct tarn_master *m, tarn_ino_t parent, const char *name, size_t len)
 {
-    struct asked_row *row = asked_find(m, a->dir->ino, a->name, a->len);
+    struct asked_row *row = asked_find(m, parent, name, len);
 
     if (!row) {
         while (m->asked.count >= ASKED_MAX)
             asked_drop(m, TARN_LIST_ENTRY(m->asked_fifo.next, struct asked_row, fifo));
-        row = tarn_xcalloc(1, sizeof(*row) + a->len + 1);
-        row->parent = a->dir->ino;
-        row->len = a->len;
-        memcpy(row->name, a->name, a->len);
+        row = tarn_xcalloc(1, sizeof(*row) + len + 1);
+        row->parent = parent;
+        row->len = len;
+        memcpy(row->name, name, len);
         tarn_list_init(&row->fifo);
-        tarn_htab_insert(&m->asked, &row->hnode, name_hash(row->parent, row->name, row->len));
+        tarn_htab_insert(&m->asked, &row->hnode, name_hash(parent, name, len));
     }
     tarn_list_del(&row->fifo);
     tarn_list_push(&m->asked_fifo, &row->fifo);
+    return row;
+}
+
+static void asked_note(struct tarn_master *m, const struct mask *a)
+{
+    struct asked_row *row = asked_row(m, a->dir->ino, a->name, a->len);
+
     row->at_ns = a->asked_ns;
     row->found = a->found;
+    row->distrusted = false;
+}
+
+void mname_distrust(struct tarn_master *m, tarn_ino_t parent, const char *name, size_t len)
+{
+    struct asked_row *row = asked_row(m, parent, name, len);
+
+    row->at_ns = master_real_ns(m);
+    row->distrusted = true;
 }
 
 /* Real time until which the committed state of a name (there or not) is believed. */
@@ -215,6 +232,8 @@ static int64_t name_trust_until(struct tarn_master *m, struct mdir *d, const cha
     struct asked_row *row = asked_find(m, d->ino, name, len);
     int64_t until = trust_until(d->at, d->listed_ns);
 
+    if (row && row->distrusted && d->listed_ns <= row->at_ns)
+        return 0;
     if (row && row->found == known) {
         int64_t asked = trust_until(d->at, row->at_ns);
 

@@ -373,7 +373,7 @@ static void rpc_read_done(struct wread *r, int rc)
     struct rpc_read *rr = r->arg;
     struct tarn_worker *w = r->worker;
     Tarn__Wire__ReadResponse resp = TARN__WIRE__READ_RESPONSE__INIT;
-    char source[8] = "local";
+    bool from_store = false;
     struct tarn_buf *out = NULL;
     size_t n = 0;
 
@@ -386,12 +386,11 @@ static void rpc_read_done(struct wread *r, int rc)
 
         memcpy(out->p + n, p->buf->p + p->buf_off, p->len_bytes);
         n += p->len_bytes;
-        if (p->from_store)
-            memcpy(source, "ufs", sizeof("ufs"));
+        from_store |= p->from_store;
         *(p->from_store ? &w->counts.ufs_bytes : &w->counts.local_bytes) += p->len_bytes;
     }
     resp.offset = r->off_bytes;
-    resp.source = source;
+    resp.source = tarn_wire_text(from_store ? "ufs" : "local");
     resp.n_sums = rc == 0 ? (size_t)tarn_div_up(r->len_bytes, TARN_GRANULE_BYTES) : 0;
     resp.sums = rr->sums;
     tarn_rpc_reply(rr->call, rc, &resp.base, out, 0, n);
@@ -584,24 +583,20 @@ static void worker_status_handler(void *ctx, struct tarn_rpc_call *call)
     Tarn__Wire__Tier tier = TARN__WIRE__TIER__INIT, *tiers[1] = {&tier};
     Tarn__Wire__ReadCount local = TARN__WIRE__READ_COUNT__INIT, ufs = TARN__WIRE__READ_COUNT__INIT;
     Tarn__Wire__ReadCount *reads[2] = {&local, &ufs};
-    char medium[8] = "", state[16] = "live", local_name[8] = "local", ufs_name[8] = "ufs";
     struct tarn_tier_info info;
-    TARN_AUTO_FREE char *path = NULL;
 
     resp.id = w->args.id;
-    resp.state = state;
-    local.source = local_name;
+    resp.state = tarn_wire_text("live");
+    local.source = tarn_wire_text("local");
     local.bytes = w->counts.local_bytes;
-    ufs.source = ufs_name;
+    ufs.source = tarn_wire_text("ufs");
     ufs.bytes = w->counts.ufs_bytes;
     resp.n_reads = 2;
     resp.reads = reads;
     if (w->args.tier) {
         tarn_tier_info(w->args.tier, &info);
-        memcpy(medium, tarn_medium_name(info.medium), 4);
-        path = tarn_xstrdup(info.path);
-        tier.medium = medium;
-        tier.path = path;
+        tier.medium = tarn_wire_text(tarn_medium_name(info.medium));
+        tier.path = tarn_wire_text(info.path);
         tier.capacity = info.capacity_bytes;
         tier.used = info.used_bytes;
         tier.data = info.data_bytes;

@@ -63,3 +63,18 @@ ProtobufCMessage *tarn_msg_decode(const ProtobufCMessageDescriptor *d, const uin
 /* The same; *ret_bytes is the memory that it takes. Errors: MSG_BAD, NO_MEMORY. */
 int tarn_msg_decode_sized(const ProtobufCMessageDescriptor *d, const uint8_t *p, size_t n,
                           ProtobufCMessage **ret_msg, size_t *ret_bytes);
+
+/*
+ * A constant text for a field of a message that is only encoded: protobuf-c has no const in its structs, and packing writes
+ * nothing.
+ */
+static inline char *tarn_wire_text(const char *s)
+{
+    return (char *)(uintptr_t)s;
+}
+
+/* The same for a bytes field. */
+static inline ProtobufCBinaryData tarn_wire_bytes(const void *p, size_t n)
+{
+    return (ProtobufCBinaryData){n, (uint8_t *)(uintptr_t)p};
+}

@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Metadata handlers: lookup, getattr, readdir, readlink, locate, report_changed. Each refreshes what the policy says must be
+ * asked, then answers from the committed state; a call that waits is a struct svc_call, which owns its requests.
+ */
+#include "master/master_priv.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/base/assert.h"
+#include "lib/base/env.h"
+#include "lib/base/name.h"
+
+struct svc_call {
+    struct tarn_master *master;
+    struct tarn_rpc_call *call;
+    struct mname_req name;
+    struct mlist_wait list;
+    struct mdir *dir;             /* readdir: referenced */
+    struct tarn_timer timer;      /* readdir: a refresh does not wait longer */
+    Tarn__Core__Inode *inode;     /* whose name is asked; owns name.name */
+    bool waiting_list;
+    bool refreshed;
+    void (*after)(struct svc_call *c, int rc);
+};
+
+static struct svc_call *svc_new(struct tarn_master *m, struct tarn_rpc_call *call)
+{
+    struct svc_call *c = tarn_xnew(struct svc_call);
+
+    master_busy(m);
+    c->master = m;
+    c->call = call;
+    return c;
+}
+
+static void svc_free(struct svc_call *c)
+{
+    struct tarn_master *m = c->master;
+
+    tarn_timer_stop(&c->timer);
+    mdir_put(&c->dir);
+    tarn__core__inode__free_unpacked(c->inode, NULL);
+    free(c);
+    master_idle(m);
+}
+
+static void svc_reply(struct svc_call *c, int rc, const ProtobufCMessage *resp)
+{
+    tarn_rpc_reply(c->call, rc, resp, NULL, 0, 0);
+    svc_free(c);
+}
+
+/* The deadline passed or the peer went: stop waiting. */
+static void svc_cancel(struct tarn_rpc_call *call)
+{
+    struct svc_call *c = call->state;
+
+    if (c->waiting_list)
+        mlist_forget(&c->list);
+    else
+        mname_cancel(&c->name);
+    svc_reply(c, -TARN_E_DEADLINE, NULL);
+}
+
+static void svc_name_done(struct mname_req *r, int rc)
+{
+    struct svc_call *c = r->arg;
+
+    c->call->on_cancel = NULL;
+    c->after(c, rc);
+}
+
+/* Refreshes (parent, name), then after(c, rc). */
+static void svc_refresh(struct svc_call *c, tarn_ino_t parent, const char *name, size_t len, bool fresh,
+                        void (*after)(struct svc_call *c, int rc))
+{
+    int rc;
+
+    c->after = after;
+    c->name = (struct mname_req){.parent = parent, .name = name, .len = len, .fresh = fresh, .fn = svc_name_done, .arg = c};
+    rc = mname_refresh(c->master, &c->name);
+    if (rc != 0) {
+        after(c, rc > 0 ? 0 : rc);
+        return;
+    }
+    c->call->state = c;
+    c->call->on_cancel = svc_cancel;
+}
+
+/* ---- lookup ----------------------------------------------------------------------------------------------------- */
+
+static void lookup_answer(struct svc_call *c, int rc)
+{
+    struct tarn_master *m = c->master;
+    const Tarn__Wire__LookupRequest *req = (const Tarn__Wire__LookupRequest *)c->call->request;
+    Tarn__Wire__LookupResponse resp = TARN__WIRE__LOOKUP_RESPONSE__INIT;
+    Tarn__Wire__Attr attr;
+    Tarn__Core__Inode *inode = NULL;
+    const char *name = (const char *)req->name.data;
+    tarn_ino_t ino;
+    uint32_t type;
+
+    if (rc == 0)
+        rc = tarn_core_dentry(m->args.kv, (tarn_ino_t){req->parent}, name, req->name.len, &ino, &type);
+    if (rc == 0)
+        rc = tarn_core_inode(m->args.kv, ino, &inode);
+    if (rc == 0) {
+        mname_attr(m, ino, inode, &attr);
+        resp.attr = &attr;
+    } else if (rc == -TARN_E_NO_ENTRY || rc == -TARN_E_UFS_NOT_FOUND) {
+        rc = -TARN_E_NO_ENTRY;
+        resp.negative_trust_ms = mname_negative_trust_ms(m, (tarn_ino_t){req->parent}, name, req->name.len);
+    }
+    tarn_rpc_reply(c->call, rc, &resp.base, NULL, 0, 0);
+    tarn__core__inode__free_unpacked(inode, NULL);
+    svc_free(c);
+}
+
+static void svc_lookup(void *ctx, struct tarn_rpc_call *call)
+{
+    const Tarn__Wire__LookupRequest *req = (const Tarn__Wire__LookupRequest *)call->request;
+
+    svc_refresh(svc_new(ctx, call), (tarn_ino_t){req->parent}, (const char *)req->name.data, req->name.len, req->fresh,
+                lookup_answer);
+}
+
+/* ---- getattr ---------------------------------------------------------------------------------------------------- */
+
+static void getattr_answer(struct svc_call *c, int rc)
+{
+    struct tarn_master *m = c->master;
+    const Tarn__Wire__GetattrRequest *req = (const Tarn__Wire__GetattrRequest *)c->call->request;
+    Tarn__Wire__GetattrResponse resp = TARN__WIRE__GETATTR_RESPONSE__INIT;
+    Tarn__Wire__Attr attr;
+
+    tarn__core__inode__free_unpacked(c->inode, NULL);
+    c->inode = NULL;
+    if (rc == 0)
+        rc = tarn_core_inode(m->args.kv, (tarn_ino_t){req->ino}, &c->inode);
+    if (rc == -TARN_E_NO_ENTRY || (rc == 0 && c->inode->detached))
+        rc = -TARN_E_STALE;
+    if (rc == 0) {
+        mname_attr(m, (tarn_ino_t){req->ino}, c->inode, &attr);
+        resp.attr = &attr;
+    }
+    svc_reply(c, rc, &resp.base);
+}
+
+static void svc_getattr(void *ctx, struct tarn_rpc_call *call)
+{
+    struct tarn_master *m = ctx;
+    const Tarn__Wire__GetattrRequest *req = (const Tarn__Wire__GetattrRequest *)call->request;
+    struct svc_call *c = svc_new(m, call);
+    int rc = tarn_core_inode(m->args.kv, (tarn_ino_t){req->ino}, &c->inode);
+
+    if (rc < 0)
+        svc_reply(c, rc == -TARN_E_NO_ENTRY ? -TARN_E_STALE : rc, NULL);
+    else if (req->ino == TARN_INO_ROOT.v)
+        getattr_answer(c, 0);
+    else
+        svc_refresh(c, (tarn_ino_t){c->inode->parent}, (const char *)c->inode->name.data, c->inode->name.len, req->fresh,
+                    getattr_answer);
+}
+
+/* ---- readdir ------------------------------------------------------------------------------------------------------ */
+
+#define READDIR_BYTES_MAX (TARN_FRAME_BODY_MAX / 2)
+
+struct readdir_page {
+    struct tarn_master *master;
+    Tarn__Wire__Dirent *rows, **ptrs;
+    Tarn__Wire__Attr *attrs;
+    struct tarn_str bytes;        /* names and cids, by offset until the end */
+    size_t *name_off;
+    size_t count, max, size;
+};
+
+static int readdir_entry(void *arg, tarn_ino_t ino, const Tarn__Core__Inode *inode)
+{
+    struct readdir_page *p = arg;
+    Tarn__Wire__Dirent *d;
+
+    if (p->count == p->max || p->size + inode->name.len + 160 > READDIR_BYTES_MAX)
+        return 1;
+    d = &p->rows[p->count];
+    tarn__wire__dirent__init(d);
+    p->ptrs[p->count] = d;
+    mname_attr(p->master, ino, inode, &p->attrs[p->count]);
+    d->attr = &p->attrs[p->count];
+    d->cookie = ino.v;
+    d->name.len = inode->name.len;
+    p->name_off[p->count] = p->bytes.len;
+    tarn_str_add(&p->bytes, inode->name.data, inode->name.len);
+    if (inode->cid.len)
+        tarn_str_add(&p->bytes, inode->cid.data, inode->cid.len);
+    p->size += inode->name.len + 160;
+    p->count++;
+    return 0;
+}
+
+/* Answers with the entries behind the cookie; false when there is none yet and the listing goes on. */
+static bool readdir_answer(struct svc_call *c)
+{
+    struct tarn_master *m = c->master;
+    const Tarn__Wire__ReaddirRequest *req = (const Tarn__Wire__ReaddirRequest *)c->call->request;
+    Tarn__Wire__ReaddirResponse resp = TARN__WIRE__READDIR_RESPONSE__INIT;
+    struct readdir_page p = {.master = m, .max = TARN_MIN(req->max_entries ? req->max_entries : 1u, TARN_READDIR_ENTRIES)};
+    /* Read before the walk: what a listing commits after it is behind the page, never lost at its end. */
+    bool complete = c->dir->listed_ns != 0;
+    bool wait;
+    int rc;
+
+    p.rows = tarn_xcalloc(p.max, sizeof(*p.rows));
+    p.ptrs = tarn_xcalloc(p.max, sizeof(Tarn__Wire__Dirent *));
+    p.attrs = tarn_xcalloc(p.max, sizeof(*p.attrs));
+    p.name_off = tarn_xcalloc(p.max, sizeof(*p.name_off));
+    rc = tarn_core_readdir(m->args.kv, c->dir->ino, req->cookie, readdir_entry, &p);
+    wait = rc == 0 && p.count == 0 && !complete;
+    if (!wait) {
+        for (size_t i = 0; i < p.count; i++) {
+            p.rows[i].name.data = (uint8_t *)p.bytes.p + p.name_off[i];
+            if (p.attrs[i].cid.len)
+                p.attrs[i].cid.data = p.rows[i].name.data + p.rows[i].name.len;
+        }
+        resp.n_entries = p.count;
+        resp.entries = p.ptrs;
+        resp.eof = rc == 0 && complete;
+        resp.parent = c->inode->parent ? c->inode->parent : req->ino;
+        tarn_rpc_reply(c->call, rc < 0 ? rc : 0, &resp.base, NULL, 0, 0);
+    }
+    free(p.rows);
+    free(p.ptrs);
+    free(p.attrs);
+    free(p.name_off);
+    tarn_str_fini(&p.bytes);
+    if (!wait)
+        svc_free(c);
+    return !wait;
+}
+
+static void readdir_wait(struct svc_call *c, bool until_end);
+
+static void readdir_progress(struct mlist_wait *w, int rc)
+{
+    struct svc_call *c = w->arg;
+
+    c->waiting_list = false;
+    c->call->on_cancel = NULL;
+    tarn_timer_stop(&c->timer);
+    if (rc < 0 && c->dir->listed_ns == 0) {
+        /* A listing that broke off: what is behind the cookie is still good, its end is not known. */
+        svc_reply(c, rc == -TARN_E_NO_ENTRY || tarn_err_errno(rc) == EACCES ? rc : -TARN_E_LISTING, NULL);
+        return;
+    }
+    if (rc < 0) {
+        c->dir->at->stale_answers++; /* what was listed before is in force */
+        if (rc == -TARN_E_UFS_DENIED || rc == -TARN_E_UFS_SIGNATURE) {
+            svc_reply(c, rc, NULL);
+            return;
+        }
+    }
+    if (!readdir_answer(c))
+        readdir_wait(c, false);
+}
+
+static void readdir_late(struct tarn_timer *t, void *arg)
+{
+    struct svc_call *c = arg;
+
+    (void)t; /* c's */
+    mlist_forget(&c->list);
+    c->waiting_list = false;
+    c->call->on_cancel = NULL;
+    c->dir->at->stale_answers++;
+    TARN_ASSERT(readdir_answer(c)); /* it was listed before: always an answer */
+}
+
+static void readdir_wait(struct svc_call *c, bool until_end)
+{
+    mlist_start(c->dir, TARN_UFS_FOREGROUND);
+    if (!c->dir->listing) { /* stopping */
+        svc_reply(c, -TARN_E_SHUTDOWN, NULL);
+        return;
+    }
+    c->list = (struct mlist_wait){.until_end = until_end, .fn = readdir_progress, .arg = c};
+    mlist_wait(c->dir, &c->list);
+    c->waiting_list = true;
+    c->call->state = c;
+    c->call->on_cancel = svc_cancel;
+    if (c->dir->listed_ns)
+        tarn_timer_start(c->master->args.loop, &c->timer, MASTER_REFRESH_WAIT_NS, readdir_late, c);
+}
+
+static void svc_readdir(void *ctx, struct tarn_rpc_call *call)
+{
+    struct tarn_master *m = ctx;
+    const Tarn__Wire__ReaddirRequest *req = (const Tarn__Wire__ReaddirRequest *)call->request;
+    struct svc_call *c = svc_new(m, call);
+    int rc = m->stopping ? -TARN_E_SHUTDOWN : mdir_get(m, (tarn_ino_t){req->ino}, &c->dir);
+
+    if (rc == 0)
+        rc = tarn_core_inode(m->args.kv, (tarn_ino_t){req->ino}, &c->inode);
+    if (rc < 0) {
+        svc_reply(c, rc, NULL);
+        return;
+    }
+    if (c->dir->listed_ns == 0) {
+        mlist_start(c->dir, TARN_UFS_FOREGROUND);
+        if (!readdir_answer(c))
+            readdir_wait(c, false);
+    } else if (req->cookie == 0 && !mdir_listed_trusted(c->dir) && !c->dir->at->down) {
+        readdir_wait(c, true);
+    } else {
+        TARN_ASSERT(readdir_answer(c)); /* it was listed: always an answer */
+    }
+}
+
+/* ---- readlink, locate, report_changed ------------------------------------------------------------------------------ */
+
+static void svc_readlink(void *ctx, struct tarn_rpc_call *call)
+{
+    struct tarn_master *m = ctx;
+    const Tarn__Wire__ReadlinkRequest *req = (const Tarn__Wire__ReadlinkRequest *)call->request;
+    Tarn__Wire__ReadlinkResponse resp = TARN__WIRE__READLINK_RESPONSE__INIT;
+    Tarn__Core__Inode *inode = NULL;
+    int rc = tarn_core_inode(m->args.kv, (tarn_ino_t){req->ino}, &inode);
+
+    if (rc == 0 && inode->type != TARN_UFS_SYMLINK)
+        rc = -TARN_E_INVALID;
+    if (rc == 0)
+        resp.target = inode->target;
+    tarn_rpc_reply(call, rc, &resp.base, NULL, 0, 0);
+    tarn__core__inode__free_unpacked(inode, NULL);
+}
+
+static void svc_locate(void *ctx, struct tarn_rpc_call *call)
+{
+    struct tarn_master *m = ctx;
+    const Tarn__Wire__LocateRequest *req = (const Tarn__Wire__LocateRequest *)call->request;
+    Tarn__Wire__LocateResponse resp = TARN__WIRE__LOCATE_RESPONSE__INIT;
+    Tarn__Wire__Attr attr;
+    struct mlocator l;
+    int rc = mlocator_fill(m, (tarn_ino_t){req->ino}, &l);
+
+    if (rc < 0) {
+        tarn_rpc_reply(call, rc == -TARN_E_NO_ENTRY ? -TARN_E_STALE : rc, NULL, NULL, 0, 0);
+        return;
+    }
+    if (req->version && req->version != l.loc.version) {
+        rc = -TARN_E_STALE;
+    } else {
+        mname_attr(m, (tarn_ino_t){req->ino}, l.inode, &attr);
+        resp.attr = &attr;
+        resp.locator = &l.loc;
+    }
+    tarn_rpc_reply(call, rc, &resp.base, NULL, 0, 0);
+    mlocator_fini(&l);
+}
+
+/* A worker saw another object than the core knows: ask the store, unless that is known by now. */
+static void changed_answer(struct svc_call *c, int rc)
+{
+    Tarn__Wire__Empty resp = TARN__WIRE__EMPTY__INIT;
+
+    svc_reply(c, rc, &resp.base);
+}
+
+static void svc_report_changed(void *ctx, struct tarn_rpc_call *call)
+{
+    struct tarn_master *m = ctx;
+    const Tarn__Wire__ChangedRequest *req = (const Tarn__Wire__ChangedRequest *)call->request;
+    Tarn__Wire__Empty resp = TARN__WIRE__EMPTY__INIT;
+    struct svc_call *c = svc_new(m, call);
+    int rc = tarn_core_inode(m->args.kv, (tarn_ino_t){req->ino}, &c->inode);
+
+    if (rc < 0 || c->inode->version != req->version || req->ino == TARN_INO_ROOT.v) {
+        svc_reply(c, rc == -TARN_E_NO_ENTRY ? 0 : rc, &resp.base);
+        return;
+    }
+    mname_distrust(m, (tarn_ino_t){c->inode->parent}, (const char *)c->inode->name.data, c->inode->name.len);
+    svc_refresh(c, (tarn_ino_t){c->inode->parent}, (const char *)c->inode->name.data, c->inode->name.len, true, changed_answer);
+}
+
+void msvc_meta_handlers(struct tarn_master *m, struct tarn_rpc_server *s)
+{
+    tarn_rpc_server_handle(s, TARN_RPC_lookup, svc_lookup, m);
+    tarn_rpc_server_handle(s, TARN_RPC_getattr, svc_getattr, m);
+    tarn_rpc_server_handle(s, TARN_RPC_readdir, svc_readdir, m);
+    tarn_rpc_server_handle(s, TARN_RPC_readlink, svc_readlink, m);
+    tarn_rpc_server_handle(s, TARN_RPC_locate, svc_locate, m);
+    tarn_rpc_server_handle(s, TARN_RPC_report_changed, svc_report_changed, m);
+}

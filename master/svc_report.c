@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Reports: resolve, du, status. `du` walks what is known (it asks the store for nothing but the names on the way) and asks the worker,
+ * in batches, how much of each file it has: the figures are the worker's own, not a guess.
+ */
+#include "master/master_priv.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/base/assert.h"
+#include "lib/base/env.h"
+#include "lib/base/name.h"
+
+#define DU_BATCH 1024u
+
+/* ---- resolve -------------------------------------------------------------------------------------------------------- */
+
+struct resolve_call {
+    struct tarn_master *master;
+    struct tarn_rpc_call *call;
+    struct mpath_req path;
+    char text[TARN_PATH_MAX];
+};
+
+static int request_path(const ProtobufCBinaryData *in, char *ret)
+{
+    TARN_AUTO_FREE char *z = NULL;
+
+    if (in->len >= TARN_PATH_MAX)
+        return -TARN_E_NAME_TOO_LONG;
+    if (in->len && memchr(in->data, 0, in->len))
+        return -TARN_E_NAME_BAD;
+    z = tarn_xcalloc(1, in->len + 1);
+    if (in->len)
+        memcpy(z, in->data, in->len);
+    return tarn_path_normalize(z, ret);
+}
+
+static void resolve_done(struct mpath_req *p, int rc)
+{
+    struct resolve_call *r = p->arg;
+    Tarn__Wire__ResolveResponse resp = TARN__WIRE__RESOLVE_RESPONSE__INIT;
+    Tarn__Wire__Attr attr;
+    Tarn__Core__Inode *inode = NULL;
+
+    if (rc == 0)
+        rc = tarn_core_inode(r->master->args.kv, p->ino, &inode);
+    if (rc == 0) {
+        mname_attr(r->master, p->ino, inode, &attr);
+        resp.attr = &attr;
+    }
+    tarn_rpc_reply(r->call, rc == -TARN_E_UFS_NOT_FOUND ? -TARN_E_NO_ENTRY : rc, &resp.base, NULL, 0, 0);
+    tarn__core__inode__free_unpacked(inode, NULL);
+    free(r);
+}
+
+static void svc_resolve(void *ctx, struct tarn_rpc_call *call)
+{
+    const Tarn__Wire__ResolveRequest *req = (const Tarn__Wire__ResolveRequest *)call->request;
+    struct resolve_call *r = tarn_xnew(struct resolve_call);
+    int rc = request_path(&req->path, r->text);
+
+    r->master = ctx;
+    r->call = call;
+    if (rc < 0) {
+        tarn_rpc_reply(call, rc, NULL, NULL, 0, 0);
+        free(r);
+        return;
+    }
+    r->path = (struct mpath_req){.path = r->text, .fn = resolve_done, .arg = r};
+    mpath_start(r->master, &r->path);
+}
+
+/* ---- du -------------------------------------------------------------------------------------------------------------- */
+
+struct du_call {
+    struct tarn_master *master;
+    struct tarn_rpc_call *call;
+    struct mpath_req path;
+    char text[TARN_PATH_MAX];
+    struct mwalk walk;
+    Tarn__Wire__DuResponse resp;
+    /* files whose cached bytes are being asked for */
+    tarn_cid_t cids[DU_BATCH];
+    uint64_t sizes[DU_BATCH];
+    size_t count;
+    struct tarn_rpc_req ask;
+    bool asking, ended;
+    int rc;
+};
+
+static void du_reply(struct du_call *d)
+{
+    tarn_rpc_reply(d->call, d->rc, &d->resp.base, NULL, 0, 0);
+    mwalk_fini(&d->walk);
+    free(d);
+}
+
+static void du_asked(struct tarn_rpc_req *req, int rc)
+{
+    struct du_call *d = req->arg;
+    const Tarn__Wire__CachedResponse *resp = (const Tarn__Wire__CachedResponse *)req->resp;
+
+    d->asking = false;
+    if (rc == 0 && resp->n_bytes != d->count)
+        rc = -TARN_E_MSG_BAD;
+    for (size_t i = 0; rc == 0 && i < d->count; i++) {
+        d->resp.cached_bytes += TARN_MIN(resp->bytes[i], d->sizes[i]);
+        d->resp.cached_files += resp->bytes[i] >= d->sizes[i];
+    }
+    d->count = 0;
+    if (rc < 0 && d->rc == 0)
+        d->rc = rc;
+    if (d->ended)
+        du_reply(d);
+    else if (rc < 0)
+        mwalk_cancel(&d->walk);
+    else
+        mwalk_resume(&d->walk);
+}
+
+static void du_ask(struct du_call *d)
+{
+    Tarn__Wire__CachedRequest msg = TARN__WIRE__CACHED_REQUEST__INIT;
+    ProtobufCBinaryData *cids = tarn_xcalloc(d->count, sizeof(*cids));
+
+    for (size_t i = 0; i < d->count; i++)
+        cids[i] = (ProtobufCBinaryData){sizeof(d->cids[i].b), d->cids[i].b};
+    msg.n_cids = d->count;
+    msg.cids = cids;
+    d->asking = true;
+    d->ask = (struct tarn_rpc_req){.method = TARN_RPC_cached, .msg = &msg.base, .cb = du_asked, .arg = d};
+    tarn_rpc_start(d->master->worker, &d->ask);
+    free(cids);
+}
+
+static int du_count(struct du_call *d, const Tarn__Core__Inode *inode)
+{
+    if (inode->type == TARN_UFS_DIR) {
+        d->resp.dirs++;
+        return 0;
+    }
+    d->resp.files++;
+    if (inode->type != TARN_UFS_FILE || !inode->ufs)
+        return 0;
+    d->resp.bytes += inode->ufs->size;
+    if (inode->ufs->size == 0)
+        d->resp.cached_files++; /* nothing of it is missing */
+    if (inode->ufs->size == 0 || inode->cid.len != sizeof(tarn_cid_t) || !d->master->worker)
+        return 0;
+    memcpy(d->cids[d->count].b, inode->cid.data, sizeof(tarn_cid_t));
+    d->sizes[d->count++] = inode->ufs->size;
+    if (d->count < DU_BATCH)
+        return 0;
+    du_ask(d);
+    return 1;
+}
+
+static int du_visit(struct mwalk *w, tarn_ino_t ino, const Tarn__Core__Inode *inode, const char *path)
+{
+    struct du_call *d = w->arg;
+
+    (void)path; /* only counted */
+    if (inode->type == TARN_UFS_DIR) {
+        struct mdir *dir;
+
+        if (mdir_get(d->master, ino, &dir) == 0) {
+            if (dir->listed_ns == 0)
+                d->resp.complete = false;
+            mdir_put(&dir);
+        }
+    }
+    return du_count(d, inode);
+}
+
+static void du_end(struct mwalk *w, int rc)
+{
+    struct du_call *d = w->arg;
+
+    d->ended = true;
+    if (rc < 0 && d->rc == 0)
+        d->rc = rc;
+    if (d->rc == 0 && d->count > 0)
+        du_ask(d);
+    else if (!d->asking)
+        du_reply(d);
+}
+
+static const struct mwalk_ops du_ops = {.visit = du_visit, .end = du_end};
+
+static void du_resolved(struct mpath_req *p, int rc)
+{
+    struct du_call *d = p->arg;
+    Tarn__Core__Inode *inode = NULL;
+    struct mdir *dir;
+
+    if (rc == 0)
+        rc = tarn_core_inode(d->master->args.kv, p->ino, &inode);
+    if (rc < 0) {
+        d->rc = rc == -TARN_E_UFS_NOT_FOUND ? -TARN_E_NO_ENTRY : rc;
+        du_reply(d);
+        return;
+    }
+    d->resp.complete = true;
+    if (inode->type == TARN_UFS_DIR) {
+        if (mdir_get(d->master, p->ino, &dir) == 0) {
+            d->resp.complete = dir->listed_ns != 0;
+            mdir_put(&dir);
+        }
+        d->walk = (struct mwalk){.master = d->master, .ops = &du_ops, .recursive = true, .arg = d};
+        mwalk_start(&d->walk, p->ino, d->text, NULL, 0);
+    } else {
+        (void)du_count(d, inode);
+        d->ended = true;
+        if (d->count > 0)
+            du_ask(d);
+        else
+            du_reply(d);
+    }
+    tarn__core__inode__free_unpacked(inode, NULL);
+}
+
+static void svc_du(void *ctx, struct tarn_rpc_call *call)
+{
+    const Tarn__Wire__DuRequest *req = (const Tarn__Wire__DuRequest *)call->request;
+    struct du_call *d = tarn_xnew(struct du_call);
+
+    d->master = ctx;
+    d->call = call;
+    tarn__wire__du_response__init(&d->resp);
+    d->rc = request_path(&req->path, d->text);
+    if (d->rc < 0) {
+        du_reply(d);
+        return;
+    }
+    d->path = (struct mpath_req){.path = d->text, .fn = du_resolved, .arg = d};
+    mpath_start(d->master, &d->path);
+}
+
+/* ---- status ------------------------------------------------------------------------------------------------------------ */
+
+struct status_call {
+    struct tarn_master *master;
+    struct tarn_rpc_call *call;
+    struct tarn_rpc_req ask;
+};
+
+static void status_mount(struct tarn_master *m, Tarn__Wire__MountStatus *row, Tarn__Wire__StatusResponse *resp)
+{
+    struct mattach *a = m->attach;
+    Tarn__Core__Counts *c = NULL;
+    struct tarn_ufs_counts ufs = {0};
+
+    row->path = a->path;
+    row->ufs = a->uri;
+    row->id = a->id;
+    row->state = tarn_wire_text(a->down ? "down" : "up");
+    row->error = tarn_wire_text(a->down ? a->down_err.text : "");
+    row->stale_answers = a->stale_answers;
+    if (tarn_core_counts(m->args.kv, a->id, &c) == 0) {
+        row->files = c->files + c->symlinks;
+        row->bytes = c->bytes;
+        row->complete = c->dirs > 0 && c->dirs_listed == c->dirs;
+        resp->inodes = c->files + c->dirs + c->symlinks;
+    }
+    tarn__core__counts__free_unpacked(c, NULL);
+    if (a->ufs)
+        tarn_ufs_counts(a->ufs, &ufs);
+    row->ufs_requests = ufs.requests;
+    row->ufs_read_bytes = ufs.read_bytes;
+}
+
+static void status_reply(struct status_call *s, const Tarn__Wire__WorkerStatus *worker)
+{
+    struct tarn_master *m = s->master;
+    Tarn__Wire__StatusResponse resp = TARN__WIRE__STATUS_RESPONSE__INIT;
+    Tarn__Wire__MasterStatus master = TARN__WIRE__MASTER_STATUS__INIT, *masters[] = {&master};
+    Tarn__Wire__MountStatus mount = TARN__WIRE__MOUNT_STATUS__INIT, *mounts[] = {&mount};
+    Tarn__Wire__WorkerStatus *workers[1];
+    Tarn__Wire__ReadCount rows[3], *reads[3];
+    Tarn__Wire__SessionStatus *sessions = NULL, **session_ptrs = NULL;
+    uint64_t bytes[3] = {0};
+    static const char *const names[] = {"local", "remote", "ufs"};
+    size_t n = 0;
+
+    resp.cluster_id = m->cluster_id;
+    master.role = tarn_wire_text("leader");
+    master.healthy = true;
+    resp.n_masters = 1;
+    resp.masters = masters;
+    if (m->attach) {
+        status_mount(m, &mount, &resp);
+        resp.n_mounts = 1;
+        resp.mounts = mounts;
+    }
+    if (worker) {
+        memcpy(&workers[0], &worker, sizeof(worker)); /* the response is only encoded, never changed */
+        resp.n_workers = 1;
+        resp.workers = workers;
+    }
+    TARN_LIST_FOREACH(node, &m->sessions)
+        n++;
+    sessions = tarn_xcalloc(n, sizeof(*sessions));
+    session_ptrs = tarn_xcalloc(n, sizeof(Tarn__Wire__SessionStatus *));
+    n = 0;
+    TARN_LIST_FOREACH(node, &m->sessions) {
+        struct msession *ses = TARN_LIST_ENTRY(node, struct msession, node);
+
+        tarn__wire__session_status__init(&sessions[n]);
+        session_ptrs[n] = &sessions[n];
+        sessions[n].id = ses->id;
+        sessions[n].kind = ses->kind;
+        sessions[n].mountpoint = ses->mountpoint;
+        sessions[n].host = ses->host;
+        sessions[n++].pid = ses->pid;
+        bytes[0] += ses->local_bytes;
+        bytes[1] += ses->remote_bytes;
+        bytes[2] += ses->ufs_bytes;
+    }
+    resp.n_sessions = n;
+    resp.sessions = session_ptrs;
+    for (int i = 0; i < 3; i++) {
+        tarn__wire__read_count__init(&rows[i]);
+        rows[i].source = tarn_wire_text(names[i]);
+        rows[i].bytes = bytes[i];
+        reads[i] = &rows[i];
+    }
+    resp.n_reads = 3;
+    resp.reads = reads;
+    mjobs_counts(m->jobs, &resp.jobs_running, &resp.jobs_failed);
+    resp.software = tarn_wire_text("tarn " TARN_VERSION);
+    resp.uptime_ms = (m->args.clock->mono_ns(m->args.clock) - m->started_ns) / TARN_NS_PER_MS;
+    tarn_rpc_reply(s->call, 0, &resp.base, NULL, 0, 0);
+    free(sessions);
+    free(session_ptrs);
+    free(s);
+}
+
+static void status_asked(struct tarn_rpc_req *req, int rc)
+{
+    status_reply(req->arg, rc == 0 ? (const Tarn__Wire__WorkerStatus *)req->resp : NULL);
+}
+
+static void svc_status(void *ctx, struct tarn_rpc_call *call)
+{
+    Tarn__Wire__Empty msg = TARN__WIRE__EMPTY__INIT;
+    struct status_call *s = tarn_xnew(struct status_call);
+
+    s->master = ctx;
+    s->call = call;
+    if (!s->master->worker) {
+        status_reply(s, NULL);
+        return;
+    }
+    s->ask = (struct tarn_rpc_req){.method = TARN_RPC_worker_status, .msg = &msg.base, .cb = status_asked, .arg = s,
+                                   .timeout_ns = 2 * TARN_NS_PER_S};
+    tarn_rpc_start(s->master->worker, &s->ask);
+}
+
+void msvc_report_handlers(struct tarn_master *m, struct tarn_rpc_server *s)
+{
+    tarn_rpc_server_handle(s, TARN_RPC_resolve, svc_resolve, m);
+    tarn_rpc_server_handle(s, TARN_RPC_du, svc_du, m);
+    tarn_rpc_server_handle(s, TARN_RPC_status, svc_status, m);
+}

@@ -18,6 +18,7 @@
 #include "lib/net/net_sim_priv.h"
 
 #define SIM_WINDOW (256u << 10) /* undelivered bytes that one end takes */
+#define SIM_PIECE  (64u << 10)  /* most bytes that move at once */
 
 /* Bytes under way: copied behind the struct, or a part of `buf`. */
 struct sim_piece {
@@ -66,13 +67,6 @@ static void pieces_drop(struct tarn_list *list, size_t *bytes)
     while ((n = tarn_list_pop(list)))
         piece_free(TARN_LIST_ENTRY(n, struct sim_piece, node));
     *bytes = 0;
-}
-
-static void piece_push(struct sim_conn *c, struct sim_piece *p, size_t len)
-{
-    p->len = len;
-    tarn_list_push(&c->out, &p->node);
-    c->out_bytes += len;
 }
 
 /* Takes up to `n` bytes of what arrived. */
@@ -302,25 +296,36 @@ size_t tarn_sim_conn_queued(const struct tarn_conn *base)
     return c->out_bytes;
 }
 
+/* Queues bytes in pieces of at most SIM_PIECE: a copy of `p`, or, with `buf`, references. */
+static void sim_queue(struct sim_conn *c, const uint8_t *p, size_t n, struct tarn_buf *buf)
+{
+    while (n > 0) {
+        size_t m = TARN_MIN(n, SIM_PIECE);
+        struct sim_piece *k = tarn_xcalloc(1, sizeof(*k) + (buf ? 0 : m));
+
+        if (buf) {
+            k->buf = tarn_buf_ref(buf);
+            k->p = p;
+        } else {
+            memcpy(k->data, p, m);
+            k->p = k->data;
+        }
+        k->len = m;
+        tarn_list_push(&c->out, &k->node);
+        c->out_bytes += m;
+        p += m;
+        n -= m;
+    }
+}
+
 int tarn_sim_conn_write(struct tarn_conn *base, const void *p, size_t n, struct tarn_buf *payload,
                         size_t off, size_t len)
 {
     struct sim_conn *c = sim_conn_of(base);
 
-    if (n > 0) {
-        struct sim_piece *k = tarn_xcalloc(1, sizeof(*k) + n);
-
-        memcpy(k->data, p, n);
-        k->p = k->data;
-        piece_push(c, k, n);
-    }
-    if (len > 0) {
-        struct sim_piece *k = tarn_xnew(struct sim_piece);
-
-        k->buf = tarn_buf_ref(payload);
-        k->p = payload->p + off;
-        piece_push(c, k, len);
-    }
+    sim_queue(c, p, n, NULL);
+    if (len > 0)
+        sim_queue(c, payload->p + off, len, payload);
     c->untold = true;
     sim_wake_writer(c);
     return 0;

@@ -8,7 +8,7 @@
 # script. The build is told /usr as its prefix, because the library keeps the path of fusermount3.
 # Uses: DEPS, LOG, ROOT, say, complain, fail_with_log.
 
-FUSE_BUILD_PACKAGES=(meson dpkg-dev xz-utils python3)
+FUSE_BUILD_PACKAGES=(meson dpkg-dev xz-utils)
 FUSE_MIN=3.17
 FUSE_PKGCONFIG=$DEPS/fuse/usr/lib/pkgconfig
 # The release to take the source from: first the one whose package Debian 13 itself uses.

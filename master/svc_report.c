@@ -112,6 +112,7 @@ static void du_asked(struct tarn_rpc_req *req, int rc)
     d->count = 0;
     if (rc < 0 && d->rc == 0)
         d->rc = rc;
+    tarn_rpc_req_fini(req);
     if (d->ended)
         du_reply(d);
     else if (rc < 0)
@@ -334,6 +335,7 @@ static void status_reply(struct status_call *s, const Tarn__Wire__WorkerStatus *
     tarn_rpc_reply(s->call, 0, &resp.base, NULL, 0, 0);
     free(sessions);
     free(session_ptrs);
+    tarn_rpc_req_fini(&s->ask);
     free(s);
 }
 

@@ -184,6 +184,7 @@ static void changed_reported(struct tarn_rpc_req *req, int rc)
     if (rc < 0)
         tarn_warn_limited("worker", "the master did not take a report of a changed object: %s", tarn_strerror(rc));
     worker_idle(rep->worker);
+    tarn_rpc_req_fini(req);
     free(rep);
 }
 

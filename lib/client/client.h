@@ -61,7 +61,7 @@ enum tarn_client_kind {
     TARN_CLIENT_LOCATE    /* ino, version -> resp (LocateResponse) */
 };
 
-/* Embedded by the caller, valid until cb. */
+/* Embedded by the caller, valid until cb, which may free it. */
 struct tarn_client_op {
     enum tarn_client_kind kind;  /* in */
     tarn_ino_t ino;              /* in */
@@ -73,7 +73,7 @@ struct tarn_client_op {
     size_t name_len;             /* in */
     struct tarn_attr attr;       /* out */
     uint64_t until_ns;           /* out: of a negative answer, monotonic */
-    ProtobufCMessage *resp;      /* out: valid during cb; take it by setting NULL */
+    ProtobufCMessage *resp;      /* out, given to cb: free with protobuf_c_message_free_unpacked(resp, NULL); may be NULL */
     tarn_client_fn *cb;          /* in */
     void *arg;                   /* in */
     struct tarn_task task;       /* the client's */
@@ -191,4 +191,5 @@ void tarn_client_counts(struct tarn_client *c, struct tarn_client_counts *ret);
 uint64_t tarn_handle_cached(struct tarn_handle *h);
 /* For commands: starts op and runs the loop until it is done. */
 int tarn_client_sync(struct tarn_client *c, struct tarn_client_op *op);
+/* The slices stay the caller's: tarn_buf_unref each. */
 int tarn_read_sync(struct tarn_read *r);

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The session: opened at the start and after each reconnect, renewed three times per lease (with what was read, for reports).
+ * A connection that broke may have lost invalidations: everything that is believed is dropped, and the user is told so.
+ */
+#include "lib/client/client_priv.h"
+
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "lib/base/assert.h"
+#include "lib/base/env.h"
+#include "lib/base/log.h"
+
+static void session_everything(struct tarn_client *c)
+{
+    Tarn__Wire__Invalidate inv = TARN__WIRE__INVALIDATE__INIT;
+
+    client_cache_clear(c->cache);
+    inv.everything = true;
+    if (c->args.on_invalidate)
+        c->args.on_invalidate(c->args.ctx, &inv);
+}
+
+void client_notice(void *ctx, uint32_t method, const ProtobufCMessage *msg)
+{
+    struct tarn_client *c = ctx;
+    const Tarn__Wire__Invalidate *inv = (const Tarn__Wire__Invalidate *)msg;
+
+    if (method != TARN_RPC_invalidate)
+        return;
+    if ((c->have_seq && inv->seq != c->seq + 1) || inv->everything) {
+        tarn_warn("client", "invalidations were missed (seq=%llu after %llu): everything is asked again",
+                  (unsigned long long)inv->seq, (unsigned long long)c->seq);
+        session_everything(c);
+    }
+    c->have_seq = true;
+    c->seq = inv->seq;
+    for (size_t i = 0; i < inv->n_items; i++) {
+        const Tarn__Wire__InvalItem *it = inv->items[i];
+
+        if (it->name.len > 0 && it->name.len <= TARN_NAME_MAX)
+            client_cache_drop(c->cache, (tarn_ino_t){it->parent}, (const char *)it->name.data, it->name.len);
+    }
+    if (c->args.on_invalidate)
+        c->args.on_invalidate(c->args.ctx, inv);
+}
+
+static void session_meta(struct tarn_client *c, ProtobufCBinaryData cap)
+{
+    Tarn__Wire__CallMeta meta = TARN__WIRE__CALL_META__INIT;
+
+    meta.uid = (uint32_t)getuid();
+    meta.gid = (uint32_t)getgid();
+    meta.capability = cap;
+    tarn_rpc_client_set_meta(c->rpc, &meta);
+}
+
+static void session_renew_later(struct tarn_client *c);
+
+static void session_renewed(struct tarn_rpc_req *req, int rc)
+{
+    struct tarn_client *c = req->arg;
+    const Tarn__Wire__RenewResponse *resp = (const Tarn__Wire__RenewResponse *)req->resp;
+
+    c->session_busy = false;
+    if (c->stopping)
+        return;
+    if (rc == 0) {
+        session_meta(c, resp->capability);
+        if (c->have_seq && resp->seq > c->seq) { /* the connection keeps order: a gap is a loss */
+            session_everything(c);
+            c->seq = resp->seq;
+        }
+        session_renew_later(c);
+    } else if (rc == -TARN_E_STALE || rc == -TARN_E_CAP_EXPIRED) {
+        session_everything(c);
+        client_session_start(c);
+    } else {
+        session_renew_later(c);
+    }
+}
+
+static void session_renew(struct tarn_timer *t, void *arg)
+{
+    struct tarn_client *c = arg;
+    Tarn__Wire__RenewRequest msg = TARN__WIRE__RENEW_REQUEST__INIT;
+    static const char *const names[] = {"local", "remote", "ufs"};
+    Tarn__Wire__ReadCount rows[3], *reads[3];
+    uint64_t bytes[3];
+
+    (void)t; /* c's */
+    if (c->session_busy || c->stopping)
+        return;
+    bytes[0] = atomic_load(&c->local_bytes);
+    bytes[1] = atomic_load(&c->remote_bytes);
+    bytes[2] = atomic_load(&c->ufs_bytes);
+    for (int i = 0; i < 3; i++) {
+        tarn__wire__read_count__init(&rows[i]);
+        rows[i].source = tarn_wire_text(names[i]);
+        rows[i].bytes = bytes[i];
+        reads[i] = &rows[i];
+    }
+    msg.session = c->session;
+    msg.seq = c->seq;
+    msg.n_reads = 3;
+    msg.reads = reads;
+    c->session_busy = true;
+    c->session_req = (struct tarn_rpc_req){.method = TARN_RPC_session_renew, .msg = &msg.base, .cb = session_renewed,
+                                           .arg = c, .timeout_ns = c->lease_ms * TARN_NS_PER_MS};
+    tarn_rpc_start(c->rpc, &c->session_req);
+}
+
+static void session_renew_later(struct tarn_client *c)
+{
+    /* Often enough that `status` is a second old at most inside one process; a third of the lease elsewhere. */
+    uint64_t every = c->local.open ? TARN_NS_PER_S : c->lease_ms * TARN_NS_PER_MS / 3;
+
+    tarn_timer_start(c->args.loop, &c->renew_timer, every, session_renew, c);
+}
+
+static void session_opened(struct tarn_rpc_req *req, int rc)
+{
+    struct tarn_client *c = req->arg;
+    const Tarn__Wire__SessionResponse *resp = (const Tarn__Wire__SessionResponse *)req->resp;
+    void (*cb)(void *, int) = c->connect_cb;
+
+    c->session_busy = false;
+    if (rc == 0) {
+        c->session = resp->session;
+        c->lease_ms = TARN_MAX(resp->lease_ms, (uint64_t)100);
+        c->have_seq = false;
+        c->connected_once = true;
+        atomic_store(&c->kernel_trust_ns, resp->kernel_trust_ms >= UINT64_MAX / TARN_NS_PER_MS
+                                              ? UINT64_MAX
+                                              : resp->kernel_trust_ms * TARN_NS_PER_MS);
+        session_meta(c, resp->capability);
+        if (!c->stopping)
+            session_renew_later(c);
+    } else if (!cb && !c->stopping) {
+        tarn_warn_limited("client", "no session: %s", tarn_strerror(rc));
+        session_renew_later(c);
+    }
+    c->connect_cb = NULL;
+    if (cb)
+        cb(c->connect_arg, rc);
+}
+
+void client_session_start(struct tarn_client *c)
+{
+    Tarn__Wire__SessionRequest msg = TARN__WIRE__SESSION_REQUEST__INIT;
+    char host[256] = "";
+
+    if (c->session_busy || c->stopping)
+        return;
+    (void)gethostname(host, sizeof(host) - 1); /* only shown */
+    msg.kind = c->kind;
+    msg.mountpoint = c->mountpoint;
+    msg.host = host;
+    msg.pid = (uint64_t)getpid();
+    c->session_busy = true;
+    c->session_req = (struct tarn_rpc_req){.method = TARN_RPC_session_open, .msg = &msg.base, .cb = session_opened,
+                                           .arg = c};
+    tarn_rpc_start(c->rpc, &c->session_req);
+}
+
+void client_session_stop(struct tarn_client *c)
+{
+    tarn_timer_stop(&c->renew_timer);
+}
+
+void client_state(void *ctx, bool connected, int rc)
+{
+    struct tarn_client *c = ctx;
+
+    (void)rc; /* the requests' own callbacks report it */
+    if (!c->connected_once || c->stopping)
+        return;
+    if (!connected) {
+        session_everything(c);
+        return;
+    }
+    client_session_start(c);
+}

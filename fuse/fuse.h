@@ -2,8 +2,9 @@
 /*
  * fuse/fuse.h — a mount: the kernel's requests answered from a client. Read-only (changes: EROFS).
  *
- * Threads: libfuse's (named "fuse-N"), which never wait for another process: what is known here is answered on
- * them, the rest is started on the client's loop and answered from there; one notifier ("notify") that holds no lock while it calls the kernel.
+ * Threads: libfuse's (named "fuse-N"), which never wait for another process: what is known here is
+ * answered on them, the rest is started on the client's loop and answered from there; one notifier
+ * ("notify") that holds no lock while it calls the kernel.
  */
 #pragma once
 
@@ -18,34 +19,41 @@ struct tarn_loop;
 
 struct tarn_fuse_args {
     struct tarn_client *client;
-    struct tarn_loop *loop;          /* the client's */
-    const char *mountpoint;          /* a directory, or "/dev/fd/N" */
-    const char *source;              /* shown as the device: the store's URI, no user info */
-    bool allow_other;                /* with default_permissions, always */
-    unsigned threads;                /* 0: min(16, 2 * processors) + 2 */
-    uint64_t timeout_ns;             /* deadline of a call that needs the master or the store's names */
-    uint64_t capacity_bytes;         /* statfs: what the cache can hold */
-    bool always_fresh;               /* --meta-ttl always: open asks */
+    struct tarn_loop *loop;  /* the client's */
+    const char *mountpoint;  /* a directory, or "/dev/fd/N" */
+    const char *source;      /* shown as the device: the store's URI, no user info */
+    bool allow_other;        /* with default_permissions, always */
+    unsigned threads;        /* 0: min(16, 2 * processors) + 2 */
+    uint64_t timeout_ns;     /* deadline of a call that needs the master or the store's names */
+    uint64_t capacity_bytes; /* statfs: what the cache can hold */
+    bool always_fresh;       /* --meta-ttl always: open asks */
     void *ctx;
-    void (*on_end)(void *ctx, int rc); /* the kernel ended the session (umount): called once, on any thread */
+    void (*on_end)(void *ctx,
+                   int rc); /* the kernel ended the session (umount): called once, on any thread */
     /* statfs figures, any thread, no waiting: may be NULL */
     void (*statfs)(void *ctx, uint64_t *ret_bytes, uint64_t *ret_files);
 };
 
 /*
- * What is at a mountpoint, for commands: -TARN_E_MOUNTPOINT with a text naming path and cause (not a directory,
- * missing, in use, not empty is fine). A dead FUSE mount there (ENOTCONN) is detached first, and never stacked upon.
+ * What is at a mountpoint, for commands: -TARN_E_MOUNTPOINT with a text naming path and cause (not
+ * a directory, missing, in use, not empty is fine). A dead FUSE mount there (ENOTCONN) is detached
+ * first, and never stacked upon.
  */
 int tarn_fuse_mountpoint_prepare(const char *path, struct tarn_errbuf *err);
-/* True when path (or one above it) is a live mount of ours: its mountpoint in ret (PATH_MAX bytes). */
+/* True when path (or one above it) is a live mount of ours: its mountpoint in ret (PATH_MAX bytes).
+ */
 bool tarn_fuse_find_mount(const char *path, char *ret_mountpoint);
 
-/* Mounts and starts the threads. When it returns 0 the mountpoint answers. Errors: FUSE, MOUNTPOINT. */
-int tarn_fuse_start(const struct tarn_fuse_args *args, struct tarn_errbuf *err, struct tarn_fuse **ret);
-/* Detaches the mountpoint lazily and ends the session; requests under way are answered or fail. `done` on the loop. */
+/* Mounts and starts the threads. When it returns 0 the mountpoint answers. Errors: FUSE,
+ * MOUNTPOINT. */
+int tarn_fuse_start(const struct tarn_fuse_args *args, struct tarn_errbuf *err,
+                    struct tarn_fuse **ret);
+/* Detaches the mountpoint lazily and ends the session; requests under way are answered or fail.
+ * `done` on the loop. */
 void tarn_fuse_stop(struct tarn_fuse *f, void (*done)(void *arg), void *arg);
 void tarn_fuse_free(struct tarn_fuse **f);
-/* Unmounts a mountpoint from outside (tarn umount): fusermount3 when not root. lazy: detach at once. */
+/* Unmounts a mountpoint from outside (tarn umount): fusermount3 when not root. lazy: detach at
+ * once. */
 int tarn_fuse_umount(const char *mountpoint, bool lazy, struct tarn_errbuf *err);
 
 struct tarn_fuse_info {

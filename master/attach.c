@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Attachments: a store at a place of the name space. Opening one costs the store at most one question (the check), and none
- * when the directory knows the attachment already: then it starts without the store.
+ * Attachments: a store at a place of the name space. Opening one costs the store at most one
+ * question (the check), and none when the directory knows the attachment already: then it starts
+ * without the store.
  *
- * `down`: the last question got no answer (DNS, refused, stalled, 5xx). Old metadata is in force meanwhile, and a probe asks
- * every MASTER_PROBE_NS; the first answer ends it. A 403 or 404 is an answer.
+ * `down`: the last question got no answer (DNS, refused, stalled, 5xx). Old metadata is in force
+ * meanwhile, and a probe asks every MASTER_PROBE_NS; the first answer ends it. A 403 or 404 is an
+ * answer.
  */
 #include "master/master_priv.h"
 
@@ -69,8 +71,9 @@ void mattach_note(struct mattach *a, int rc, const struct tarn_errbuf *err)
         if (a->down)
             return;
         a->down = true;
-        tarn_warn("attach", "the store does not answer, metadata known before stays in force: uri=%s: %s", a->uri,
-                  tarn_err_text(err, rc));
+        tarn_warn("attach",
+                  "the store does not answer, metadata known before stays in force: uri=%s: %s",
+                  a->uri, tarn_err_text(err, rc));
         tarn_timer_start(a->master->args.loop, &a->probe, MASTER_PROBE_NS, attach_probe, a);
     } else if (a->down) {
         a->down = false;
@@ -84,7 +87,8 @@ struct mattach *mattach_by_id(struct tarn_master *m, uint32_t id)
     return m->attach && m->attach->id == id ? m->attach : NULL;
 }
 
-struct tarn_ufs *tarn_master_ufs(struct tarn_master *m, uint32_t attachment, const char **ret_isolation)
+struct tarn_ufs *tarn_master_ufs(struct tarn_master *m, uint32_t attachment,
+                                 const char **ret_isolation)
 {
     struct mattach *a = mattach_by_id(m, attachment);
 
@@ -94,7 +98,8 @@ struct tarn_ufs *tarn_master_ufs(struct tarn_master *m, uint32_t attachment, con
     return a->ufs;
 }
 
-int tarn_master_attached(struct tarn_master *m, const char *path, struct tarn_str *ret_uri, struct tarn_str *ret_store_id)
+int tarn_master_attached(struct tarn_master *m, const char *path, struct tarn_str *ret_uri,
+                         struct tarn_str *ret_store_id)
 {
     Tarn__Core__Attachment *rec = NULL;
     int rc = tarn_core_attachment(m->args.kv, ATTACH_ID_ROOT, &rec);
@@ -112,7 +117,9 @@ int tarn_master_attached(struct tarn_master *m, const char *path, struct tarn_st
     return rc;
 }
 
-/* ---- attach --------------------------------------------------------------------------------------------------- */
+/* ---- attach
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 struct attach_op {
     struct tarn_master *master;
@@ -199,7 +206,8 @@ static void attach_commit(struct attach_op *op)
     e.attach = &rec;
     op->a->master->attach = op->a;
     if (mpropose(op->master, &op->proposal, &e, attach_committed, op) < 0)
-        attach_end(op, tarn_err_set(&op->err, -TARN_E_TOO_BIG, "attach %s: the options are too long", op->a->uri));
+        attach_end(op, tarn_err_set(&op->err, -TARN_E_TOO_BIG,
+                                    "attach %s: the options are too long", op->a->uri));
 }
 
 static void attach_checked(struct tarn_ufs_check *c, int rc)
@@ -241,7 +249,8 @@ void tarn_master_attach(struct tarn_master *m, const struct tarn_master_attach *
                         void (*cb)(void *arg, int rc, const struct tarn_errbuf *err), void *arg)
 {
     struct attach_op *op = tarn_xnew(struct attach_op);
-    struct tarn_ufs_args ufs_args = {.loop = m->args.loop, .disk = m->args.disk, .uri = args->uri, .opts = args->opts};
+    struct tarn_ufs_args ufs_args = {
+        .loop = m->args.loop, .disk = m->args.disk, .uri = args->uri, .opts = args->opts};
     struct tarn_ufs *ufs = NULL;
     struct mattach *a;
 

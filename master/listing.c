@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Listings: one run per directory at a time. Pages are asked one after the other; while a page is being committed the next
- * is under way, with at most PAGES_AHEAD uncommitted. A page becomes journal entries of at most TARN_JOURNAL_ENTRY_MAX bytes, each with
- * the key range that it covers, so that a run that was interrupted goes on behind the last committed key.
+ * Listings: one run per directory at a time. Pages are asked one after the other; while a page is
+ * being committed the next is under way, with at most PAGES_AHEAD uncommitted. A page becomes
+ * journal entries of at most TARN_JOURNAL_ENTRY_MAX bytes, each with the key range that it covers,
+ * so that a run that was interrupted goes on behind the last committed key.
  *
- *     mlist_start -> ListBegin committed -> page -> ListPage… -> page -> … -> ListPage(complete) -> end
+ *     mlist_start -> ListBegin committed -> page -> ListPage… -> page -> … -> ListPage(complete) ->
+ * end
  *
- * Readers see committed entries as they come. A run that fails leaves what it committed and says why; the next start resumes it.
+ * Readers see committed entries as they come. A run that fails leaves what it committed and says
+ * why; the next start resumes it.
  */
 #include "master/master_priv.h"
 
@@ -23,17 +26,17 @@
 
 struct mlisting {
     uint32_t magic;
-    struct tarn_list node;        /* in master->listings */
+    struct tarn_list node; /* in master->listings */
     struct tarn_master *master;
-    struct mdir *dir;             /* referenced */
+    struct mdir *dir; /* referenced */
     struct tarn_ufs_list list;
     struct mproposal begin;
-    struct tarn_list waiters;     /* struct mlist_wait */
+    struct tarn_list waiters; /* struct mlist_wait */
     uint64_t asked_index;
-    char *from_key;               /* last key proposed */
-    unsigned proposed;            /* entries under way */
-    bool asking;                  /* a page is asked for */
-    bool complete;                /* the last page was proposed */
+    char *from_key;    /* last key proposed */
+    unsigned proposed; /* entries under way */
+    bool asking;       /* a page is asked for */
+    bool complete;     /* the last page was proposed */
     bool cancelled;
     int rc;
     struct tarn_errbuf err;
@@ -51,7 +54,8 @@ static void listing_wake(struct mlisting *l, bool done, int rc)
     struct tarn_list ready;
 
     tarn_list_init(&ready);
-    TARN_LIST_FOREACH_SAFE(n, &l->waiters) {
+    TARN_LIST_FOREACH_SAFE(n, &l->waiters)
+    {
         struct mlist_wait *w = TARN_LIST_ENTRY(n, struct mlist_wait, node);
 
         if (done || !w->until_end) {
@@ -87,7 +91,8 @@ static void listing_end(struct mlisting *l)
 
     TARN_ASSERT(!l->asking && l->proposed == 0);
     if (l->rc < 0 && l->rc != -TARN_E_CANCELLED)
-        tarn_warn_limited("listing", "dir=%s%s failed: %s", d->at->uri, d->key, tarn_err_text(&l->err, l->rc));
+        tarn_warn_limited("listing", "dir=%s%s failed: %s", d->at->uri, d->key,
+                          tarn_err_text(&l->err, l->rc));
     tarn_list_del(&l->node);
     d->listing = NULL;
     d->asks = 0;
@@ -128,14 +133,16 @@ static void page_committed(struct mproposal *p)
     l->proposed--;
     if (rc < 0 && l->rc == 0) {
         l->rc = rc;
-        (void)tarn_err_set(&l->err, rc, "listing %s%s: %s", l->dir->at->uri, l->dir->key, tarn_strerror(rc));
+        (void)tarn_err_set(&l->err, rc, "listing %s%s: %s", l->dir->at->uri, l->dir->key,
+                           tarn_strerror(rc));
     }
     if (rc == 0)
         listing_wake(l, false, 0);
     listing_step(l);
 }
 
-/* ---- a page into entries -------------------------------------------------------------------------------------------- */
+/* ---- a page into entries
+ * -------------------------------------------------------------------------------------------- */
 
 struct page_part {
     Tarn__Core__ListPage page;
@@ -143,10 +150,11 @@ struct page_part {
     Tarn__Core__Object rows[TARN_LIST_PAGE_ENTRIES];
     Tarn__Core__Version versions[TARN_LIST_PAGE_ENTRIES];
     tarn_cid_t cids[TARN_LIST_PAGE_ENTRIES];
-    size_t bytes;                 /* estimate of the encoded size */
+    size_t bytes; /* estimate of the encoded size */
 };
 
-static void part_add(struct mlisting *l, struct page_part *part, struct tarn_ufs_entry *e, struct tarn_str *key)
+static void part_add(struct mlisting *l, struct page_part *part, struct tarn_ufs_entry *e,
+                     struct tarn_str *key)
 {
     size_t i = part->page.n_objects++;
     Tarn__Core__Object *o = &part->rows[i];
@@ -171,13 +179,15 @@ static void part_add(struct mlisting *l, struct page_part *part, struct tarn_ufs
         tarn_str_reset(key);
         tarn_str_adds(key, l->dir->key);
         tarn_str_add(key, e->name, e->name_len);
-        part->cids[i] = tarn_ufs_cid_of(l->dir->at->ufs, l->dir->at->isolation, tarn_str_z(key), &e->attr.version);
+        part->cids[i] = tarn_ufs_cid_of(l->dir->at->ufs, l->dir->at->isolation, tarn_str_z(key),
+                                        &e->attr.version);
         o->cid = (ProtobufCBinaryData){sizeof(tarn_cid_t), part->cids[i].b};
     }
     part->bytes += e->name_len + strlen(v->etag) + 96;
 }
 
-static int part_propose(struct mlisting *l, struct page_part *part, const char *to_key, bool complete)
+static int part_propose(struct mlisting *l, struct page_part *part, const char *to_key,
+                        bool complete)
 {
     Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
     struct list_entry *le;
@@ -213,7 +223,8 @@ static int part_propose(struct mlisting *l, struct page_part *part, const char *
 
 static char *entry_key(const struct tarn_ufs_entry *e)
 {
-    return tarn_xasprintf("%.*s%s", (int)e->name_len, e->name, e->attr.type == TARN_UFS_DIR ? "/" : "");
+    return tarn_xasprintf("%.*s%s", (int)e->name_len, e->name,
+                          e->attr.type == TARN_UFS_DIR ? "/" : "");
 }
 
 static int page_propose(struct mlisting *l, struct tarn_ufs_list *list)
@@ -224,7 +235,8 @@ static int page_propose(struct mlisting *l, struct tarn_ufs_list *list)
 
     tarn__core__list_page__init(&part->page);
     part->page.skipped = list->skipped;
-    part->page.skipped_names = (ProtobufCBinaryData){list->skipped_names.len, (uint8_t *)list->skipped_names.p};
+    part->page.skipped_names =
+        (ProtobufCBinaryData){list->skipped_names.len, (uint8_t *)list->skipped_names.p};
     part->bytes = list->skipped_names.len;
     for (size_t i = 0; i < list->count && rc == 0; i++) {
         struct tarn_ufs_entry *e = &list->entries[i];
@@ -274,7 +286,9 @@ static void listing_ask(struct mlisting *l)
     tarn_ufs_list(l->dir->at->ufs, &l->list, l->dir->key);
 }
 
-/* ---- begin ------------------------------------------------------------------------------------------------------------- */
+/* ---- begin
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
 static void listing_begun(struct mproposal *p)
 {
@@ -344,7 +358,8 @@ void mlist_forget(struct mlist_wait *w)
 
 void mlist_stop_all(struct tarn_master *m)
 {
-    TARN_LIST_FOREACH(n, &m->listings) {
+    TARN_LIST_FOREACH(n, &m->listings)
+    {
         struct mlisting *l = TARN_LIST_ENTRY(n, struct mlisting, node);
 
         l->cancelled = true;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The master's life: cluster id, journal, clean-up of detached directories, stop. Everything that waits for a store or the
- * journal counts in `busy`; the stop cancels listings, lets the journal drain and ends when nothing is under way.
+ * The master's life: cluster id, journal, clean-up of detached directories, stop. Everything that
+ * waits for a store or the journal counts in `busy`; the stop cancels listings, lets the journal
+ * drain and ends when nothing is under way.
  */
 #include "master/master_priv.h"
 
@@ -54,7 +55,8 @@ void master_idle(struct tarn_master *m)
         tarn_loop_post(m->args.loop, &m->stop_task, master_stop_run);
 }
 
-/* ---- proposals ---------------------------------------------------------------------------------------------- */
+/* ---- proposals
+ * ---------------------------------------------------------------------------------------------- */
 
 int mproposal_rc(const struct mproposal *p)
 {
@@ -72,7 +74,8 @@ static void proposal_done(struct tarn_proposal *p)
     master_idle(m);
 }
 
-int mpropose(struct tarn_master *m, struct mproposal *mp, Tarn__Core__Entry *e, mproposal_fn *fn, void *arg)
+int mpropose(struct tarn_master *m, struct mproposal *mp, Tarn__Core__Entry *e, mproposal_fn *fn,
+             void *arg)
 {
     int rc;
 
@@ -91,7 +94,8 @@ int mpropose(struct tarn_master *m, struct mproposal *mp, Tarn__Core__Entry *e, 
     return 0;
 }
 
-/* ---- detached directories ------------------------------------------------------------------------------------- */
+/* ---- detached directories
+ * ------------------------------------------------------------------------------------- */
 
 struct gc_step {
     struct mproposal proposal;
@@ -105,7 +109,8 @@ static void gc_done(struct mproposal *p)
 
     m->gc_running = false;
     if (!m->stopping)
-        tarn_timer_start(m->args.loop, &m->gc_timer, mproposal_rc(p) == 0 ? 1 : GC_EVERY_NS, gc_run, m);
+        tarn_timer_start(m->args.loop, &m->gc_timer, mproposal_rc(p) == 0 ? 1 : GC_EVERY_NS, gc_run,
+                         m);
     free(TARN_CONTAINER(p, struct gc_step, proposal));
 }
 
@@ -129,7 +134,9 @@ static void gc_run(struct tarn_timer *t, void *arg)
     TARN_ASSERT(mpropose(m, &step->proposal, &e, gc_done, step) == 0); /* a Collect is small */
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------- */
+/* ---- life
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 /* A fresh store gets a cluster id before anything else: one entry, applied here and synced. */
 static int master_init_store(struct tarn_master *m, struct tarn_errbuf *err)
@@ -145,7 +152,8 @@ static int master_init_store(struct tarn_master *m, struct tarn_errbuf *err)
 
     m->args.rng->fill(m->args.rng, r, sizeof(r));
     tarn_hex(r, sizeof(r), hex);
-    (void)snprintf(id, sizeof(id), "%.8s-%.4s-%.4s-%.4s-%.12s", hex, hex + 8, hex + 12, hex + 16, hex + 20); /* fits */
+    (void)snprintf(id, sizeof(id), "%.8s-%.4s-%.4s-%.4s-%.12s", hex, hex + 8, hex + 12, hex + 16,
+                   hex + 20); /* fits */
     init.cluster_id = id;
     e.init = &init;
     e.time_ns = master_real_ns(m);
@@ -162,7 +170,8 @@ static int master_init_store(struct tarn_master *m, struct tarn_errbuf *err)
     return rc < 0 ? tarn_err_wrap(err, rc, "write the cluster id") : 0;
 }
 
-int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err, struct tarn_master **ret)
+int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err,
+                    struct tarn_master **ret)
 {
     struct tarn_master *m = tarn_xnew(struct tarn_master);
     uint64_t applied;
@@ -269,5 +278,5 @@ void tarn_master_counts(struct tarn_master *m, struct tarn_master_counts *ret)
     ret->jobs_failed = failed;
     ret->sessions = 0;
     TARN_LIST_FOREACH(n, &m->sessions)
-        ret->sessions++;
+    ret->sessions++;
 }

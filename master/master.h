@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * master/master.h — the metadata master: inode tree, attachments, jobs, sessions. One loop; the journal has its own thread.
+ * master/master.h — the metadata master: inode tree, attachments, jobs, sessions. One loop; the
+ * journal has its own thread.
  */
 #pragma once
 
@@ -26,30 +27,35 @@ struct tarn_master_args {
     struct tarn_disk *disk;
     struct tarn_clock *clock;
     struct tarn_rng *rng;
-    struct tarn_kv *kv;              /* open, with the families of tarn_core_cf_names; stays the caller's */
-    const uint8_t *cap_key;          /* 32 bytes: makes capabilities */
-    uint64_t name_timeout_ns;        /* deadline of a question to a store about names */
+    struct tarn_kv *kv;     /* open, with the families of tarn_core_cf_names; stays the caller's */
+    const uint8_t *cap_key; /* 32 bytes: makes capabilities */
+    uint64_t name_timeout_ns; /* deadline of a question to a store about names */
 };
 /* Makes the cluster id when the store is empty (one synced entry). */
-int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err, struct tarn_master **ret);
+int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err,
+                    struct tarn_master **ret);
 const char *tarn_master_cluster_id(const struct tarn_master *m);
 
 struct tarn_master_attach {
-    const char *path;                /* "/" */
+    const char *path; /* "/" */
     const char *uri;
     const struct tarn_ufs_opts *opts;
-    uint64_t ttl_ns;                 /* TARN_TTL_*, or how long names are trusted */
-    bool check;                      /* ask the store first */
+    uint64_t ttl_ns; /* TARN_TTL_*, or how long names are trusted */
+    bool check;      /* ask the store first */
     uint64_t check_timeout_ns;
     /* Defaults for owner and mode where the store has none. */
     uint32_t uid, gid, file_mode, dir_mode;
 };
-/* Opens the store and attaches it (or takes up the attachment that the directory already has). cb on the loop. */
+/* Opens the store and attaches it (or takes up the attachment that the directory already has). cb
+ * on the loop. */
 void tarn_master_attach(struct tarn_master *m, const struct tarn_master_attach *a,
                         void (*cb)(void *arg, int rc, const struct tarn_errbuf *err), void *arg);
-/* What the directory was used for before: URI and store identity of attachment `path`; -TARN_E_NO_ATTACH. */
-int tarn_master_attached(struct tarn_master *m, const char *path, struct tarn_str *ret_uri, struct tarn_str *ret_store_id);
-struct tarn_ufs *tarn_master_ufs(struct tarn_master *m, uint32_t attachment, const char **ret_isolation);
+/* What the directory was used for before: URI and store identity of attachment `path`;
+ * -TARN_E_NO_ATTACH. */
+int tarn_master_attached(struct tarn_master *m, const char *path, struct tarn_str *ret_uri,
+                         struct tarn_str *ret_store_id);
+struct tarn_ufs *tarn_master_ufs(struct tarn_master *m, uint32_t attachment,
+                                 const char **ret_isolation);
 /* Jobs need a worker; goes on with jobs that were running. */
 void tarn_master_set_worker(struct tarn_master *m, struct tarn_rpc_client *worker);
 void tarn_master_serve(struct tarn_master *m, struct tarn_rpc_server *s);
@@ -59,10 +65,10 @@ void tarn_master_stop(struct tarn_master *m, void (*done)(void *arg), void *arg)
 void tarn_master_free(struct tarn_master **m);
 
 struct tarn_master_counts {
-    uint64_t inodes;                       /* of all attachments */
-    uint64_t stale_answers;                /* given from old metadata while a store did not answer */
-    uint64_t listings, listed_entries;     /* pages' entries committed */
-    uint64_t asks;                         /* names asked one by one */
+    uint64_t inodes;                   /* of all attachments */
+    uint64_t stale_answers;            /* given from old metadata while a store did not answer */
+    uint64_t listings, listed_entries; /* pages' entries committed */
+    uint64_t asks;                     /* names asked one by one */
     uint64_t jobs_running, jobs_failed;
     uint64_t sessions;
 };

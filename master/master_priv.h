@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * master/master_priv.h — how the files of master/ (svc and jobs) see each other. Owner: the master's loop.
+ * master/master_priv.h — how the files of master/ (svc and jobs) see each other. Owner: the
+ * master's loop.
  *
- * Nothing here waits: what needs a store or the journal goes on in a callback. Committed state is read from the key-value
- * store at any time (master/core/core.h); what is kept in memory beside it is bounded and may be forgotten.
+ * Nothing here waits: what needs a store or the journal goes on in a callback. Committed state is
+ * read from the key-value store at any time (master/core/core.h); what is kept in memory beside it
+ * is bounded and may be forgotten.
  */
 #pragma once
 
@@ -17,13 +19,14 @@
 #include "ufs/ufs.h"
 
 #define MASTER_REFRESH_WAIT_NS (1000 * TARN_NS_PER_MS) /* a refresh keeps nobody waiting longer */
-#define MASTER_PROBE_NS        (5 * TARN_NS_PER_S)     /* a store that failed is tried again this often */
-#define MASTER_ASKS_LIST       8u                      /* single names asked in a directory that start its listing */
-#define MASTER_DIRS_MAX        16384u                  /* directories remembered in memory */
+#define MASTER_PROBE_NS        (5 * TARN_NS_PER_S) /* a store that failed is tried again this often */
+#define MASTER_ASKS_LIST       8u     /* single names asked in a directory that start its listing */
+#define MASTER_DIRS_MAX        16384u /* directories remembered in memory */
 
 struct mlisting;
 
-/* ---- attachments (attach.c) ------------------------------------------------------------------------------- */
+/* ---- attachments (attach.c)
+ * ------------------------------------------------------------------------------- */
 
 struct mattach {
     struct tarn_master *master;
@@ -31,12 +34,12 @@ struct mattach {
     tarn_ino_t root;
     char *path, *uri, *isolation;
     struct tarn_ufs *ufs;
-    uint64_t ttl_ns;            /* TARN_TTL_* or a duration */
+    uint64_t ttl_ns; /* TARN_TTL_* or a duration */
     uint32_t uid, gid, file_mode, dir_mode;
-    bool down;                  /* the last question failed without an answer; probed in the background */
-    int down_rc;                /* why */
+    bool down;   /* the last question failed without an answer; probed in the background */
+    int down_rc; /* why */
     struct tarn_errbuf down_err;
-    int64_t since_ns;           /* real time of the attach: mtime of directories that have none */
+    int64_t since_ns; /* real time of the attach: mtime of directories that have none */
     uint64_t stale_answers;
     struct tarn_ufs_check check;
     bool checking;
@@ -48,7 +51,8 @@ void mattach_note(struct mattach *a, int rc, const struct tarn_errbuf *err);
 bool mattach_no_answer(int rc);
 struct mattach *mattach_by_id(struct tarn_master *m, uint32_t id);
 
-/* ---- directories in memory (names.c) ------------------------------------------------------------------------ */
+/* ---- directories in memory (names.c)
+ * ------------------------------------------------------------------------ */
 
 /* What is kept of a directory in use. Found by ino; forgotten when unused and old. */
 struct mdir {
@@ -58,36 +62,39 @@ struct mdir {
     tarn_ino_t ino;
     unsigned refs;
     struct mattach *at;
-    char *key;                  /* "" or "a/b/" */
-    int64_t listed_ns;          /* real time of the last complete listing's begin; 0: never (or no longer good) */
-    bool run_before;            /* a listing was interrupted: its place is in the store */
-    struct mlisting *listing;   /* under way */
-    unsigned asks;              /* single names asked since it was listed */
+    char *key;         /* "" or "a/b/" */
+    int64_t listed_ns; /* real time of the last complete listing's begin; 0: never (or no longer
+                          good) */
+    bool run_before;   /* a listing was interrupted: its place is in the store */
+    struct mlisting *listing; /* under way */
+    unsigned asks;            /* single names asked since it was listed */
 };
 /* A reference. -TARN_E_NO_ENTRY, NOT_DIR, NO_ATTACH, KV…. */
 int mdir_get(struct tarn_master *m, tarn_ino_t ino, struct mdir **ret);
 void mdir_put(struct mdir **d);
 bool mdir_listed_trusted(struct mdir *d); /* listed, and that is still believed */
 
-/* ---- names (names.c) --------------------------------------------------------------------------------------------- */
+/* ---- names (names.c)
+ * --------------------------------------------------------------------------------------------- */
 
 struct mname_req;
 typedef void mname_fn(struct mname_req *r, int rc);
 /*
- * Brings what the core knows of one name up to date, as the attachment's policy wants. Embedded; valid until fn.
- * rc 0: the committed state is the truth now (the name may be there or not). Negative: it could not be found out and
- * nothing is known. When old metadata is in force (the store does not answer in time) rc is 0 and `stale` is true.
+ * Brings what the core knows of one name up to date, as the attachment's policy wants. Embedded;
+ * valid until fn. rc 0: the committed state is the truth now (the name may be there or not).
+ * Negative: it could not be found out and nothing is known. When old metadata is in force (the
+ * store does not answer in time) rc is 0 and `stale` is true.
  */
 struct mname_req {
-    tarn_ino_t parent;          /* in */
-    const char *name;           /* in: borrowed until fn */
-    size_t len;                 /* in */
-    bool fresh;                 /* in: with the policy `always`, ask */
-    mname_fn *fn;               /* in */
-    void *arg;                  /* in */
-    bool stale;                 /* out */
-    struct tarn_errbuf err;     /* out */
-    struct mdir *dir;           /* from here on: names.c's */
+    tarn_ino_t parent;      /* in */
+    const char *name;       /* in: borrowed until fn */
+    size_t len;             /* in */
+    bool fresh;             /* in: with the policy `always`, ask */
+    mname_fn *fn;           /* in */
+    void *arg;              /* in */
+    bool stale;             /* out */
+    struct tarn_errbuf err; /* out */
+    struct mdir *dir;       /* from here on: names.c's */
     struct tarn_list node;
     struct tarn_timer timer;
     struct tarn_task task;
@@ -95,29 +102,34 @@ struct mname_req {
     int rc;
     struct mask *ask;
 };
-/* 1: nothing to ask, the committed state is good as it is (fn is not called); 0: fn follows; negative: refused. */
+/* 1: nothing to ask, the committed state is good as it is (fn is not called); 0: fn follows;
+ * negative: refused. */
 int mname_refresh(struct tarn_master *m, struct mname_req *r);
 void mname_cancel(struct mname_req *r); /* fn is not called */
 
 /* What is committed of a name is not to be believed until the store was asked again. */
 void mname_distrust(struct tarn_master *m, tarn_ino_t parent, const char *name, size_t len);
 /* The attributes of an inode with how long they may be believed. */
-void mname_attr(struct tarn_master *m, tarn_ino_t ino, const Tarn__Core__Inode *inode, Tarn__Wire__Attr *ret);
+void mname_attr(struct tarn_master *m, tarn_ino_t ino, const Tarn__Core__Inode *inode,
+                Tarn__Wire__Attr *ret);
 /* How long a name's absence may be believed, ms. */
-uint64_t mname_negative_trust_ms(struct tarn_master *m, tarn_ino_t parent, const char *name, size_t len);
+uint64_t mname_negative_trust_ms(struct tarn_master *m, tarn_ino_t parent, const char *name,
+                                 size_t len);
 
-/* ---- listings (listing.c) ---------------------------------------------------------------------------------------------- */
+/* ---- listings (listing.c)
+ * ---------------------------------------------------------------------------------------------- */
 
 struct mlist_wait;
 typedef void mlist_fn(struct mlist_wait *w, int rc);
-/* Waits for progress of a directory's listing. Embedded; fn runs once: more was committed, or it ended (rc, done). */
+/* Waits for progress of a directory's listing. Embedded; fn runs once: more was committed, or it
+ * ended (rc, done). */
 struct mlist_wait {
     struct tarn_list node;
-    bool until_end;             /* in: only the end counts */
-    mlist_fn *fn;               /* in */
-    void *arg;                  /* in */
-    bool done;                  /* out: the listing has ended (well, if rc is 0) */
-    struct tarn_errbuf err;     /* out */
+    bool until_end;         /* in: only the end counts */
+    mlist_fn *fn;           /* in */
+    void *arg;              /* in */
+    bool done;              /* out: the listing has ended (well, if rc is 0) */
+    struct tarn_errbuf err; /* out */
 };
 /* Starts a listing unless one runs; resumes one that a restart interrupted. */
 void mlist_start(struct mdir *d, enum tarn_ufs_class cls);
@@ -125,30 +137,35 @@ void mlist_wait(struct mdir *d, struct mlist_wait *w); /* a listing must run */
 void mlist_forget(struct mlist_wait *w);
 void mlist_stop_all(struct tarn_master *m); /* cancels; they end soon */
 
-/* ---- the journal (master.c) ---------------------------------------------------------------------------------------------- */
+/* ---- the journal (master.c)
+ * ---------------------------------------------------------------------------------------------- */
 
 struct mproposal;
 typedef void mproposal_fn(struct mproposal *p);
 /* A proposal of the master's. Embedded; valid until fn, which may free it. */
 struct mproposal {
-    struct tarn_proposal p;     /* p.rc, p.result: valid during fn */
+    struct tarn_proposal p; /* p.rc, p.result: valid during fn */
     struct tarn_master *master;
     mproposal_fn *fn;
-    void *arg;                  /* the caller's */
+    void *arg; /* the caller's */
 };
 /* 0 when the entry was committed and not refused. */
 int mproposal_rc(const struct mproposal *p);
 /*
- * Proposes an entry, whose time it sets; fn runs on the loop once, never inside this call, after names that changed have been
- * pushed to the sessions. -TARN_E_TOO_BIG: nothing was proposed, fn is not called.
+ * Proposes an entry, whose time it sets; fn runs on the loop once, never inside this call, after
+ * names that changed have been pushed to the sessions. -TARN_E_TOO_BIG: nothing was proposed, fn is
+ * not called.
  */
-int mpropose(struct tarn_master *m, struct mproposal *p, Tarn__Core__Entry *e, mproposal_fn *fn, void *arg);
+int mpropose(struct tarn_master *m, struct mproposal *p, Tarn__Core__Entry *e, mproposal_fn *fn,
+             void *arg);
 uint64_t master_applied(struct tarn_master *m);
 int64_t master_real_ns(struct tarn_master *m);
 void master_busy(struct tarn_master *m);
 void master_idle(struct tarn_master *m); /* may end the stop, as a task */
 
-/* ---- sessions (session.c) -------------------------------------------------------------------------------------------------- */
+/* ---- sessions (session.c)
+ * --------------------------------------------------------------------------------------------------
+ */
 
 struct msession {
     struct tarn_list node;
@@ -156,7 +173,7 @@ struct msession {
     struct tarn_rpc_session *rpc;
     char *kind, *mountpoint, *host;
     uint64_t pid;
-    uint64_t seq;               /* of the last invalidation sent */
+    uint64_t seq;                                  /* of the last invalidation sent */
     uint64_t local_bytes, remote_bytes, ufs_bytes; /* delivered to applications, as last reported */
 };
 void msession_invalidate(struct tarn_master *m, const struct tarn_core_change *changes, size_t n);
@@ -166,21 +183,26 @@ void msession_free_all(struct tarn_master *m);
 void mnames_fini(struct tarn_master *m);
 void mattach_free(struct mattach **a);
 
-/* ---- reports and jobs ------------------------------------------------------------------------------------------------------- */
+/* ---- reports and jobs
+ * -------------------------------------------------------------------------------------------------------
+ */
 
-void msvc_meta_handlers(struct tarn_master *m, struct tarn_rpc_server *s);   /* svc_meta.c */
-void msvc_report_handlers(struct tarn_master *m, struct tarn_rpc_server *s); /* svc_report.c: status, du, resolve */
+void msvc_meta_handlers(struct tarn_master *m, struct tarn_rpc_server *s); /* svc_meta.c */
+void msvc_report_handlers(struct tarn_master *m,
+                          struct tarn_rpc_server *s); /* svc_report.c: status, du, resolve */
 
 struct mjobs;
 struct mjobs *mjobs_new(struct tarn_master *m);
 void mjobs_resume(struct mjobs *j); /* a worker is there: goes on with what was running */
 void mjobs_handlers(struct mjobs *j, struct tarn_rpc_server *s);
-void mjobs_stop(struct mjobs *j);   /* holds the master busy until nothing runs; states stay as they are in the journal */
+void mjobs_stop(struct mjobs *j); /* holds the master busy until nothing runs; states stay as they
+                                     are in the journal */
 void mjobs_free(struct mjobs **j);
 void mjobs_counts(struct mjobs *j, uint32_t *ret_running, uint32_t *ret_failed);
 
 /*
- * Path walk for commands and jobs: refreshes every name on the way. Embedded; fn once, never inside start.
+ * Path walk for commands and jobs: refreshes every name on the way. Embedded; fn once, never inside
+ * start.
  */
 struct mpath_req;
 typedef void mpath_fn(struct mpath_req *r, int rc);
@@ -200,33 +222,36 @@ struct mpath_req {
 void mpath_start(struct tarn_master *m, struct mpath_req *r);
 
 /*
- * Depth-first walk of a subtree in the order of ids, in slices, so that the loop is never held for long. With `list` every directory is
- * listed to its end first (those that are not, or whose listing is no longer believed), several at a time. Embedded.
+ * Depth-first walk of a subtree in the order of ids, in slices, so that the loop is never held for
+ * long. With `list` every directory is listed to its end first (those that are not, or whose
+ * listing is no longer believed), several at a time. Embedded.
  */
 #define MWALK_DEPTH_MAX 256
 struct mwalk;
 struct mwalk_ops {
-    /* A file, symlink or directory (before what is in it). `path` is absolute, valid during the call. 0: go on; 1: pause. */
+    /* A file, symlink or directory (before what is in it). `path` is absolute, valid during the
+     * call. 0: go on; 1: pause. */
     int (*visit)(struct mwalk *w, tarn_ino_t ino, const Tarn__Core__Inode *inode, const char *path);
     /* A directory whose listing failed; what is known of it is walked all the same. May be NULL. */
     void (*dir_failed)(struct mwalk *w, const char *path, int rc, const struct tarn_errbuf *err);
     /* A directory whose complete listing left names out. May be NULL. */
     void (*skipped)(struct mwalk *w, tarn_ino_t dir, const char *path, uint64_t count);
-    /* The end; never inside start or resume. rc < 0: cancelled or the store of the metadata failed. */
+    /* The end; never inside start or resume. rc < 0: cancelled or the store of the metadata failed.
+     */
     void (*end)(struct mwalk *w, int rc);
 };
 struct mwalk_frame {
     tarn_ino_t ino;
-    uint64_t cookie;            /* the last entry visited */
-    size_t path_len;            /* of the path of ino */
-    bool listed;                /* the listing was waited for */
+    uint64_t cookie; /* the last entry visited */
+    size_t path_len; /* of the path of ino */
+    bool listed;     /* the listing was waited for */
 };
 struct mwalk {
-    struct tarn_master *master; /* in */
-    const struct mwalk_ops *ops; /* in */
-    bool list;                  /* in */
-    bool recursive;             /* in: else only the entries of the root */
-    void *arg;                  /* in: the caller's */
+    struct tarn_master *master;                /* in */
+    const struct mwalk_ops *ops;               /* in */
+    bool list;                                 /* in */
+    bool recursive;                            /* in: else only the entries of the root */
+    void *arg;                                 /* in: the caller's */
     struct mwalk_frame stack[MWALK_DEPTH_MAX]; /* from here on: walk.c's */
     unsigned depth;
     struct tarn_str path;
@@ -239,15 +264,18 @@ struct mwalk {
     unsigned budget;
     tarn_ino_t descend;
 };
-/* Walks what is below `ino` (a directory), whose path is `path`. `cursor`: where an earlier walk was (may be empty). */
-void mwalk_start(struct mwalk *w, tarn_ino_t ino, const char *path, const void *cursor, size_t cursor_len);
+/* Walks what is below `ino` (a directory), whose path is `path`. `cursor`: where an earlier walk
+ * was (may be empty). */
+void mwalk_start(struct mwalk *w, tarn_ino_t ino, const char *path, const void *cursor,
+                 size_t cursor_len);
 void mwalk_resume(struct mwalk *w); /* after a pause */
 void mwalk_cancel(struct mwalk *w); /* end follows */
 /* Where the walk is now: what was visited before is not visited again from there. */
 void mwalk_cursor(const struct mwalk *w, struct tarn_str *ret);
 void mwalk_fini(struct mwalk *w);
 
-/* Fills a Locator for a file's current version; strings live in `hold` (released with tarn_str_fini). */
+/* Fills a Locator for a file's current version; strings live in `hold` (released with
+ * tarn_str_fini). */
 struct mlocator {
     Tarn__Wire__Locator loc;
     Tarn__Wire__UfsVersion ufs;
@@ -257,21 +285,23 @@ struct mlocator {
 int mlocator_fill(struct tarn_master *m, tarn_ino_t ino, struct mlocator *ret);
 void mlocator_fini(struct mlocator *l);
 
-/* ---- the master ----------------------------------------------------------------------------------------------------------------- */
+/* ---- the master
+ * -----------------------------------------------------------------------------------------------------------------
+ */
 
 struct tarn_master {
     struct tarn_master_args args;
     char cluster_id[37];
     uint8_t cap_key[32];
     struct tarn_journal *journal;
-    struct mattach *attach;        /* the one attachment, at "/"; NULL before */
+    struct mattach *attach; /* the one attachment, at "/"; NULL before */
     struct tarn_rpc_client *worker;
-    struct tarn_htab dirs;         /* struct mdir by ino */
-    struct tarn_list dirs_lru;     /* unused ones, oldest first */
-    struct tarn_htab asks;         /* struct mask by (parent, name): questions under way */
-    struct tarn_htab asked;        /* what was answered lately, by (parent, name); bounded */
+    struct tarn_htab dirs;     /* struct mdir by ino */
+    struct tarn_list dirs_lru; /* unused ones, oldest first */
+    struct tarn_htab asks;     /* struct mask by (parent, name): questions under way */
+    struct tarn_htab asked;    /* what was answered lately, by (parent, name); bounded */
     struct tarn_list asked_fifo;
-    struct tarn_list listings;     /* under way */
+    struct tarn_list listings; /* under way */
     struct tarn_list sessions;
     uint64_t session_next;
     struct mjobs *jobs;
@@ -282,6 +312,6 @@ struct tarn_master {
     void (*stopped)(void *arg);
     void *stopped_arg;
     struct tarn_task stop_task;
-    uint64_t started_ns;           /* monotonic */
+    uint64_t started_ns; /* monotonic */
     struct tarn_master_counts counts;
 };

@@ -2,13 +2,15 @@
 /*
  * Names: when what the core knows may be believed, and how the store is asked for one name.
  *
- * - Only here and in listing.c a store is asked for names. One question per (directory, name) at a time (struct mask), all
- *   who want it wait for the same answer.
- * - The answer is compared with the committed state and becomes a journal entry only where it differs; when it was given is
- *   remembered in `asked`, a bounded table that a restart forgets (then one more question is asked).
- * - A question about a name that is known keeps nobody waiting longer than MASTER_REFRESH_WAIT_NS; a store that does not
- *   answer leaves the old metadata in force at once, counted.
- * - Absence is believed only from a complete listing or from a 404 and an empty LIST; an error is never a negative.
+ * - Only here and in listing.c a store is asked for names. One question per (directory, name) at a
+ * time (struct mask), all who want it wait for the same answer.
+ * - The answer is compared with the committed state and becomes a journal entry only where it
+ * differs; when it was given is remembered in `asked`, a bounded table that a restart forgets (then
+ * one more question is asked).
+ * - A question about a name that is known keeps nobody waiting longer than MASTER_REFRESH_WAIT_NS;
+ * a store that does not answer leaves the old metadata in force at once, counted.
+ * - Absence is believed only from a complete listing or from a 404 and an empty LIST; an error is
+ * never a negative.
  */
 #include "master/master_priv.h"
 
@@ -29,9 +31,9 @@ struct asked_row {
     struct tarn_hnode hnode;
     struct tarn_list fifo;
     tarn_ino_t parent;
-    int64_t at_ns;        /* real time */
+    int64_t at_ns; /* real time */
     bool found;
-    bool distrusted;      /* a worker saw another object: what is committed is not to be believed */
+    bool distrusted; /* a worker saw another object: what is committed is not to be believed */
     size_t len;
     char name[];
 };
@@ -40,12 +42,12 @@ struct asked_row {
 struct mask {
     struct tarn_hnode hnode;
     struct tarn_master *master;
-    struct mdir *dir;           /* referenced */
+    struct mdir *dir; /* referenced */
     struct tarn_ufs_stat stat;
     struct mproposal proposal;
-    struct tarn_list waiters;   /* struct mname_req */
+    struct tarn_list waiters; /* struct mname_req */
     uint64_t asked_index;
-    int64_t asked_ns;           /* real time */
+    int64_t asked_ns; /* real time */
     bool found;
     size_t len;
     char name[];
@@ -56,7 +58,8 @@ static uint64_t name_hash(tarn_ino_t parent, const char *name, size_t len)
     return tarn_xxh3_seed(name, len, parent.v);
 }
 
-/* ---- directories -------------------------------------------------------------------------------------------- */
+/* ---- directories
+ * -------------------------------------------------------------------------------------------- */
 
 static struct mdir *mdir_find(struct tarn_master *m, tarn_ino_t ino)
 {
@@ -168,9 +171,11 @@ bool mdir_listed_trusted(struct mdir *d)
     return d->listed_ns && trust_until(d->at, d->listed_ns) > master_real_ns(d->master);
 }
 
-/* ---- what was answered lately ---------------------------------------------------------------------------------- */
+/* ---- what was answered lately
+ * ---------------------------------------------------------------------------------- */
 
-static struct asked_row *asked_find(struct tarn_master *m, tarn_ino_t parent, const char *name, size_t len)
+static struct asked_row *asked_find(struct tarn_master *m, tarn_ino_t parent, const char *name,
+                                    size_t len)
 {
     uint64_t h = name_hash(parent, name, len);
 
@@ -190,7 +195,8 @@ static void asked_drop(struct tarn_master *m, struct asked_row *row)
     free(row);
 }
 
-static struct asked_row *asked_row(struct tarn_master *m, tarn_ino_t parent, const char *name, size_t len)
+static struct asked_row *asked_row(struct tarn_master *m, tarn_ino_t parent, const char *name,
+                                   size_t len)
 {
     struct asked_row *row = asked_find(m, parent, name, len);
 
@@ -227,7 +233,8 @@ void mname_distrust(struct tarn_master *m, tarn_ino_t parent, const char *name, 
 }
 
 /* Real time until which the committed state of a name (there or not) is believed. */
-static int64_t name_trust_until(struct tarn_master *m, struct mdir *d, const char *name, size_t len, bool known)
+static int64_t name_trust_until(struct tarn_master *m, struct mdir *d, const char *name, size_t len,
+                                bool known)
 {
     struct asked_row *row = asked_find(m, d->ino, name, len);
     int64_t until = trust_until(d->at, d->listed_ns);
@@ -255,7 +262,8 @@ static uint64_t trust_ms(struct tarn_master *m, int64_t until)
     return until > now ? (uint64_t)(until - now) / TARN_NS_PER_MS : 0;
 }
 
-uint64_t mname_negative_trust_ms(struct tarn_master *m, tarn_ino_t parent, const char *name, size_t len)
+uint64_t mname_negative_trust_ms(struct tarn_master *m, tarn_ino_t parent, const char *name,
+                                 size_t len)
 {
     struct mdir *d;
     uint64_t ms;
@@ -267,7 +275,8 @@ uint64_t mname_negative_trust_ms(struct tarn_master *m, tarn_ino_t parent, const
     return ms;
 }
 
-void mname_attr(struct tarn_master *m, tarn_ino_t ino, const Tarn__Core__Inode *inode, Tarn__Wire__Attr *ret)
+void mname_attr(struct tarn_master *m, tarn_ino_t ino, const Tarn__Core__Inode *inode,
+                Tarn__Wire__Attr *ret)
 {
     struct mattach *at = mattach_by_id(m, inode->attachment);
     bool is_dir = inode->type == TARN_UFS_DIR;
@@ -299,12 +308,15 @@ void mname_attr(struct tarn_master *m, tarn_ino_t ino, const Tarn__Core__Inode *
     if (ino.v == TARN_INO_ROOT.v) {
         ret->trust_ms = UINT64_MAX;
     } else if (mdir_get(m, (tarn_ino_t){inode->parent}, &d) == 0) {
-        ret->trust_ms = trust_ms(m, name_trust_until(m, d, (const char *)inode->name.data, inode->name.len, true));
+        ret->trust_ms = trust_ms(
+            m, name_trust_until(m, d, (const char *)inode->name.data, inode->name.len, true));
         mdir_put(&d);
     }
 }
 
-/* ---- questions --------------------------------------------------------------------------------------------------- */
+/* ---- questions
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 static void ask_wake(struct mask *a, int rc)
 {
@@ -361,7 +373,8 @@ static bool object_equal(const Tarn__Core__Inode *inode, const struct tarn_ufs_a
     return inode->ufs && inode->ufs->size == v->size_bytes && inode->ufs->mtime_ns == v->mtime_ns &&
            inode->ufs->ctime_ns == v->ctime_ns && inode->ufs->file_id == v->file_id &&
            strcmp(inode->ufs->etag, v->etag) == 0 &&
-           (!attr->has_owner || (inode->mode == attr->mode && inode->uid == attr->uid && inode->gid == attr->gid));
+           (!attr->has_owner ||
+            (inode->mode == attr->mode && inode->uid == attr->uid && inode->gid == attr->gid));
 }
 
 static bool etag_is_md5(const char *etag)
@@ -370,15 +383,17 @@ static bool etag_is_md5(const char *etag)
 }
 
 /*
- * LIST and HEAD may disagree on the ETag of one object (composed uploads on some servers). Where not both are plain MD5s, equal
- * size and modification second mean the same bytes; a fetch compares again, with the ETag that GET reports.
+ * LIST and HEAD may disagree on the ETag of one object (composed uploads on some servers). Where
+ * not both are plain MD5s, equal size and modification second mean the same bytes; a fetch compares
+ * again, with the ETag that GET reports.
  */
 static bool object_same_listed(const Tarn__Core__Inode *inode, const struct tarn_ufs_attr *attr)
 {
     const struct tarn_ufs_version *v = &attr->version;
 
-    return attr->type == TARN_UFS_FILE && inode->type == TARN_UFS_FILE && inode->ufs && v->file_id == 0 &&
-           inode->ufs->size == v->size_bytes && v->etag[0] && inode->ufs->etag[0] &&
+    return attr->type == TARN_UFS_FILE && inode->type == TARN_UFS_FILE && inode->ufs &&
+           v->file_id == 0 && inode->ufs->size == v->size_bytes && v->etag[0] &&
+           inode->ufs->etag[0] &&
            inode->ufs->mtime_ns / (int64_t)TARN_NS_PER_S == v->mtime_ns / (int64_t)TARN_NS_PER_S &&
            !(etag_is_md5(v->etag) && etag_is_md5(inode->ufs->etag));
 }
@@ -454,7 +469,8 @@ static void ask_answered(struct tarn_ufs_stat *s, int rc)
     known = ask_current(a, &inode);
     if (known < 0 && known != -TARN_E_NO_ENTRY)
         rc = known;
-    else if (a->found && known == 0 && (object_equal(inode, &s->attr) || object_same_listed(inode, &s->attr)))
+    else if (a->found && known == 0 &&
+             (object_equal(inode, &s->attr) || object_same_listed(inode, &s->attr)))
         rc = 1; /* nothing new */
     else if (a->found)
         rc = ask_propose_found(a, &s->attr);
@@ -504,7 +520,9 @@ static struct mask *ask_start(struct tarn_master *m, struct mdir *d, const char 
     return a;
 }
 
-/* ---- requests ------------------------------------------------------------------------------------------------------- */
+/* ---- requests
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 static void name_waited(struct tarn_timer *t, void *arg)
 {
@@ -534,7 +552,8 @@ static int name_good(struct tarn_master *m, struct mname_req *r)
         return 1;
     if (name_trust_until(m, r->dir, r->name, r->len, r->known) > now)
         return 1;
-    if (r->known && r->dir->at->down) { /* old metadata is in force at once; the probe asks in the background */
+    if (r->known &&
+        r->dir->at->down) { /* old metadata is in force at once; the probe asks in the background */
         r->dir->at->stale_answers++;
         r->stale = true;
         return 1;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Path walks: one name after the other, each refreshed as its attachment's policy wants. And locators: where the bytes of a
- * file's current version come from.
+ * Path walks: one name after the other, each refreshed as its attachment's policy wants. And
+ * locators: where the bytes of a file's current version come from.
  */
 #include "master/master_priv.h"
 
@@ -58,8 +58,12 @@ static void path_step(struct mpath_req *r)
     int rc;
 
     while ((name = tarn_path_next(&r->at, &len)) != NULL) {
-        r->name = (struct mname_req){.parent = r->ino, .name = name, .len = len, .fresh = true,
-                                     .fn = path_refreshed, .arg = r};
+        r->name = (struct mname_req){.parent = r->ino,
+                                     .name = name,
+                                     .len = len,
+                                     .fresh = true,
+                                     .fn = path_refreshed,
+                                     .arg = r};
         rc = mname_refresh(r->master, &r->name);
         if (rc == 0)
             return;

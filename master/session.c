@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Sessions: clients that hold names and attributes. Each has a lease, a capability for workers, and a stream of numbered
- * invalidations on its connection; a client that missed a number drops what it trusts.
+ * Sessions: clients that hold names and attributes. Each has a lease, a capability for workers, and
+ * a stream of numbered invalidations on its connection; a client that missed a number drops what it
+ * trusts.
  */
 #include "master/master_priv.h"
 
@@ -11,13 +12,14 @@
 #include "lib/base/assert.h"
 #include "lib/base/env.h"
 
-#define LEASE_MS      10000u
-#define CAP_LIFE_NS   (3600 * TARN_NS_PER_S)
-#define INVAL_ITEMS   1024u
+#define LEASE_MS    10000u
+#define CAP_LIFE_NS (3600 * TARN_NS_PER_S)
+#define INVAL_ITEMS 1024u
 
 static struct msession *session_of(struct tarn_master *m, struct tarn_rpc_session *rpc)
 {
-    TARN_LIST_FOREACH(n, &m->sessions) {
+    TARN_LIST_FOREACH(n, &m->sessions)
+    {
         struct msession *s = TARN_LIST_ENTRY(n, struct msession, node);
 
         if (s->rpc == rpc)
@@ -51,7 +53,8 @@ void msession_free_all(struct tarn_master *m)
         session_free(TARN_LIST_ENTRY(m->sessions.next, struct msession, node));
 }
 
-static void session_cap(struct tarn_master *m, const struct tarn_rpc_call *call, uint64_t session, struct tarn_str *ret)
+static void session_cap(struct tarn_master *m, const struct tarn_rpc_call *call, uint64_t session,
+                        struct tarn_str *ret)
 {
     Tarn__Wire__CapabilityBody body = TARN__WIRE__CAPABILITY_BODY__INIT;
     char principal[sizeof(call->principal.name)];
@@ -97,7 +100,8 @@ static void session_open(void *ctx, struct tarn_rpc_call *call)
     resp.capability = (ProtobufCBinaryData){cap.len, (uint8_t *)cap.p};
     resp.lease_ms = LEASE_MS;
     resp.cluster_id = m->cluster_id;
-    /* Inside one process nothing can be cut off: kernel caches may live as long as the names are believed. */
+    /* Inside one process nothing can be cut off: kernel caches may live as long as the names are
+     * believed. */
     resp.kernel_trust_ms = call->principal.trusted ? UINT64_MAX : LEASE_MS;
     tarn_rpc_reply(call, 0, &resp.base, NULL, 0, 0);
     tarn_str_fini(&cap);
@@ -140,15 +144,18 @@ void msession_handlers(struct tarn_master *m, struct tarn_rpc_server *srv)
 
 static void session_push(struct tarn_master *m, Tarn__Wire__Invalidate *inv)
 {
-    TARN_LIST_FOREACH_SAFE(n, &m->sessions) {
+    TARN_LIST_FOREACH_SAFE(n, &m->sessions)
+    {
         struct msession *s = TARN_LIST_ENTRY(n, struct msession, node);
 
         inv->seq = ++s->seq;
-        (void)tarn_rpc_notify(s->rpc, TARN_RPC_invalidate, &inv->base); /* a session that cannot take it is cut */
+        (void)tarn_rpc_notify(s->rpc, TARN_RPC_invalidate,
+                              &inv->base); /* a session that cannot take it is cut */
     }
 }
 
-void msession_invalidate(struct tarn_master *m, const struct tarn_core_change *changes, size_t count)
+void msession_invalidate(struct tarn_master *m, const struct tarn_core_change *changes,
+                         size_t count)
 {
     Tarn__Wire__InvalItem *items, **ptrs;
 
@@ -167,7 +174,8 @@ void msession_invalidate(struct tarn_master *m, const struct tarn_core_change *c
             items[i].parent = changes[at].parent.v;
             items[i].version = changes[at].version;
             if (changes[at].name)
-                items[i].name = (ProtobufCBinaryData){strlen(changes[at].name), (uint8_t *)changes[at].name};
+                items[i].name =
+                    (ProtobufCBinaryData){strlen(changes[at].name), (uint8_t *)changes[at].name};
         }
         inv.n_items = n;
         inv.items = ptrs;

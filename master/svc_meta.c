@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Metadata handlers: lookup, getattr, readdir, readlink, locate, report_changed. Each refreshes what the policy says must be
- * asked, then answers from the committed state; a call that waits is a struct svc_call, which owns its requests.
+ * Metadata handlers: lookup, getattr, readdir, readlink, locate, report_changed. Each refreshes
+ * what the policy says must be asked, then answers from the committed state; a call that waits is a
+ * struct svc_call, which owns its requests.
  */
 #include "master/master_priv.h"
 
@@ -18,9 +19,9 @@ struct svc_call {
     struct tarn_rpc_call *call;
     struct mname_req name;
     struct mlist_wait list;
-    struct mdir *dir;             /* readdir: referenced */
-    struct tarn_timer timer;      /* readdir: a refresh does not wait longer */
-    Tarn__Core__Inode *inode;     /* whose name is asked; owns name.name */
+    struct mdir *dir;         /* readdir: referenced */
+    struct tarn_timer timer;  /* readdir: a refresh does not wait longer */
+    Tarn__Core__Inode *inode; /* whose name is asked; owns name.name */
     bool waiting_list;
     bool refreshed;
     void (*after)(struct svc_call *c, int rc);
@@ -74,13 +75,14 @@ static void svc_name_done(struct mname_req *r, int rc)
 }
 
 /* Refreshes (parent, name), then after(c, rc). */
-static void svc_refresh(struct svc_call *c, tarn_ino_t parent, const char *name, size_t len, bool fresh,
-                        void (*after)(struct svc_call *c, int rc))
+static void svc_refresh(struct svc_call *c, tarn_ino_t parent, const char *name, size_t len,
+                        bool fresh, void (*after)(struct svc_call *c, int rc))
 {
     int rc;
 
     c->after = after;
-    c->name = (struct mname_req){.parent = parent, .name = name, .len = len, .fresh = fresh, .fn = svc_name_done, .arg = c};
+    c->name = (struct mname_req){
+        .parent = parent, .name = name, .len = len, .fresh = fresh, .fn = svc_name_done, .arg = c};
     rc = mname_refresh(c->master, &c->name);
     if (rc != 0) {
         after(c, rc > 0 ? 0 : rc);
@@ -90,7 +92,9 @@ static void svc_refresh(struct svc_call *c, tarn_ino_t parent, const char *name,
     c->call->on_cancel = svc_cancel;
 }
 
-/* ---- lookup ----------------------------------------------------------------------------------------------------- */
+/* ---- lookup
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 static void lookup_answer(struct svc_call *c, int rc)
 {
@@ -104,7 +108,8 @@ static void lookup_answer(struct svc_call *c, int rc)
     uint32_t type;
 
     if (rc == 0)
-        rc = tarn_core_dentry(m->args.kv, (tarn_ino_t){req->parent}, name, req->name.len, &ino, &type);
+        rc = tarn_core_dentry(m->args.kv, (tarn_ino_t){req->parent}, name, req->name.len, &ino,
+                              &type);
     if (rc == 0)
         rc = tarn_core_inode(m->args.kv, ino, &inode);
     if (rc == 0) {
@@ -112,7 +117,8 @@ static void lookup_answer(struct svc_call *c, int rc)
         resp.attr = &attr;
     } else if (rc == -TARN_E_NO_ENTRY || rc == -TARN_E_UFS_NOT_FOUND) {
         rc = -TARN_E_NO_ENTRY;
-        resp.negative_trust_ms = mname_negative_trust_ms(m, (tarn_ino_t){req->parent}, name, req->name.len);
+        resp.negative_trust_ms =
+            mname_negative_trust_ms(m, (tarn_ino_t){req->parent}, name, req->name.len);
     }
     tarn_rpc_reply(c->call, rc, &resp.base, NULL, 0, 0);
     tarn__core__inode__free_unpacked(inode, NULL);
@@ -123,11 +129,13 @@ static void svc_lookup(void *ctx, struct tarn_rpc_call *call)
 {
     const Tarn__Wire__LookupRequest *req = (const Tarn__Wire__LookupRequest *)call->request;
 
-    svc_refresh(svc_new(ctx, call), (tarn_ino_t){req->parent}, (const char *)req->name.data, req->name.len, req->fresh,
-                lookup_answer);
+    svc_refresh(svc_new(ctx, call), (tarn_ino_t){req->parent}, (const char *)req->name.data,
+                req->name.len, req->fresh, lookup_answer);
 }
 
-/* ---- getattr ---------------------------------------------------------------------------------------------------- */
+/* ---- getattr
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 static void getattr_answer(struct svc_call *c, int rc)
 {
@@ -161,11 +169,13 @@ static void svc_getattr(void *ctx, struct tarn_rpc_call *call)
     else if (req->ino == TARN_INO_ROOT.v)
         getattr_answer(c, 0);
     else
-        svc_refresh(c, (tarn_ino_t){c->inode->parent}, (const char *)c->inode->name.data, c->inode->name.len, req->fresh,
-                    getattr_answer);
+        svc_refresh(c, (tarn_ino_t){c->inode->parent}, (const char *)c->inode->name.data,
+                    c->inode->name.len, req->fresh, getattr_answer);
 }
 
-/* ---- readdir ------------------------------------------------------------------------------------------------------ */
+/* ---- readdir
+ * ------------------------------------------------------------------------------------------------------
+ */
 
 #define READDIR_BYTES_MAX (TARN_FRAME_BODY_MAX / 2)
 
@@ -173,7 +183,7 @@ struct readdir_page {
     struct tarn_master *master;
     Tarn__Wire__Dirent *rows, **ptrs;
     Tarn__Wire__Attr *attrs;
-    struct tarn_str bytes;        /* names and cids, by offset until the end */
+    struct tarn_str bytes; /* names and cids, by offset until the end */
     size_t *name_off;
     size_t count, max, size;
 };
@@ -201,14 +211,18 @@ static int readdir_entry(void *arg, tarn_ino_t ino, const Tarn__Core__Inode *ino
     return 0;
 }
 
-/* Answers with the entries behind the cookie; false when there is none yet and the listing goes on. */
+/* Answers with the entries behind the cookie; false when there is none yet and the listing goes on.
+ */
 static bool readdir_answer(struct svc_call *c)
 {
     struct tarn_master *m = c->master;
     const Tarn__Wire__ReaddirRequest *req = (const Tarn__Wire__ReaddirRequest *)c->call->request;
     Tarn__Wire__ReaddirResponse resp = TARN__WIRE__READDIR_RESPONSE__INIT;
-    struct readdir_page p = {.master = m, .max = TARN_MIN(req->max_entries ? req->max_entries : 1u, TARN_READDIR_ENTRIES)};
-    /* Read before the walk: what a listing commits after it is behind the page, never lost at its end. */
+    struct readdir_page p = {
+        .master = m,
+        .max = TARN_MIN(req->max_entries ? req->max_entries : 1u, TARN_READDIR_ENTRIES)};
+    /* Read before the walk: what a listing commits after it is behind the page, never lost at its
+     * end. */
     bool complete = c->dir->listed_ns != 0;
     bool wait;
     int rc;
@@ -251,8 +265,10 @@ static void readdir_progress(struct mlist_wait *w, int rc)
     c->call->on_cancel = NULL;
     tarn_timer_stop(&c->timer);
     if (rc < 0 && c->dir->listed_ns == 0) {
-        /* A listing that broke off: what is behind the cookie is still good, its end is not known. */
-        svc_reply(c, rc == -TARN_E_NO_ENTRY || tarn_err_errno(rc) == EACCES ? rc : -TARN_E_LISTING, NULL);
+        /* A listing that broke off: what is behind the cookie is still good, its end is not known.
+         */
+        svc_reply(c, rc == -TARN_E_NO_ENTRY || tarn_err_errno(rc) == EACCES ? rc : -TARN_E_LISTING,
+                  NULL);
         return;
     }
     if (rc < 0) {
@@ -318,7 +334,8 @@ static void svc_readdir(void *ctx, struct tarn_rpc_call *call)
     }
 }
 
-/* ---- readlink, locate, report_changed ------------------------------------------------------------------------------ */
+/* ---- readlink, locate, report_changed
+ * ------------------------------------------------------------------------------ */
 
 static void svc_readlink(void *ctx, struct tarn_rpc_call *call)
 {
@@ -380,8 +397,10 @@ static void svc_report_changed(void *ctx, struct tarn_rpc_call *call)
         svc_reply(c, rc == -TARN_E_NO_ENTRY ? 0 : rc, &resp.base);
         return;
     }
-    mname_distrust(m, (tarn_ino_t){c->inode->parent}, (const char *)c->inode->name.data, c->inode->name.len);
-    svc_refresh(c, (tarn_ino_t){c->inode->parent}, (const char *)c->inode->name.data, c->inode->name.len, true, changed_answer);
+    mname_distrust(m, (tarn_ino_t){c->inode->parent}, (const char *)c->inode->name.data,
+                   c->inode->name.len);
+    svc_refresh(c, (tarn_ino_t){c->inode->parent}, (const char *)c->inode->name.data,
+                c->inode->name.len, true, changed_answer);
 }
 
 void msvc_meta_handlers(struct tarn_master *m, struct tarn_rpc_server *s)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reports: resolve, du, status. `du` walks what is known (it asks the store for nothing but the names on the way) and asks the worker,
- * in batches, how much of each file it has: the figures are the worker's own, not a guess.
+ * Reports: resolve, du, status. `du` walks what is known (it asks the store for nothing but the
+ * names on the way) and asks the worker, in batches, how much of each file it has: the figures are
+ * the worker's own, not a guess.
  */
 #include "master/master_priv.h"
 
@@ -14,7 +15,9 @@
 
 #define DU_BATCH 1024u
 
-/* ---- resolve -------------------------------------------------------------------------------------------------------- */
+/* ---- resolve
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 struct resolve_call {
     struct tarn_master *master;
@@ -50,7 +53,8 @@ static void resolve_done(struct mpath_req *p, int rc)
         mname_attr(r->master, p->ino, inode, &attr);
         resp.attr = &attr;
     }
-    tarn_rpc_reply(r->call, rc == -TARN_E_UFS_NOT_FOUND ? -TARN_E_NO_ENTRY : rc, &resp.base, NULL, 0, 0);
+    tarn_rpc_reply(r->call, rc == -TARN_E_UFS_NOT_FOUND ? -TARN_E_NO_ENTRY : rc, &resp.base, NULL,
+                   0, 0);
     tarn__core__inode__free_unpacked(inode, NULL);
     free(r);
 }
@@ -72,7 +76,9 @@ static void svc_resolve(void *ctx, struct tarn_rpc_call *call)
     mpath_start(r->master, &r->path);
 }
 
-/* ---- du -------------------------------------------------------------------------------------------------------------- */
+/* ---- du
+ * --------------------------------------------------------------------------------------------------------------
+ */
 
 struct du_call {
     struct tarn_master *master;
@@ -131,7 +137,8 @@ static void du_ask(struct du_call *d)
     msg.n_cids = d->count;
     msg.cids = cids;
     d->asking = true;
-    d->ask = (struct tarn_rpc_req){.method = TARN_RPC_cached, .msg = &msg.base, .cb = du_asked, .arg = d};
+    d->ask = (struct tarn_rpc_req){
+        .method = TARN_RPC_cached, .msg = &msg.base, .cb = du_asked, .arg = d};
     tarn_rpc_start(d->master->worker, &d->ask);
     free(cids);
 }
@@ -158,7 +165,8 @@ static int du_count(struct du_call *d, const Tarn__Core__Inode *inode)
     return 1;
 }
 
-static int du_visit(struct mwalk *w, tarn_ino_t ino, const Tarn__Core__Inode *inode, const char *path)
+static int du_visit(struct mwalk *w, tarn_ino_t ino, const Tarn__Core__Inode *inode,
+                    const char *path)
 {
     struct du_call *d = w->arg;
 
@@ -239,7 +247,9 @@ static void svc_du(void *ctx, struct tarn_rpc_call *call)
     mpath_start(d->master, &d->path);
 }
 
-/* ---- status ------------------------------------------------------------------------------------------------------------ */
+/* ---- status
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
 struct status_call {
     struct tarn_master *master;
@@ -247,7 +257,8 @@ struct status_call {
     struct tarn_rpc_req ask;
 };
 
-static void status_mount(struct tarn_master *m, Tarn__Wire__MountStatus *row, Tarn__Wire__StatusResponse *resp)
+static void status_mount(struct tarn_master *m, Tarn__Wire__MountStatus *row,
+                         Tarn__Wire__StatusResponse *resp)
 {
     struct mattach *a = m->attach;
     Tarn__Core__Counts *c = NULL;
@@ -296,16 +307,18 @@ static void status_reply(struct status_call *s, const Tarn__Wire__WorkerStatus *
         resp.mounts = mounts;
     }
     if (worker) {
-        memcpy(&workers[0], &worker, sizeof(worker)); /* the response is only encoded, never changed */
+        memcpy(&workers[0], &worker,
+               sizeof(worker)); /* the response is only encoded, never changed */
         resp.n_workers = 1;
         resp.workers = workers;
     }
     TARN_LIST_FOREACH(node, &m->sessions)
-        n++;
+    n++;
     sessions = tarn_xcalloc(n, sizeof(*sessions));
     session_ptrs = tarn_xcalloc(n, sizeof(Tarn__Wire__SessionStatus *));
     n = 0;
-    TARN_LIST_FOREACH(node, &m->sessions) {
+    TARN_LIST_FOREACH(node, &m->sessions)
+    {
         struct msession *ses = TARN_LIST_ENTRY(node, struct msession, node);
 
         tarn__wire__session_status__init(&sessions[n]);
@@ -355,7 +368,10 @@ static void svc_status(void *ctx, struct tarn_rpc_call *call)
         status_reply(s, NULL);
         return;
     }
-    s->ask = (struct tarn_rpc_req){.method = TARN_RPC_worker_status, .msg = &msg.base, .cb = status_asked, .arg = s,
+    s->ask = (struct tarn_rpc_req){.method = TARN_RPC_worker_status,
+                                   .msg = &msg.base,
+                                   .cb = status_asked,
+                                   .arg = s,
                                    .timeout_ns = 2 * TARN_NS_PER_S};
     tarn_rpc_start(s->master->worker, &s->ask);
 }

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Tree walks for reports and jobs. The stack holds (directory, last id visited); since ids only grow and are never reused,
- * it stays good while the tree changes, and as bytes it is the cursor of a job that survives a restart.
+ * Tree walks for reports and jobs. The stack holds (directory, last id visited); since ids only
+ * grow and are never reused, it stays good while the tree changes, and as bytes it is the cursor of
+ * a job that survives a restart.
  *
- *     step: the directory on top is listed (if asked for) -> its next entries are visited -> a directory among them is pushed
+ *     step: the directory on top is listed (if asked for) -> its next entries are visited -> a
+ * directory among them is pushed
  *           -> at the end popped
  */
 #include "master/master_priv.h"
@@ -35,7 +37,9 @@ static void walk_end(struct mwalk *w, int rc)
     master_idle(m);
 }
 
-/* ---- one directory ------------------------------------------------------------------------------------------------- */
+/* ---- one directory
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static int walk_entry(void *arg, tarn_ino_t ino, const Tarn__Core__Inode *inode)
 {
@@ -89,7 +93,8 @@ static void walk_ahead(struct mwalk *w)
     struct walk_peek p = {.walk = w};
 
     if (w->list && w->recursive)
-        (void)tarn_core_readdir(w->master->args.kv, f->ino, f->cookie, walk_peek_entry, &p); /* only a hint */
+        (void)tarn_core_readdir(w->master->args.kv, f->ino, f->cookie, walk_peek_entry,
+                                &p); /* only a hint */
 }
 
 static int walk_push(struct mwalk *w, tarn_ino_t ino)
@@ -164,7 +169,9 @@ static int walk_ready(struct mwalk *w)
     return 1;
 }
 
-/* ---- the walk -------------------------------------------------------------------------------------------------------- */
+/* ---- the walk
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 /* Visits entries until something stops it. True: go on in this turn. */
 static bool walk_dir(struct mwalk *w)
@@ -237,7 +244,8 @@ static void walk_run(struct tarn_task *t)
     }
 }
 
-void mwalk_start(struct mwalk *w, tarn_ino_t ino, const char *path, const void *cursor, size_t cursor_len)
+void mwalk_start(struct mwalk *w, tarn_ino_t ino, const char *path, const void *cursor,
+                 size_t cursor_len)
 {
     const uint8_t *c = cursor;
 

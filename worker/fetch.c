@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Single flight: one struct wunit per group that is being fetched, found by (cid, group). A request goes
+ * Single flight: one struct wunit per group that is being fetched, found by (cid, group). A request
+ * goes
  *
  *     wfetch -> QUEUED -> (memory budget) RESERVING room in the tier -> FETCHING from the store
  *            -> waiters are served while the bytes arrive -> STORING in the tier -> DONE, gone
  *
- * Invariants: a unit is in worker->units exactly until DONE, so that a reader finds the bytes either in the unit or in the
- * tier and nobody fetches twice; a waiter that goes away never stops a fetch; a failure is told to all waiters and not
- * remembered. Memory: units past QUEUED hold at most fetch_bytes_max bytes of buffers (one unit may always run).
+ * Invariants: a unit is in worker->units exactly until DONE, so that a reader finds the bytes
+ * either in the unit or in the tier and nobody fetches twice; a waiter that goes away never stops a
+ * fetch; a failure is told to all waiters and not remembered. Memory: units past QUEUED hold at
+ * most fetch_bytes_max bytes of buffers (one unit may always run).
  */
 #include "worker/worker_priv.h"
 
@@ -54,7 +56,8 @@ static void unit_wake(struct wunit *u, bool all, int rc)
     struct tarn_list ready;
 
     tarn_list_init(&ready);
-    TARN_LIST_FOREACH_SAFE(n, &u->waiters) {
+    TARN_LIST_FOREACH_SAFE(n, &u->waiters)
+    {
         struct wwait *wait = TARN_LIST_ENTRY(n, struct wwait, node);
 
         if (all || unit_satisfies(u, wait)) {
@@ -103,7 +106,8 @@ static void unit_stored(struct tarn_tier_op *op, int rc)
     if (rc < 0)
         tarn_warn_limited("worker", "not kept: key=%s offset=%llu: %s", u->loc->key,
                           (unsigned long long)u->off_bytes, tarn_strerror(rc));
-    unit_finish(u, 0); /* the bytes are right; that they could not be kept is no error of the read */
+    unit_finish(u,
+                0); /* the bytes are right; that they could not be kept is no error of the read */
 }
 
 static void unit_fetched(struct tarn_ufs_get *g, int rc)
@@ -134,9 +138,13 @@ static void unit_fetched(struct tarn_ufs_get *g, int rc)
     }
     tarn_sm_move(unit_states, &u->state, WUNIT_STORING);
     u->buf->len = u->len_bytes;
-    u->tier_op = (struct tarn_tier_op){.file = u->loc->file, .group = u->group, .buf = u->buf,
-                                       .level = (uint32_t)g->verified, .reserved_bytes = u->len_bytes,
-                                       .cb = unit_stored, .arg = u};
+    u->tier_op = (struct tarn_tier_op){.file = u->loc->file,
+                                       .group = u->group,
+                                       .buf = u->buf,
+                                       .level = (uint32_t)g->verified,
+                                       .reserved_bytes = u->len_bytes,
+                                       .cb = unit_stored,
+                                       .arg = u};
     tarn_tier_store(w->args.tier, &u->tier_op);
 }
 
@@ -160,8 +168,11 @@ static void unit_fetch(struct wunit *u)
 
     tarn_sm_move(unit_states, &u->state, WUNIT_FETCHING);
     w->counts.fetches++;
-    u->get = (struct tarn_ufs_get){.off_bytes = u->off_bytes, .len_bytes = u->len_bytes, .on_data = unit_data,
-                                   .cb = unit_fetched, .arg = u};
+    u->get = (struct tarn_ufs_get){.off_bytes = u->off_bytes,
+                                   .len_bytes = u->len_bytes,
+                                   .on_data = unit_data,
+                                   .cb = unit_fetched,
+                                   .arg = u};
     u->get.req.cls = u->cls;
     tarn_ufs_get(u->loc->store, &u->get, u->loc->key, &u->loc->ufs);
 }
@@ -196,8 +207,11 @@ static void unit_start(struct wunit *u)
     tarn_sm_move(unit_states, &u->state, WUNIT_RESERVING);
     w->fetch_bytes += u->len_bytes;
     w->counts.fetching++;
-    u->tier_op = (struct tarn_tier_op){.file = u->loc->file, .group = u->group, .reserved_bytes = u->len_bytes,
-                                       .cb = unit_reserved, .arg = u};
+    u->tier_op = (struct tarn_tier_op){.file = u->loc->file,
+                                       .group = u->group,
+                                       .reserved_bytes = u->len_bytes,
+                                       .cb = unit_reserved,
+                                       .arg = u};
     if (w->args.tier)
         tarn_tier_reserve(w->args.tier, &u->tier_op);
     else
@@ -218,7 +232,8 @@ void wfetch_pump(struct tarn_worker *w)
     }
 }
 
-void wfetch(struct tarn_worker *w, struct wloc *loc, uint32_t group, enum tarn_ufs_class cls, struct wwait *wait)
+void wfetch(struct tarn_worker *w, struct wloc *loc, uint32_t group, enum tarn_ufs_class cls,
+            struct wwait *wait)
 {
     struct wunit *u = wfetch_find(w, &loc->cid, group);
 

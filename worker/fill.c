@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The fill handler: makes files present and verified. The files of one request are worked on side by side, their groups at
- * most FILL_WINDOW at a time; each group goes
+ * The fill handler: makes files present and verified. The files of one request are worked on side
+ * by side, their groups at most FILL_WINDOW at a time; each group goes
  *
  *     present? -> verified since the start (and no --verify)? -> done
  *              -> load: read back and compare -> all granules good -> done
- *              -> else fetch (single flight with readers) -> kept in the tier? -> done, else TIER_FULL
+ *              -> else fetch (single flight with readers) -> kept in the tier? -> done, else
+ * TIER_FULL
  *
  * A file's result is negative as soon as one of its groups failed; the other files go on.
  */
@@ -18,18 +19,18 @@
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
 
-#define FILL_WINDOW 16u   /* groups of one request under way */
+#define FILL_WINDOW    16u /* groups of one request under way */
 #define FILL_FILES_MAX 4096u
 
 struct fill;
 
 struct fill_file {
-    struct wloc *loc;           /* NULL: refused, rc says why */
-    uint32_t next, end;         /* groups still to start: [next, end) */
-    uint32_t pending;           /* groups under way */
+    struct wloc *loc;   /* NULL: refused, rc says why */
+    uint32_t next, end; /* groups still to start: [next, end) */
+    uint32_t pending;   /* groups under way */
     int rc;
-    uint64_t fetched;           /* bytes asked of the store for it */
-    char *err;                  /* text, NULL: none */
+    uint64_t fetched; /* bytes asked of the store for it */
+    char *err;        /* text, NULL: none */
 };
 
 struct fill_step {
@@ -44,12 +45,12 @@ struct fill_step {
 struct fill {
     struct tarn_worker *worker;
     struct tarn_rpc_call *call;
-    bool verify;                /* read the medium again */
+    bool verify; /* read the medium again */
     struct fill_file *files;
-    size_t count, at;           /* at: the first file that may have groups to start */
+    size_t count, at; /* at: the first file that may have groups to start */
     uint32_t running;
     bool cancelled;
-    bool pumping;               /* steps that end at once must not recurse */
+    bool pumping; /* steps that end at once must not recurse */
 };
 
 static void fill_pump(struct fill *f);
@@ -77,7 +78,8 @@ static void fill_fetched(struct wwait *wait, struct wunit *u, int rc)
     uint64_t off = (uint64_t)s->group * TARN_UNIT_BYTES;
 
     s->waiting = false;
-    if (rc == 0 && (!tf || !tarn_tier_file_has(tf, off, wgroup_len(s->file->loc->ufs.size_bytes, s->group))))
+    if (rc == 0 &&
+        (!tf || !tarn_tier_file_has(tf, off, wgroup_len(s->file->loc->ufs.size_bytes, s->group))))
         rc = -TARN_E_TIER_FULL;
     fill_step_end(s, rc, &u->err);
 }
@@ -123,7 +125,8 @@ static void fill_step_start(struct fill *f, struct fill_file *file, uint32_t gro
     } else if (tarn_tier_file_verified(tf, off, len) && !f->verify) {
         fill_step_end(s, 0, NULL);
     } else {
-        s->op = (struct tarn_tier_op){.file = tf, .group = group, .medium = f->verify, .cb = fill_loaded, .arg = s};
+        s->op = (struct tarn_tier_op){
+            .file = tf, .group = group, .medium = f->verify, .cb = fill_loaded, .arg = s};
         tarn_tier_load(f->worker->args.tier, &s->op);
     }
 }
@@ -220,7 +223,8 @@ void worker_fill_handler(void *ctx, struct tarn_rpc_call *call)
             file->rc = wloc_new(w, req->locators[i], &file->loc);
         if (file->rc < 0)
             continue;
-        end = req->length ? req->offset + TARN_MIN(req->length, TARN_FILE_MAX) : file->loc->ufs.size_bytes;
+        end = req->length ? req->offset + TARN_MIN(req->length, TARN_FILE_MAX)
+                          : file->loc->ufs.size_bytes;
         end = TARN_MIN(end, file->loc->ufs.size_bytes);
         file->next = wgroup_of(TARN_MIN(req->offset, end));
         file->end = wgroup_count(end);

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Range reads. A range is cut into parts, one per group; each part is served from the tier (verified first where it was not
- * since the start), from a fetch under way, or by a new fetch:
+ * Range reads. A range is cut into parts, one per group; each part is served from the tier
+ * (verified first where it was not since the start), from a fetch under way, or by a new fetch:
  *
  *     part_start -> present in the tier? -> load (verify) -> read on the disk pool -> done
  *                -> else wfetch -> done as soon as its bytes have arrived
  *
- * What was evicted between two steps starts over, at most PART_TRIES times; then it is fetched without looking at the tier.
- * A part's callback may run inside wread_start(); the read's own callback is a posted task, so it never does.
+ * What was evicted between two steps starts over, at most PART_TRIES times; then it is fetched
+ * without looking at the tier. A part's callback may run inside wread_start(); the read's own
+ * callback is a posted task, so it never does.
  */
 #include "worker/worker_priv.h"
 
@@ -64,7 +65,8 @@ static void part_fetched(struct wwait *wait, struct wunit *u, int rc)
         const uint8_t *bytes = p->buf->p + p->buf_off;
 
         for (uint32_t at = 0, i = 0; at < p->len_bytes; at += TARN_GRANULE_BYTES, i++)
-            part_sums(p)[i] = tarn_xxh3(bytes + at, TARN_MIN(TARN_GRANULE_BYTES, p->len_bytes - at));
+            part_sums(p)[i] =
+                tarn_xxh3(bytes + at, TARN_MIN(TARN_GRANULE_BYTES, p->len_bytes - at));
     }
     part_done(p, 0);
 }
@@ -75,7 +77,8 @@ static void part_fetch(struct wpart *p)
     uint64_t start = (uint64_t)p->group * TARN_UNIT_BYTES;
 
     p->waiting = true;
-    p->wait = (struct wwait){.need = (uint32_t)(p->off_bytes + p->len_bytes - start), .fn = part_fetched, .arg = p};
+    p->wait = (struct wwait){
+        .need = (uint32_t)(p->off_bytes + p->len_bytes - start), .fn = part_fetched, .arg = p};
     wfetch(r->worker, r->loc, p->group, r->cls, &p->wait);
 }
 
@@ -140,8 +143,12 @@ static void part_tier_read(struct wpart *p)
 
     if (p->read->sums) {
         p->buf = tarn_buf_new(wgroup_len(p->read->loc->ufs.size_bytes, p->group));
-        p->op = (struct tarn_tier_op){.file = p->read->loc->file, .group = p->group, .buf = p->buf,
-                                      .granules = part_granules(p), .cb = part_summed, .arg = p};
+        p->op = (struct tarn_tier_op){.file = p->read->loc->file,
+                                      .group = p->group,
+                                      .buf = p->buf,
+                                      .granules = part_granules(p),
+                                      .cb = part_summed,
+                                      .arg = p};
     } else {
         p->buf = tarn_buf_new(p->len_bytes);
     }
@@ -153,8 +160,11 @@ static void part_tier_read(struct wpart *p)
         tarn_tier_read(w->args.tier, &p->op);
         return;
     }
-    p->io = (struct tarn_disk_io){.loop = w->args.loop, .op = TARN_DISK_CALL, .work = part_pool_read,
-                                  .cb = part_pool_done, .arg = p};
+    p->io = (struct tarn_disk_io){.loop = w->args.loop,
+                                  .op = TARN_DISK_CALL,
+                                  .work = part_pool_read,
+                                  .cb = part_pool_done,
+                                  .arg = p};
     tarn_disk_submit(w->args.disk, &p->io);
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The worker: life cycle, locators, the local short circuit, and the handlers read, free, cached and worker_status (fill is
- * in fill.c). Everything under way counts in `busy`; stop waits until it is 0.
+ * The worker: life cycle, locators, the local short circuit, and the handlers read, free, cached
+ * and worker_status (fill is in fill.c). Everything under way counts in `busy`; stop waits until it
+ * is 0.
  */
 #include "worker/worker_priv.h"
 
@@ -14,7 +15,8 @@
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
 
-/* ---- life cycle --------------------------------------------------------------------------------------- */
+/* ---- life cycle
+ * --------------------------------------------------------------------------------------- */
 
 void worker_busy(struct tarn_worker *w)
 {
@@ -69,7 +71,8 @@ void tarn_worker_stop(struct tarn_worker *w, void (*done)(void *arg), void *arg)
     w->stopping = true;
     w->stopped = done;
     w->stopped_arg = arg;
-    for (struct tarn_hnode *n = tarn_htab_walk(&w->units, &slot, NULL); n; n = tarn_htab_walk(&w->units, &slot, n)) {
+    for (struct tarn_hnode *n = tarn_htab_walk(&w->units, &slot, NULL); n;
+         n = tarn_htab_walk(&w->units, &slot, n)) {
         struct wunit *u = TARN_CONTAINER(n, struct wunit, hnode);
 
         if (u->state == WUNIT_FETCHING)
@@ -97,7 +100,8 @@ void tarn_worker_counts(const struct tarn_worker *w, struct tarn_worker_counts *
     *ret = w->counts;
 }
 
-/* ---- locators ----------------------------------------------------------------------------------------- */
+/* ---- locators
+ * ----------------------------------------------------------------------------------------- */
 
 static int loc_version(const Tarn__Wire__UfsVersion *v, struct tarn_ufs_version *ret)
 {
@@ -105,7 +109,9 @@ static int loc_version(const Tarn__Wire__UfsVersion *v, struct tarn_ufs_version 
 
     if (!v || n > TARN_ETAG_MAX || v->size > TARN_FILE_MAX)
         return -TARN_E_MSG_BAD;
-    *ret = (struct tarn_ufs_version){.size_bytes = v->size, .mtime_ns = v->mtime_ns, .ctime_ns = v->ctime_ns,
+    *ret = (struct tarn_ufs_version){.size_bytes = v->size,
+                                     .mtime_ns = v->mtime_ns,
+                                     .ctime_ns = v->ctime_ns,
                                      .file_id = v->file_id};
     if (n)
         memcpy(ret->etag, v->etag, n);
@@ -182,7 +188,8 @@ static void changed_reported(struct tarn_rpc_req *req, int rc)
     struct changed_report *rep = req->arg;
 
     if (rc < 0)
-        tarn_warn_limited("worker", "the master did not take a report of a changed object: %s", tarn_strerror(rc));
+        tarn_warn_limited("worker", "the master did not take a report of a changed object: %s",
+                          tarn_strerror(rc));
     worker_idle(rep->worker);
     tarn_rpc_req_fini(req);
     free(rep);
@@ -214,15 +221,17 @@ int worker_check_cap(struct tarn_worker *w, const struct tarn_rpc_call *call, ui
         return 0;
     if (!call->meta)
         return -TARN_E_CAP_BAD;
-    return tarn_cap_check(w->cap_key, w->cluster_id, w->args.clock->real_ns(w->args.clock), attachment, false,
-                          &call->meta->capability);
+    return tarn_cap_check(w->cap_key, w->cluster_id, w->args.clock->real_ns(w->args.clock),
+                          attachment, false, &call->meta->capability);
 }
 
-/* ---- the short circuit: lib/client's vtable --------------------------------------------------------------- */
+/* ---- the short circuit: lib/client's vtable
+ * --------------------------------------------------------------- */
 
 #define LOCAL_FILE_MAGIC 0x574c4f43u /* "WLOC" */
 
-/* What a client's handle holds: the tier's file and, after the first read that needed one, the locator. */
+/* What a client's handle holds: the tier's file and, after the first read that needed one, the
+ * locator. */
 struct local_file {
     uint32_t magic;
     struct tarn_worker *worker;
@@ -233,7 +242,7 @@ struct local_read {
     struct wread read;
     struct wloc *loc;
     struct tarn_local_read *user;
-    struct tarn_task task;   /* an error found at once */
+    struct tarn_task task; /* an error found at once */
     int rc;
 };
 
@@ -290,8 +299,8 @@ static void local_read_done(struct wread *r, int rc)
     for (unsigned i = 0; rc == 0 && i < r->part_count; i++) {
         struct wpart *p = &r->parts[i];
 
-        user->slices[user->slice_count++] =
-            (struct tarn_slice){.buf = tarn_buf_ref(p->buf), .off = p->buf_off, .len = p->len_bytes};
+        user->slices[user->slice_count++] = (struct tarn_slice){
+            .buf = tarn_buf_ref(p->buf), .off = p->buf_off, .len = p->len_bytes};
         if (p->from_store) {
             user->source = 2;
             w->counts.ufs_bytes += p->len_bytes;
@@ -356,11 +365,17 @@ static void local_cancel(void *ctx, struct tarn_local_read *user)
 
 void tarn_worker_local_ops(struct tarn_worker *w, struct tarn_local_ops *ret)
 {
-    *ret = (struct tarn_local_ops){.ctx = w, .open = local_open, .close = local_close, .try_read = local_try_read,
-                                   .cached = local_cached, .read = local_read, .cancel = local_cancel};
+    *ret = (struct tarn_local_ops){.ctx = w,
+                                   .open = local_open,
+                                   .close = local_close,
+                                   .try_read = local_try_read,
+                                   .cached = local_cached,
+                                   .read = local_read,
+                                   .cancel = local_cancel};
 }
 
-/* ---- handlers ------------------------------------------------------------------------------------------- */
+/* ---- handlers
+ * ------------------------------------------------------------------------------------------- */
 
 struct rpc_read {
     struct wread read;
@@ -524,8 +539,8 @@ static void free_next(struct cid_job *j)
     cid_job_end(j, 0);
 }
 
-static struct cid_job *cid_job_new(struct tarn_worker *w, struct tarn_rpc_call *call, bool is_free, size_t count,
-                                   const ProtobufCBinaryData *cids)
+static struct cid_job *cid_job_new(struct tarn_worker *w, struct tarn_rpc_call *call, bool is_free,
+                                   size_t count, const ProtobufCBinaryData *cids)
 {
     struct cid_job *j = tarn_xnew(struct cid_job);
 

@@ -2,8 +2,9 @@
 /*
  * worker/worker.h — a cache worker: bytes of stores, fetched once, kept in tiers, served verified.
  *
- * Everything runs on one loop but `cached` reads of tiers. A fetch unit is one group (4 MiB) of one cid: whoever asks
- * first starts it, later ones wait for the bytes that they need and get them as they arrive (single flight).
+ * Everything runs on one loop but `cached` reads of tiers. A fetch unit is one group (4 MiB) of one
+ * cid: whoever asks first starts it, later ones wait for the bytes that they need and get them as
+ * they arrive (single flight).
  */
 #pragma once
 
@@ -25,12 +26,12 @@ struct tarn_worker_args {
     struct tarn_loop *loop;
     struct tarn_disk *disk;
     struct tarn_clock *clock;
-    struct tarn_tier *tier;          /* may be NULL: nothing is cached */
-    uint64_t id;                     /* worker id */
+    struct tarn_tier *tier; /* may be NULL: nothing is cached */
+    uint64_t id;            /* worker id */
     const char *cluster_id;
-    const uint8_t *cap_key;          /* 32 bytes: checks capabilities */
-    uint64_t fetch_bytes_max;        /* bytes of fetch units in memory at a time; 0: 64 MiB */
-    struct tarn_rpc_client *master;  /* for reports; set later by tarn_worker_set_master() */
+    const uint8_t *cap_key;         /* 32 bytes: checks capabilities */
+    uint64_t fetch_bytes_max;       /* bytes of fetch units in memory at a time; 0: 64 MiB */
+    struct tarn_rpc_client *master; /* for reports; set later by tarn_worker_set_master() */
     void *ctx;
     /* The store of an attachment, NULL when there is none (any more), and its isolation domain. */
     struct tarn_ufs *(*ufs_of)(void *ctx, uint32_t attachment, const char **ret_isolation);
@@ -46,10 +47,10 @@ void tarn_worker_stop(struct tarn_worker *w, void (*done)(void *arg), void *arg)
 void tarn_worker_free(struct tarn_worker **w);
 
 struct tarn_worker_counts {
-    uint64_t local_bytes, ufs_bytes;   /* delivered, by origin */
-    uint64_t fetched_bytes, fetches;   /* from stores */
+    uint64_t local_bytes, ufs_bytes; /* delivered, by origin */
+    uint64_t fetched_bytes, fetches; /* from stores */
     uint64_t fetch_errors;
-    uint64_t uncached_bytes;           /* served without keeping them: no room */
-    uint64_t fetching;                 /* units in memory now */
+    uint64_t uncached_bytes; /* served without keeping them: no room */
+    uint64_t fetching;       /* units in memory now */
 };
 void tarn_worker_counts(const struct tarn_worker *w, struct tarn_worker_counts *ret);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * worker/worker_priv.h — fetch units, range reads and fills: how the files of worker/ see each other.
- * Owner: the worker's loop, all of it.
+ * worker/worker_priv.h — fetch units, range reads and fills: how the files of worker/ see each
+ * other. Owner: the worker's loop, all of it.
  */
 #pragma once
 
@@ -20,18 +20,20 @@ struct wloc {
     uint64_t ino, version;
     uint32_t attachment;
     tarn_cid_t cid;
-    char *key;                       /* relative to the attachment's prefix */
-    struct tarn_ufs_version ufs;     /* what the bytes must be of */
-    struct tarn_ufs *store;          /* of the attachment, checked at creation */
-    struct tarn_tier_file *file;     /* referenced; NULL without a tier */
+    char *key;                   /* relative to the attachment's prefix */
+    struct tarn_ufs_version ufs; /* what the bytes must be of */
+    struct tarn_ufs *store;      /* of the attachment, checked at creation */
+    struct tarn_tier_file *file; /* referenced; NULL without a tier */
 };
 
-/* Checks that the cid is what the store, key and version give, so that nobody can plant bytes under another's cid. */
+/* Checks that the cid is what the store, key and version give, so that nobody can plant bytes under
+ * another's cid. */
 int wloc_new(struct tarn_worker *w, const Tarn__Wire__Locator *l, struct wloc **ret);
 struct wloc *wloc_ref(struct wloc *l);
 void wloc_unref(struct tarn_worker *w, struct wloc **l);
 
-/* ---- fetch units (fetch.c) ------------------------------------------------------------------------------ */
+/* ---- fetch units (fetch.c)
+ * ------------------------------------------------------------------------------ */
 
 enum wunit_state {
 #define WUNIT_STATE(name, next) WUNIT_##name,
@@ -41,22 +43,22 @@ enum wunit_state {
 
 struct wunit {
     uint32_t magic;
-    struct tarn_hnode hnode;     /* in worker->units */
-    struct tarn_list node;       /* in a queue while QUEUED */
+    struct tarn_hnode hnode; /* in worker->units */
+    struct tarn_list node;   /* in a queue while QUEUED */
     struct tarn_worker *worker;
-    struct wloc *loc;            /* referenced */
+    struct wloc *loc; /* referenced */
     uint32_t group;
-    uint64_t off_bytes;          /* in the file */
+    uint64_t off_bytes; /* in the file */
     uint32_t len_bytes;
-    unsigned state;              /* enum wunit_state */
+    unsigned state; /* enum wunit_state */
     enum tarn_ufs_class cls;
-    bool keep;                   /* there is room: bytes go to the tier */
-    bool failed;                 /* rc holds; waiters were told */
+    bool keep;   /* there is room: bytes go to the tier */
+    bool failed; /* rc holds; waiters were told */
     int rc;
-    struct tarn_errbuf err;      /* why */
-    struct tarn_buf *buf;        /* len_bytes, filled from the front */
-    uint32_t arrived;            /* bytes valid in buf */
-    struct tarn_list waiters;    /* struct wwait */
+    struct tarn_errbuf err;   /* why */
+    struct tarn_buf *buf;     /* len_bytes, filled from the front */
+    uint32_t arrived;         /* bytes valid in buf */
+    struct tarn_list waiters; /* struct wwait */
     struct tarn_tier_op tier_op;
     struct tarn_ufs_get get;
 };
@@ -65,13 +67,14 @@ struct wunit {
 struct wwait {
     struct tarn_list node;
     uint32_t need;
-    bool whole;                  /* wants the unit kept (or known not to be), not just arrived */
+    bool whole; /* wants the unit kept (or known not to be), not just arrived */
     void (*fn)(struct wwait *wait, struct wunit *u, int rc);
     void *arg;
 };
 
 /* Joins or starts the fetch of a group. wait may be NULL (ahead of need). */
-void wfetch(struct tarn_worker *w, struct wloc *loc, uint32_t group, enum tarn_ufs_class cls, struct wwait *wait);
+void wfetch(struct tarn_worker *w, struct wloc *loc, uint32_t group, enum tarn_ufs_class cls,
+            struct wwait *wait);
 void wfetch_forget(struct wwait *wait); /* the fetch goes on */
 struct wunit *wfetch_find(struct tarn_worker *w, const tarn_cid_t *cid, uint32_t group);
 void wfetch_pump(struct tarn_worker *w);
@@ -88,7 +91,8 @@ static inline uint32_t wgroup_count(uint64_t size)
     return (uint32_t)tarn_div_up(size, TARN_UNIT_BYTES);
 }
 
-/* ---- range reads (read.c) ----------------------------------------------------------------------------- */
+/* ---- range reads (read.c)
+ * ----------------------------------------------------------------------------- */
 
 #define WREAD_PARTS_MAX 3
 
@@ -96,13 +100,13 @@ struct wread;
 struct wpart {
     struct wread *read;
     uint32_t group;
-    uint64_t off_bytes;          /* in the file */
+    uint64_t off_bytes; /* in the file */
     uint32_t len_bytes;
-    struct tarn_buf *buf;        /* result */
-    size_t buf_off;              /* where in it off_bytes is */
-    unsigned tries;              /* evicted meanwhile: again */
+    struct tarn_buf *buf; /* result */
+    size_t buf_off;       /* where in it off_bytes is */
+    unsigned tries;       /* evicted meanwhile: again */
     bool from_store;
-    bool waiting;                /* wait is on a unit */
+    bool waiting; /* wait is on a unit */
     struct wwait wait;
     struct tarn_tier_op op;
     struct tarn_disk_io io;
@@ -112,15 +116,15 @@ typedef void wread_fn(struct wread *r, int rc);
 /* Bytes [off, off + len) of loc. Embedded or heap; valid until cb. */
 struct wread {
     struct tarn_worker *worker;
-    struct wloc *loc;            /* borrowed until cb */
+    struct wloc *loc; /* borrowed until cb */
     uint64_t off_bytes;
     uint32_t len_bytes;
     uint32_t ahead_units;
-    bool sums;                   /* off and end are granule-aligned: parts come with granule checksums */
+    bool sums; /* off and end are granule-aligned: parts come with granule checksums */
     enum tarn_ufs_class cls;
     struct wpart parts[WREAD_PARTS_MAX];
     unsigned part_count, pending;
-    uint64_t *sum;               /* out when `sums`: one per granule of the range; the caller's array */
+    uint64_t *sum; /* out when `sums`: one per granule of the range; the caller's array */
     bool cancelled, done;
     int rc;
     struct tarn_task task;
@@ -131,16 +135,17 @@ void wread_start(struct tarn_worker *w, struct wread *r);
 void wread_cancel(struct wread *r); /* cb follows with CANCELLED once nothing of it is under way */
 void wread_fini(struct wread *r);   /* drops the buffers, after cb */
 
-/* ---- the worker --------------------------------------------------------------------------------------- */
+/* ---- the worker
+ * --------------------------------------------------------------------------------------- */
 
 struct tarn_worker {
     struct tarn_worker_args args;
     char *cluster_id;
     uint8_t cap_key[32];
-    struct tarn_htab units;      /* struct wunit by (cid, group) */
-    struct tarn_list queue[2];   /* QUEUED units by class */
-    uint64_t fetch_bytes;        /* of units past QUEUED */
-    uint64_t busy;               /* units, reads, fills and reports under way */
+    struct tarn_htab units;    /* struct wunit by (cid, group) */
+    struct tarn_list queue[2]; /* QUEUED units by class */
+    uint64_t fetch_bytes;      /* of units past QUEUED */
+    uint64_t busy;             /* units, reads, fills and reports under way */
     bool stopping;
     void (*stopped)(void *arg);
     void *stopped_arg;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Names and attributes that are believed, in shards with a lock each, so that FUSE threads answer from here. Each shard is
- * bounded; the oldest entry goes first (second chance: an entry that was used since is passed over once).
+ * Names and attributes that are believed, in shards with a lock each, so that FUSE threads answer
+ * from here. Each shard is bounded; the oldest entry goes first (second chance: an entry that was
+ * used since is passed over once).
  */
 #include "lib/client/client_priv.h"
 
@@ -17,10 +18,10 @@
 struct cache_entry {
     struct tarn_hnode hnode;
     struct tarn_list fifo;
-    struct tarn_attr attr;    /* attr.type 0: a negative answer */
+    struct tarn_attr attr; /* attr.type 0: a negative answer */
     tarn_ino_t parent;
-    uint64_t until_ns;        /* monotonic */
-    bool used;                /* since it came to the end of the queue */
+    uint64_t until_ns; /* monotonic */
+    bool used;         /* since it came to the end of the queue */
     uint8_t len;
     char name[];
 };
@@ -32,7 +33,7 @@ struct cache_shard {
 };
 
 struct tarn_name_cache {
-    size_t shard_max;                  /* entries of a shard */
+    size_t shard_max; /* entries of a shard */
     _Atomic uint64_t gen;
     struct cache_shard shards[CACHE_SHARDS];
 };
@@ -93,8 +94,8 @@ void client_cache_free(struct tarn_name_cache **pc)
     *pc = NULL;
 }
 
-static struct cache_entry *cache_find(const struct cache_shard *s, uint64_t h, tarn_ino_t parent, const char *name,
-                                      size_t len)
+static struct cache_entry *cache_find(const struct cache_shard *s, uint64_t h, tarn_ino_t parent,
+                                      const char *name, size_t len)
 {
     for (struct tarn_hnode *n = tarn_htab_first(&s->tab, h); n; n = tarn_htab_next(n, h)) {
         struct cache_entry *e = TARN_CONTAINER(n, struct cache_entry, hnode);
@@ -152,8 +153,9 @@ void client_cache_put(struct tarn_name_cache *c, tarn_ino_t parent, const char *
     e->until_ns = until_ns;
 }
 
-enum tarn_cached client_cache_get(struct tarn_name_cache *c, tarn_ino_t parent, const char *name, size_t len,
-                                  uint64_t now_ns, struct tarn_attr *ret_attr, uint64_t *ret_until_ns)
+enum tarn_cached client_cache_get(struct tarn_name_cache *c, tarn_ino_t parent, const char *name,
+                                  size_t len, uint64_t now_ns, struct tarn_attr *ret_attr,
+                                  uint64_t *ret_until_ns)
 {
     uint64_t h = cache_hash(parent, name, len);
     struct cache_shard *s = cache_shard(c, h);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The client's life and its metadata calls. A call is posted to the loop, encoded, sent; its answer fills the name cache
- * before the caller is told, unless something was invalidated while it was under way.
+ * The client's life and its metadata calls. A call is posted to the loop, encoded, sent; its answer
+ * fills the name cache before the caller is told, unless something was invalidated while it was
+ * under way.
  */
 #include "lib/client/client_priv.h"
 
@@ -11,15 +12,22 @@
 
 #include "lib/base/assert.h"
 #include "lib/base/env.h"
+#include "lib/base/limits.h"
 
 #define CLIENT_CACHE_ENTRIES 262144u
 
 int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **ret)
 {
     struct tarn_client *c = tarn_xnew(struct tarn_client);
-    struct tarn_rpc_client_args rpc = {.loop = args->loop, .rng = args->rng, .addrs = args->addrs, .conn = args->conn,
-                                       .token = args->token, .token_len = args->token_len, .ctx = c,
-                                       .on_notice = client_notice, .on_state = client_state};
+    struct tarn_rpc_client_args rpc = {.loop = args->loop,
+                                       .rng = args->rng,
+                                       .addrs = args->addrs,
+                                       .conn = args->conn,
+                                       .token = args->token,
+                                       .token_len = args->token_len,
+                                       .ctx = c,
+                                       .on_notice = client_notice,
+                                       .on_state = client_state};
     int rc;
 
     c->args = *args;
@@ -40,7 +48,8 @@ int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **re
     return 0;
 }
 
-void tarn_client_connect(struct tarn_client *c, uint64_t timeout_ns, void (*cb)(void *arg, int rc), void *arg)
+void tarn_client_connect(struct tarn_client *c, uint64_t timeout_ns, void (*cb)(void *arg, int rc),
+                         void *arg)
 {
     TARN_ASSERT(!c->connect_cb && !c->session_busy);
     c->connect_cb = cb;
@@ -92,25 +101,34 @@ void tarn_client_counts(struct tarn_client *c, struct tarn_client_counts *ret)
     ret->ufs_bytes = atomic_load(&c->ufs_bytes);
 }
 
-enum tarn_cached tarn_client_cached(struct tarn_client *c, tarn_ino_t parent, const char *name, size_t len,
-                                    struct tarn_attr *ret_attr, uint64_t *ret_until_ns)
+enum tarn_cached tarn_client_cached(struct tarn_client *c, tarn_ino_t parent, const char *name,
+                                    size_t len, struct tarn_attr *ret_attr, uint64_t *ret_until_ns)
 {
     return client_cache_get(c->cache, parent, name, len, tarn_now_ns(), ret_attr, ret_until_ns);
 }
 
 static uint64_t client_until(uint64_t now_ns, uint64_t trust_ms)
 {
-    return trust_ms >= (UINT64_MAX - now_ns) / TARN_NS_PER_MS ? UINT64_MAX : now_ns + trust_ms * TARN_NS_PER_MS;
+    return trust_ms >= (UINT64_MAX - now_ns) / TARN_NS_PER_MS ? UINT64_MAX
+                                                              : now_ns + trust_ms * TARN_NS_PER_MS;
 }
 
 int tarn_client_attr_decode(const Tarn__Wire__Attr *w, uint64_t now_ns, struct tarn_attr *ret)
 {
-    if (!w || w->ino == 0 || w->type < TARN_TYPE_FILE || w->type > TARN_TYPE_SYMLINK || w->size > TARN_FILE_MAX ||
-        (w->cid.len != 0 && w->cid.len != sizeof(ret->cid.b)))
+    if (!w || w->ino == 0 || w->type < TARN_TYPE_FILE || w->type > TARN_TYPE_SYMLINK ||
+        w->size > TARN_FILE_MAX || (w->cid.len != 0 && w->cid.len != sizeof(ret->cid.b)))
         return -TARN_E_MSG_BAD;
-    *ret = (struct tarn_attr){.ino = {w->ino}, .parent = {w->parent}, .version = w->version, .size_bytes = w->size,
-                              .mtime_ns = w->mtime_ns, .ctime_ns = w->ctime_ns, .type = w->type, .mode = w->mode & 07777,
-                              .uid = w->uid, .gid = w->gid, .nlink = w->nlink,
+    *ret = (struct tarn_attr){.ino = {w->ino},
+                              .parent = {w->parent},
+                              .version = w->version,
+                              .size_bytes = w->size,
+                              .mtime_ns = w->mtime_ns,
+                              .ctime_ns = w->ctime_ns,
+                              .type = w->type,
+                              .mode = w->mode & 07777,
+                              .uid = w->uid,
+                              .gid = w->gid,
+                              .nlink = w->nlink,
                               .trust_until_ns = client_until(now_ns, w->trust_ms)};
     if (w->cid.len)
         memcpy(ret->cid.b, w->cid.data, sizeof(ret->cid.b));
@@ -119,7 +137,9 @@ int tarn_client_attr_decode(const Tarn__Wire__Attr *w, uint64_t now_ns, struct t
     return 0;
 }
 
-/* ---- calls --------------------------------------------------------------------------------------------------------- */
+/* ---- calls
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 static int client_take_lookup(struct tarn_client_op *op, int rc, uint64_t now)
 {
@@ -128,11 +148,12 @@ static int client_take_lookup(struct tarn_client_op *op, int rc, uint64_t now)
     if (rc == 0) {
         rc = resp ? tarn_client_attr_decode(resp->attr, now, &op->attr) : -TARN_E_MSG_BAD;
         if (rc == 0)
-            client_cache_put(op->client->cache, op->ino, op->name, op->name_len, &op->attr, op->attr.trust_until_ns,
-                             op->cookie);
+            client_cache_put(op->client->cache, op->ino, op->name, op->name_len, &op->attr,
+                             op->attr.trust_until_ns, op->cookie);
     } else if (rc == -TARN_E_NO_ENTRY && resp) {
         op->until_ns = client_until(now, resp->negative_trust_ms);
-        client_cache_put(op->client->cache, op->ino, op->name, op->name_len, NULL, op->until_ns, op->cookie);
+        client_cache_put(op->client->cache, op->ino, op->name, op->name_len, NULL, op->until_ns,
+                         op->cookie);
     }
     return rc;
 }
@@ -145,7 +166,8 @@ static int client_take_readdir(struct tarn_client_op *op, uint64_t now, uint64_t
         const Tarn__Wire__Dirent *d = resp->entries[i];
         struct tarn_attr attr;
 
-        if (!tarn_name_ok((const char *)d->name.data, d->name.len) || tarn_client_attr_decode(d->attr, now, &attr) < 0)
+        if (!tarn_name_ok((const char *)d->name.data, d->name.len) ||
+            tarn_client_attr_decode(d->attr, now, &attr) < 0)
             return -TARN_E_MSG_BAD;
         client_cache_put(op->client->cache, op->ino, (const char *)d->name.data, d->name.len, &attr,
                          attr.trust_until_ns, gen);
@@ -165,13 +187,16 @@ static int client_take(struct tarn_client_op *op, int rc)
         return -TARN_E_MSG_BAD;
     switch (op->kind) {
     case TARN_CLIENT_GETATTR:
-        return tarn_client_attr_decode(((const Tarn__Wire__GetattrResponse *)op->rpc.resp)->attr, now, &op->attr);
+        return tarn_client_attr_decode(((const Tarn__Wire__GetattrResponse *)op->rpc.resp)->attr,
+                                       now, &op->attr);
     case TARN_CLIENT_RESOLVE:
-        return tarn_client_attr_decode(((const Tarn__Wire__ResolveResponse *)op->rpc.resp)->attr, now, &op->attr);
+        return tarn_client_attr_decode(((const Tarn__Wire__ResolveResponse *)op->rpc.resp)->attr,
+                                       now, &op->attr);
     case TARN_CLIENT_READDIR:
         return client_take_readdir(op, now, op->version);
     case TARN_CLIENT_LOCATE:
-        return tarn_client_attr_decode(((const Tarn__Wire__LocateResponse *)op->rpc.resp)->attr, now, &op->attr);
+        return tarn_client_attr_decode(((const Tarn__Wire__LocateResponse *)op->rpc.resp)->attr,
+                                       now, &op->attr);
     case TARN_CLIENT_READLINK:
     case TARN_CLIENT_LOOKUP:
         break;
@@ -181,7 +206,8 @@ static int client_take(struct tarn_client_op *op, int rc)
 
 static bool client_gives_message(enum tarn_client_kind kind)
 {
-    return kind == TARN_CLIENT_READDIR || kind == TARN_CLIENT_READLINK || kind == TARN_CLIENT_LOCATE;
+    return kind == TARN_CLIENT_READDIR || kind == TARN_CLIENT_READLINK ||
+           kind == TARN_CLIENT_LOCATE;
 }
 
 static void client_answered(struct tarn_rpc_req *req, int rc)

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * lib/client/client.h — what fuse/, tools/ and benchmarks/ need of a cluster: names, attributes, bytes.
+ * lib/client/client.h — what fuse/, tools/ and benchmarks/ need of a cluster: names, attributes,
+ * bytes.
  *
- * A client lives on one loop and talks to a master (and workers) through RPC; in `tarn local` the connection is a
- * socketpair in the same process. Names and attributes are kept in a bounded, sharded cache that any thread reads; only a
- * miss is posted to the loop. What the master pushes (Invalidate) drops entries before the callback is told.
+ * A client lives on one loop and talks to a master (and workers) through RPC; in `tarn local` the
+ * connection is a socketpair in the same process. Names and attributes are kept in a bounded,
+ * sharded cache that any thread reads; only a miss is posted to the loop. What the master pushes
+ * (Invalidate) drops entries before the callback is told.
  *
- * Bytes of files that the local worker holds are read in place through `struct tarn_local_ops`, which the composing
- * program fills; without it, and for the rest, bytes come by RPC, granule by granule with their checksums, verified here.
+ * Bytes of files that the local worker holds are read in place through `struct tarn_local_ops`,
+ * which the composing program fills; without it, and for the rest, bytes come by RPC, granule by
+ * granule with their checksums, verified here.
  */
 #pragma once
 
@@ -29,25 +32,28 @@ enum tarn_file_type { TARN_TYPE_FILE = 1, TARN_TYPE_DIR = 2, TARN_TYPE_SYMLINK =
 struct tarn_attr {
     tarn_ino_t ino;
     tarn_ino_t parent;
-    uint64_t version;        /* of content and kind */
-    tarn_cid_t cid;          /* none for directories and files of 0 bytes */
+    uint64_t version; /* of content and kind */
+    tarn_cid_t cid;   /* none for directories and files of 0 bytes */
     uint64_t size_bytes;
     int64_t mtime_ns, ctime_ns;
-    uint32_t type;           /* enum tarn_file_type */
-    uint32_t mode;           /* permission bits */
+    uint32_t type; /* enum tarn_file_type */
+    uint32_t mode; /* permission bits */
     uint32_t uid, gid;
     uint32_t nlink;
     uint64_t trust_until_ns; /* monotonic; UINT64_MAX: for ever */
 };
 
-/* ---- cached answers: any thread, never wait ------------------------------------------------------------- */
+/* ---- cached answers: any thread, never wait
+ * ------------------------------------------------------------- */
 
 enum tarn_cached { TARN_CACHED_MISS, TARN_CACHED_HIT, TARN_CACHED_NEGATIVE };
-/* What `name` in `parent` is, if that is known and still trusted. *ret_until_ns: how long (negative answers too). */
-enum tarn_cached tarn_client_cached(struct tarn_client *c, tarn_ino_t parent, const char *name, size_t len,
-                                    struct tarn_attr *ret_attr, uint64_t *ret_until_ns);
+/* What `name` in `parent` is, if that is known and still trusted. *ret_until_ns: how long (negative
+ * answers too). */
+enum tarn_cached tarn_client_cached(struct tarn_client *c, tarn_ino_t parent, const char *name,
+                                    size_t len, struct tarn_attr *ret_attr, uint64_t *ret_until_ns);
 
-/* ---- calls: may be started on any thread; cb runs once on the client's loop, never inside start ------------ */
+/* ---- calls: may be started on any thread; cb runs once on the client's loop, never inside start
+ * ------------ */
 
 struct tarn_client_op;
 typedef void tarn_client_fn(struct tarn_client_op *op, int rc);
@@ -63,22 +69,23 @@ enum tarn_client_kind {
 
 /* Embedded by the caller, valid until cb, which may free it. */
 struct tarn_client_op {
-    enum tarn_client_kind kind;  /* in */
-    tarn_ino_t ino;              /* in */
-    uint64_t version;            /* in: LOCATE */
-    uint64_t cookie;             /* in: READDIR */
-    uint32_t max;                /* in: READDIR, entries */
-    bool fresh;                  /* in: GETATTR, LOOKUP */
-    const char *name;            /* in: borrowed until cb */
-    size_t name_len;             /* in */
-    struct tarn_attr attr;       /* out */
-    uint64_t until_ns;           /* out: of a negative answer, monotonic */
-    ProtobufCMessage *resp;      /* out, given to cb: free with protobuf_c_message_free_unpacked(resp, NULL); may be NULL */
-    tarn_client_fn *cb;          /* in */
-    void *arg;                   /* in */
-    struct tarn_task task;       /* the client's */
-    struct tarn_rpc_req rpc;     /* the client's */
-    struct tarn_client *client;  /* the client's */
+    enum tarn_client_kind kind; /* in */
+    tarn_ino_t ino;             /* in */
+    uint64_t version;           /* in: LOCATE */
+    uint64_t cookie;            /* in: READDIR */
+    uint32_t max;               /* in: READDIR, entries */
+    bool fresh;                 /* in: GETATTR, LOOKUP */
+    const char *name;           /* in: borrowed until cb */
+    size_t name_len;            /* in */
+    struct tarn_attr attr;      /* out */
+    uint64_t until_ns;          /* out: of a negative answer, monotonic */
+    ProtobufCMessage *resp;  /* out, given to cb: free with protobuf_c_message_free_unpacked(resp,
+                                NULL); may be NULL */
+    tarn_client_fn *cb;      /* in */
+    void *arg;               /* in */
+    struct tarn_task task;   /* the client's */
+    struct tarn_rpc_req rpc; /* the client's */
+    struct tarn_client *client; /* the client's */
 };
 void tarn_client_start(struct tarn_client *c, struct tarn_client_op *op);
 /* Loop's thread. */
@@ -86,7 +93,9 @@ void tarn_client_cancel(struct tarn_client_op *op);
 /* Attributes out of a wire message; trust counts from `now_ns`. -TARN_E_MSG_BAD. */
 int tarn_client_attr_decode(const Tarn__Wire__Attr *w, uint64_t now_ns, struct tarn_attr *ret);
 
-/* ---- bytes ------------------------------------------------------------------------------------------------ */
+/* ---- bytes
+ * ------------------------------------------------------------------------------------------------
+ */
 
 struct tarn_handle; /* an open file version */
 
@@ -94,12 +103,14 @@ struct tarn_handle; /* an open file version */
 struct tarn_handle *tarn_handle_open(struct tarn_client *c, const struct tarn_attr *attr);
 void tarn_handle_close(struct tarn_handle **h); /* any thread; reads under way must have ended */
 const struct tarn_attr *tarn_handle_attr(const struct tarn_handle *h);
-/* True once a read found that the object is another one now: uncached ranges of this handle are EIO. */
+/* True once a read found that the object is another one now: uncached ranges of this handle are
+ * EIO. */
 bool tarn_handle_stale(const struct tarn_handle *h);
 
 /*
- * Reads what can be had at once (in the local cache, verified): any thread, at most TARN_READ_MAX bytes, costs a pread. Bytes, or -TARN_E_NOT_CACHED: use
- * tarn_handle_read. Never more than the version's length.
+ * Reads what can be had at once (in the local cache, verified): any thread, at most TARN_READ_MAX
+ * bytes, costs a pread. Bytes, or -TARN_E_NOT_CACHED: use tarn_handle_read. Never more than the
+ * version's length.
  */
 int64_t tarn_handle_try_read(struct tarn_handle *h, uint64_t off, uint32_t len, void *dst);
 
@@ -112,22 +123,24 @@ struct tarn_read;
 typedef void tarn_read_fn(struct tarn_read *r, int rc);
 /* Embedded by the caller, valid until cb (on the client's loop). */
 struct tarn_read {
-    struct tarn_handle *handle;                /* in */
-    uint64_t off_bytes;                        /* in */
-    uint32_t len_bytes;                        /* in: at most TARN_READ_MAX */
-    struct tarn_slice slices[TARN_SLICES_MAX]; /* out: the bytes in order; unref'd by the client after cb */
-    unsigned slice_count;                      /* out */
-    uint32_t got_bytes;                        /* out: short only at the end of the file */
-    tarn_read_fn *cb;                          /* in */
-    void *arg;                                 /* in */
-    struct tarn_task task;                     /* the client's */
-    void *state;                               /* the client's */
-    bool cancelled;                            /* the client's */
+    struct tarn_handle *handle; /* in */
+    uint64_t off_bytes;         /* in */
+    uint32_t len_bytes;         /* in: at most TARN_READ_MAX */
+    struct tarn_slice
+        slices[TARN_SLICES_MAX]; /* out: the bytes in order; unref'd by the client after cb */
+    unsigned slice_count;        /* out */
+    uint32_t got_bytes;          /* out: short only at the end of the file */
+    tarn_read_fn *cb;            /* in */
+    void *arg;                   /* in */
+    struct tarn_task task;       /* the client's */
+    void *state;                 /* the client's */
+    bool cancelled;              /* the client's */
 };
 void tarn_handle_read(struct tarn_read *r);   /* any thread */
 void tarn_handle_cancel(struct tarn_read *r); /* loop's thread; cb follows with CANCELLED */
 
-/* ---- the local worker's data, short-circuited (filled by the program that composes both) -------------------- */
+/* ---- the local worker's data, short-circuited (filled by the program that composes both)
+ * -------------------- */
 
 struct tarn_local_read;
 typedef void tarn_local_fn(struct tarn_local_read *r, int rc);
@@ -156,7 +169,8 @@ struct tarn_local_ops {
     void (*cancel)(void *ctx, struct tarn_local_read *r);
 };
 
-/* ---- the client --------------------------------------------------------------------------------------------- */
+/* ---- the client
+ * --------------------------------------------------------------------------------------------- */
 
 struct tarn_client_counts { /* bytes delivered since the start, by origin */
     uint64_t local_bytes, remote_bytes, ufs_bytes;
@@ -165,29 +179,34 @@ struct tarn_client_counts { /* bytes delivered since the start, by origin */
 struct tarn_client_args {
     struct tarn_loop *loop;
     struct tarn_rng *rng;
-    const char *addrs;                   /* masters; or NULL with conn */
-    struct tarn_conn *conn;              /* taken: an in-process pair */
+    const char *addrs;      /* masters; or NULL with conn */
+    struct tarn_conn *conn; /* taken: an in-process pair */
     const void *token;
     size_t token_len;
-    const char *kind;                    /* "mount", "cli": for reports */
-    const char *mountpoint;              /* may be NULL */
-    const struct tarn_local_ops *local;  /* copied; may be NULL */
-    size_t cache_entries;                /* names kept; 0: 262,144 */
+    const char *kind;                   /* "mount", "cli": for reports */
+    const char *mountpoint;             /* may be NULL */
+    const struct tarn_local_ops *local; /* copied; may be NULL */
+    size_t cache_entries;               /* names kept; 0: 262,144 */
     void *ctx;
-    /* Names or inodes that sessions must forget; on the loop, after the cache dropped them. May be NULL. */
+    /* Names or inodes that sessions must forget; on the loop, after the cache dropped them. May be
+     * NULL. */
     void (*on_invalidate)(void *ctx, const Tarn__Wire__Invalidate *inv);
 };
 int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **ret);
-/* Opens the session (capability, lease); cb(arg, rc) on the loop. Must succeed before anything else. */
-void tarn_client_connect(struct tarn_client *c, uint64_t timeout_ns, void (*cb)(void *arg, int rc), void *arg);
+/* Opens the session (capability, lease); cb(arg, rc) on the loop. Must succeed before anything
+ * else. */
+void tarn_client_connect(struct tarn_client *c, uint64_t timeout_ns, void (*cb)(void *arg, int rc),
+                         void *arg);
 void tarn_client_stop(struct tarn_client *c, void (*done)(void *arg), void *arg);
 void tarn_client_free(struct tarn_client **c);
-struct tarn_rpc_client *tarn_client_rpc(struct tarn_client *c); /* for calls that have no wrapper: jobs, status */
+struct tarn_rpc_client *
+tarn_client_rpc(struct tarn_client *c); /* for calls that have no wrapper: jobs, status */
 struct tarn_loop *tarn_client_loop(struct tarn_client *c);
 /* Upper bound of kernel cache times, ns (SessionResponse). */
 uint64_t tarn_client_kernel_trust_ns(const struct tarn_client *c);
 void tarn_client_counts(struct tarn_client *c, struct tarn_client_counts *ret);
-/* Bytes of the file that the local worker has; UINT64_MAX when there is no local worker. Any thread. */
+/* Bytes of the file that the local worker has; UINT64_MAX when there is no local worker. Any
+ * thread. */
 uint64_t tarn_handle_cached(struct tarn_handle *h);
 /* For commands: starts op and runs the loop until it is done. */
 int tarn_client_sync(struct tarn_client *c, struct tarn_client_op *op);

@@ -9,38 +9,43 @@
 #include "lib/base/mtx.h"
 #include "lib/client/client.h"
 
-/* ---- name cache (cache.c): any thread ---------------------------------------------------------------------------- */
+/* ---- name cache (cache.c): any thread
+ * ---------------------------------------------------------------------------- */
 
 struct tarn_name_cache;
 struct tarn_name_cache *client_cache_new(size_t entries);
 void client_cache_free(struct tarn_name_cache **c);
-/* attr NULL: a negative answer until `until_ns`. `gen`: client_cache_gen() from before the question was sent. */
+/* attr NULL: a negative answer until `until_ns`. `gen`: client_cache_gen() from before the question
+ * was sent. */
 void client_cache_put(struct tarn_name_cache *c, tarn_ino_t parent, const char *name, size_t len,
                       const struct tarn_attr *attr, uint64_t until_ns, uint64_t gen);
-enum tarn_cached client_cache_get(struct tarn_name_cache *c, tarn_ino_t parent, const char *name, size_t len,
-                                  uint64_t now_ns, struct tarn_attr *ret_attr, uint64_t *ret_until_ns);
+enum tarn_cached client_cache_get(struct tarn_name_cache *c, tarn_ino_t parent, const char *name,
+                                  size_t len, uint64_t now_ns, struct tarn_attr *ret_attr,
+                                  uint64_t *ret_until_ns);
 void client_cache_drop(struct tarn_name_cache *c, tarn_ino_t parent, const char *name, size_t len);
 void client_cache_clear(struct tarn_name_cache *c);
 /*
- * Grows with every drop: an answer that was asked for before a drop may be older than what caused it, so it is used but not
- * kept.
+ * Grows with every drop: an answer that was asked for before a drop may be older than what caused
+ * it, so it is used but not kept.
  */
 uint64_t client_cache_gen(struct tarn_name_cache *c);
 
-/* ---- the client ------------------------------------------------------------------------------------------------------ */
+/* ---- the client
+ * ------------------------------------------------------------------------------------------------------
+ */
 
 #define CLIENT_HANDLE_MAGIC 0x43484e44u /* "CHND" */
 
 struct tarn_client {
     struct tarn_client_args args;
-    struct tarn_local_ops local;          /* local.open NULL: none */
+    struct tarn_local_ops local; /* local.open NULL: none */
     char *kind, *mountpoint;
     struct tarn_rpc_client *rpc;
     struct tarn_name_cache *cache;
     uint64_t session;
     uint64_t lease_ms;
     _Atomic uint64_t kernel_trust_ns;
-    uint64_t seq;                         /* of the last Invalidate */
+    uint64_t seq; /* of the last Invalidate */
     bool have_seq;
     struct tarn_timer renew_timer;
     struct tarn_rpc_req session_req;
@@ -56,16 +61,16 @@ struct tarn_handle {
     uint32_t magic;
     struct tarn_client *client;
     struct tarn_attr attr;
-    void *file;                           /* the local worker's; NULL without one */
+    void *file; /* the local worker's; NULL without one */
     _Atomic bool stale;
-    _Atomic bool used_loop;               /* a read went to the loop: closing goes there too */
+    _Atomic bool used_loop; /* a read went to the loop: closing goes there too */
     /* The client's loop: */
-    Tarn__Wire__LocateResponse *located;  /* once known */
-    struct tarn_list waiting;             /* struct tarn_read that wait for it */
+    Tarn__Wire__LocateResponse *located; /* once known */
+    struct tarn_list waiting;            /* struct tarn_read that wait for it */
     struct tarn_client_op locate_op;
     bool locating;
-    uint64_t next_off;                    /* where a sequential reader would go on */
-    uint32_t ahead;                       /* units to fetch ahead, grows with a sequential reader */
+    uint64_t next_off; /* where a sequential reader would go on */
+    uint32_t ahead;    /* units to fetch ahead, grows with a sequential reader */
     struct tarn_task close_task;
 };
 

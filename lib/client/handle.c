@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Open file versions. tarn_handle_try_read() reads the local worker's cache file on the caller's thread; whatever is not
- * there goes to the loop:
+ * Open file versions. tarn_handle_try_read() reads the local worker's cache file on the caller's
+ * thread; whatever is not there goes to the loop:
  *
- *     tarn_handle_read -> (the first time) LOCATE: where the bytes come from -> the local worker's read (in process)
- *                                                                           -> or READ by RPC, checksums compared here
+ *     tarn_handle_read -> (the first time) LOCATE: where the bytes come from -> the local worker's
+ * read (in process)
+ *                                                                           -> or READ by RPC,
+ * checksums compared here
  *
- * A handle keeps its version. Once the store or the master says that the object is another one, `stale` is set: ranges that
- * are cached go on, others are EIO. Sequential readers fetch ahead: each read that continues the last one doubles the number of units, up to AHEAD_MAX.
+ * A handle keeps its version. Once the store or the master says that the object is another one,
+ * `stale` is set: ranges that are cached go on, others are EIO. Sequential readers fetch ahead:
+ * each read that continues the last one doubles the number of units, up to AHEAD_MAX.
  */
 #include "lib/client/client_priv.h"
 
@@ -18,6 +21,7 @@
 #include "lib/base/assert.h"
 #include "lib/base/env.h"
 #include "lib/base/hash.h"
+#include "lib/base/limits.h"
 #include "lib/base/log.h"
 
 #define AHEAD_MAX 8u
@@ -105,13 +109,15 @@ int64_t tarn_handle_try_read(struct tarn_handle *h, uint64_t off, uint32_t len, 
     if (!h->file)
         return -TARN_E_NOT_CACHED;
     len = (uint32_t)TARN_MIN((uint64_t)len, h->attr.size_bytes - off);
-    n = h->client->local.try_read(h->client->local.ctx, h->file, off, TARN_MIN(len, TARN_READ_MAX), dst);
+    n = h->client->local.try_read(h->client->local.ctx, h->file, off, TARN_MIN(len, TARN_READ_MAX),
+                                  dst);
     if (n > 0)
         atomic_fetch_add_explicit(&h->client->local_bytes, (uint64_t)n, memory_order_relaxed);
     return n;
 }
 
-/* ---- reads that go to the loop ------------------------------------------------------------------------------------ */
+/* ---- reads that go to the loop
+ * ------------------------------------------------------------------------------------ */
 
 static void read_end(struct tarn_read *r, int rc)
 {
@@ -141,11 +147,13 @@ static void read_local_done(struct tarn_local_read *lr, int rc)
         r->slices[i] = lr->slices[i];
         r->got_bytes += (uint32_t)lr->slices[i].len;
     }
-    atomic_fetch_add_explicit(lr->source == 2 ? &c->ufs_bytes : &c->local_bytes, r->got_bytes, memory_order_relaxed);
+    atomic_fetch_add_explicit(lr->source == 2 ? &c->ufs_bytes : &c->local_bytes, r->got_bytes,
+                              memory_order_relaxed);
     read_end(r, rc);
 }
 
-/* Compares the granules of a worker's answer with their checksums; the wanted range becomes the slice. */
+/* Compares the granules of a worker's answer with their checksums; the wanted range becomes the
+ * slice. */
 static int read_take_rpc(struct tarn_read *r, struct tarn_rpc_req *req)
 {
     const Tarn__Wire__ReadResponse *resp = (const Tarn__Wire__ReadResponse *)req->resp;
@@ -153,20 +161,24 @@ static int read_take_rpc(struct tarn_read *r, struct tarn_rpc_req *req)
     uint64_t want_end = TARN_MIN(r->off_bytes + r->len_bytes, r->handle->attr.size_bytes);
 
     if (!resp || !buf || resp->offset > r->off_bytes || resp->offset % TARN_GRANULE_BYTES ||
-        resp->offset + buf->len < want_end || resp->n_sums != tarn_div_up(buf->len, TARN_GRANULE_BYTES))
+        resp->offset + buf->len < want_end ||
+        resp->n_sums != tarn_div_up(buf->len, TARN_GRANULE_BYTES))
         return -TARN_E_MSG_BAD;
     for (size_t i = 0; i < resp->n_sums; i++) {
         size_t at = i * TARN_GRANULE_BYTES;
 
-        if (tarn_xxh3(buf->p + at, TARN_MIN(buf->len - at, (size_t)TARN_GRANULE_BYTES)) != resp->sums[i])
+        if (tarn_xxh3(buf->p + at, TARN_MIN(buf->len - at, (size_t)TARN_GRANULE_BYTES)) !=
+            resp->sums[i])
             return -TARN_E_GRANULE_SUM;
     }
-    r->slices[0] = (struct tarn_slice){.buf = tarn_buf_ref(buf), .off = (size_t)(r->off_bytes - resp->offset),
+    r->slices[0] = (struct tarn_slice){.buf = tarn_buf_ref(buf),
+                                       .off = (size_t)(r->off_bytes - resp->offset),
                                        .len = (size_t)(want_end - r->off_bytes)};
     r->slice_count = 1;
     r->got_bytes = (uint32_t)(want_end - r->off_bytes);
-    atomic_fetch_add_explicit(resp->source && strcmp(resp->source, "ufs") == 0 ? &r->handle->client->ufs_bytes
-                                                                               : &r->handle->client->remote_bytes,
+    atomic_fetch_add_explicit(resp->source && strcmp(resp->source, "ufs") == 0
+                                  ? &r->handle->client->ufs_bytes
+                                  : &r->handle->client->remote_bytes,
                               r->got_bytes, memory_order_relaxed);
     return 0;
 }
@@ -197,8 +209,12 @@ static void read_send(struct tarn_read *r)
         h->ahead = 0;
     h->next_off = r->off_bytes + r->len_bytes;
     if (h->file) {
-        s->local = (struct tarn_local_read){.file = h->file, .locator = h->located->locator, .off_bytes = r->off_bytes,
-                                            .len_bytes = r->len_bytes, .ahead_units = h->ahead, .cb = read_local_done,
+        s->local = (struct tarn_local_read){.file = h->file,
+                                            .locator = h->located->locator,
+                                            .off_bytes = r->off_bytes,
+                                            .len_bytes = r->len_bytes,
+                                            .ahead_units = h->ahead,
+                                            .cb = read_local_done,
                                             .arg = s};
         s->local_running = true;
         c->local.read(c->local.ctx, &s->local);
@@ -207,8 +223,11 @@ static void read_send(struct tarn_read *r)
     msg.locator = h->located->locator;
     msg.offset = r->off_bytes;
     msg.length = r->len_bytes;
-    s->rpc = (struct tarn_rpc_req){.method = TARN_RPC_read, .msg = &msg.base, .timeout_ns = 60 * TARN_NS_PER_S,
-                                   .cb = read_rpc_done, .arg = s};
+    s->rpc = (struct tarn_rpc_req){.method = TARN_RPC_read,
+                                   .msg = &msg.base,
+                                   .timeout_ns = 60 * TARN_NS_PER_S,
+                                   .cb = read_rpc_done,
+                                   .arg = s};
     s->rpc_running = true;
     tarn_rpc_start(c->rpc, &s->rpc);
 }
@@ -267,8 +286,11 @@ static void read_run(struct tarn_task *t)
     if (h->locating)
         return;
     h->locating = true;
-    h->locate_op = (struct tarn_client_op){.kind = TARN_CLIENT_LOCATE, .ino = h->attr.ino, .version = h->attr.version,
-                                           .cb = handle_located, .arg = h};
+    h->locate_op = (struct tarn_client_op){.kind = TARN_CLIENT_LOCATE,
+                                           .ino = h->attr.ino,
+                                           .version = h->attr.version,
+                                           .cb = handle_located,
+                                           .arg = h};
     tarn_client_start(h->client, &h->locate_op);
 }
 
@@ -306,7 +328,8 @@ static void read_sync_done(struct tarn_read *r, int rc)
     struct read_sync *s = r->arg;
 
     for (unsigned i = 0; i < r->slice_count; i++) {
-        r->slices[i].buf = tarn_buf_ref(r->slices[i].buf); /* kept for the caller of tarn_read_sync */
+        r->slices[i].buf =
+            tarn_buf_ref(r->slices[i].buf); /* kept for the caller of tarn_read_sync */
     }
     s->done = true;
     s->rc = rc;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The session: opened at the start and after each reconnect, renewed three times per lease (with what was read, for reports).
- * A connection that broke may have lost invalidations: everything that is believed is dropped, and the user is told so.
+ * The session: opened at the start and after each reconnect, renewed three times per lease (with
+ * what was read, for reports). A connection that broke may have lost invalidations: everything that
+ * is believed is dropped, and the user is told so.
  */
 #include "lib/client/client_priv.h"
 
@@ -31,7 +32,8 @@ void client_notice(void *ctx, uint32_t method, const ProtobufCMessage *msg)
     if (method != TARN_RPC_invalidate)
         return;
     if ((c->have_seq && inv->seq != c->seq + 1) || inv->everything) {
-        tarn_warn("client", "invalidations were missed (seq=%llu after %llu): everything is asked again",
+        tarn_warn("client",
+                  "invalidations were missed (seq=%llu after %llu): everything is asked again",
                   (unsigned long long)inv->seq, (unsigned long long)c->seq);
         session_everything(c);
     }
@@ -41,7 +43,8 @@ void client_notice(void *ctx, uint32_t method, const ProtobufCMessage *msg)
         const Tarn__Wire__InvalItem *it = inv->items[i];
 
         if (it->name.len > 0 && it->name.len <= TARN_NAME_MAX)
-            client_cache_drop(c->cache, (tarn_ino_t){it->parent}, (const char *)it->name.data, it->name.len);
+            client_cache_drop(c->cache, (tarn_ino_t){it->parent}, (const char *)it->name.data,
+                              it->name.len);
     }
     if (c->args.on_invalidate)
         c->args.on_invalidate(c->args.ctx, inv);
@@ -107,14 +110,18 @@ static void session_renew(struct tarn_timer *t, void *arg)
     msg.n_reads = 3;
     msg.reads = reads;
     c->session_busy = true;
-    c->session_req = (struct tarn_rpc_req){.method = TARN_RPC_session_renew, .msg = &msg.base, .cb = session_renewed,
-                                           .arg = c, .timeout_ns = c->lease_ms * TARN_NS_PER_MS};
+    c->session_req = (struct tarn_rpc_req){.method = TARN_RPC_session_renew,
+                                           .msg = &msg.base,
+                                           .cb = session_renewed,
+                                           .arg = c,
+                                           .timeout_ns = c->lease_ms * TARN_NS_PER_MS};
     tarn_rpc_start(c->rpc, &c->session_req);
 }
 
 static void session_renew_later(struct tarn_client *c)
 {
-    /* Often enough that `status` is a second old at most inside one process; a third of the lease elsewhere. */
+    /* Often enough that `status` is a second old at most inside one process; a third of the lease
+     * elsewhere. */
     uint64_t every = c->local.open ? TARN_NS_PER_S : c->lease_ms * TARN_NS_PER_MS / 3;
 
     tarn_timer_start(c->args.loop, &c->renew_timer, every, session_renew, c);
@@ -160,8 +167,8 @@ void client_session_start(struct tarn_client *c)
     msg.host = host;
     msg.pid = (uint64_t)getpid();
     c->session_busy = true;
-    c->session_req = (struct tarn_rpc_req){.method = TARN_RPC_session_open, .msg = &msg.base, .cb = session_opened,
-                                           .arg = c};
+    c->session_req = (struct tarn_rpc_req){
+        .method = TARN_RPC_session_open, .msg = &msg.base, .cb = session_opened, .arg = c};
     tarn_rpc_start(c->rpc, &c->session_req);
 }
 

@@ -208,7 +208,7 @@ const char *tarn_format_duration(uint64_t ns, char buf[32])
 
 const char *tarn_format_time(int64_t real_ns, char buf[32])
 {
-    time_t t = (time_t)(real_ns / 1000000000);
+    time_t t = (time_t)(real_ns / 1000000000 - (real_ns % 1000000000 < 0));
     struct tm tm;
 
     if (!gmtime_r(&t, &tm) || strftime(buf, 32, "%Y-%m-%dT%H:%M:%SZ", &tm) == 0)

@@ -32,7 +32,7 @@
 #define TARN_LOAD_LIST_LINE_MAX 8192u       /* bytes of a line in a load list */
 #define TARN_JOBS_KEPT          256u        /* finished jobs remembered */
 
-#define TARN_CORE_SCAN_MAX      4096u       /* known names that one listing entry looks at */
+#define TARN_CORE_SCAN_MAX      16384u      /* known names that one listing entry looks at */
 #define TARN_CORE_SKIPPED_MAX   (64u << 10) /* bytes of left-out names kept per directory */
 
 #define TARN_READ_MAX          (1u << 20) /* bytes of one read from the kernel */

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Resolving keys below the served directory. openat2(2) does it in the kernel, so that nothing can
+ * be swapped between a check and its use; where it is missing (or a sandbox forbids it) each
+ * component is opened with O_NOFOLLOW from the one before. The root is opened anew each time: a
+ * file system that was unmounted and mounted again is found, and none is kept busy.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <linux/openat2.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "lib/base/assert.h"
+#include "lib/base/env.h"
+#include "lib/base/hash.h"
+#include "lib/base/mem.h"
+#include "lib/base/name.h"
+#include "ufs/file_priv.h"
+#include "ufs/ufs.h"
+
+#define FILE_OPEN_TRIES       16                    /* renames may disturb openat2 */
+#define FILE_GRAIN_NS         (20 * TARN_NS_PER_MS) /* timestamps of local file systems */
+#define FILE_GRAIN_UNKNOWN_NS TARN_NS_PER_S
+
+static int file_openat2(int root_fd, const char *rel, int flags)
+{
+    struct open_how how = {.flags = (uint64_t)(unsigned)flags,
+                           .resolve =
+                               RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS};
+    long fd = -1;
+
+    for (int i = 0; i < FILE_OPEN_TRIES; i++) {
+        fd = syscall(SYS_openat2, root_fd, rel, &how, sizeof(how));
+        if (fd >= 0 || (errno != EAGAIN && errno != EINTR))
+            break;
+    }
+    return fd >= 0 ? (int)fd : -errno;
+}
+
+/* The same by hand. `rel` is not empty. */
+static int file_open_walk(int root_fd, const char *rel, int flags)
+{
+    TARN_AUTO_FD int at = dup(root_fd);
+    char name[TARN_NAME_MAX + 1];
+    const char *p = rel, *part;
+    size_t n;
+    int fd;
+
+    if (at < 0)
+        return -errno;
+    while ((part = tarn_path_next(&p, &n)) != NULL) {
+        if (!tarn_name_ok(part, n))
+            return n > TARN_NAME_MAX ? -ENAMETOOLONG : -ENOENT;
+        memcpy(name, part, n);
+        name[n] = 0;
+        if (!*p)
+            break;
+        fd = openat(at, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0)
+            return -errno;
+        (void)close(at); /* O_PATH: nothing to lose */
+        at = fd;
+    }
+    TARN_ASSERT(part != NULL);
+    fd = openat(at, name, flags);
+    return fd >= 0 ? fd : -errno;
+}
+
+int tarn_file_open(struct tarn_file_root *root, const char *rel, int flags, int *ret_fd)
+{
+    TARN_AUTO_FD int root_fd = open(root->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int fd = -ENOSYS;
+
+    flags |= O_CLOEXEC | O_NOFOLLOW;
+    if (root_fd < 0)
+        return errno == ENOENT || errno == ENOTDIR ? -TARN_E_UFS_NO_BUCKET : -errno;
+    if (!*rel) {
+        fd = openat(root_fd, ".", flags);
+        if (fd < 0)
+            return -errno;
+    } else {
+        if (!atomic_load_explicit(&root->no_openat2, memory_order_relaxed))
+            fd = file_openat2(root_fd, rel, flags);
+        if (fd == -ENOSYS || fd == -EPERM || fd == -EXDEV || fd == -EAGAIN) {
+            if (fd == -ENOSYS)
+                atomic_store_explicit(&root->no_openat2, true, memory_order_relaxed);
+            fd = file_open_walk(root_fd, rel, flags);
+        }
+    }
+    if (fd < 0)
+        return fd;
+    *ret_fd = fd;
+    return 0;
+}
+
+int tarn_file_code(int rc)
+{
+    switch (-rc) {
+    case ENOENT:
+    case ENOTDIR:
+    case ELOOP:
+        return -TARN_E_UFS_NOT_FOUND;
+    case EACCES:
+    case EPERM:
+        return -TARN_E_UFS_DENIED;
+    case ESTALE:
+    case ETIMEDOUT:
+    case EAGAIN:
+    case EHOSTDOWN:
+    case ENOTCONN:
+        return -TARN_E_UFS_CONN; /* a network file system's; worth another try */
+    case ENAMETOOLONG:
+        return -TARN_E_NAME_TOO_LONG;
+    case ENOMEM:
+        return -TARN_E_NO_MEMORY;
+    default:
+        return rc;
+    }
+}
+
+/*
+ * Device and inode. File systems without a block device (NFS, overlays) get a device number that is
+ * another one after each mount: it would make every cached byte useless, so the inode alone counts.
+ */
+static uint64_t file_id(const struct stat *st)
+{
+    uint64_t id = tarn_hash_u64(st->st_ino);
+
+    if (major(st->st_dev) != 0)
+        id = tarn_hash_u64(id ^ st->st_dev);
+    return id ? id : 1;
+}
+
+static int64_t file_time_ns(const struct timespec *t)
+{
+    return (int64_t)t->tv_sec * (int64_t)TARN_NS_PER_S + t->tv_nsec;
+}
+
+bool tarn_file_attr(const struct stat *st, struct tarn_ufs_attr *ret)
+{
+    struct tarn_ufs_attr a = {
+        .has_owner = true, .mode = st->st_mode & 07777, .uid = st->st_uid, .gid = st->st_gid};
+
+    a.version.mtime_ns = file_time_ns(&st->st_mtim);
+    if (S_ISREG(st->st_mode)) {
+        a.type = TARN_UFS_FILE;
+        a.version.size_bytes = (uint64_t)st->st_size;
+        a.version.ctime_ns = file_time_ns(&st->st_ctim);
+        a.version.file_id = file_id(st);
+    } else if (S_ISDIR(st->st_mode)) {
+        a.type = TARN_UFS_DIR;
+    } else if (S_ISLNK(st->st_mode)) {
+        a.type = TARN_UFS_SYMLINK;
+    } else {
+        return false;
+    }
+    *ret = a;
+    return true;
+}
+
+uint64_t tarn_file_young_ns(int fd, const struct stat *st, int64_t real_ns)
+{
+    int64_t age_ns = real_ns - file_time_ns(&st->st_ctim);
+    uint64_t grain_ns = FILE_GRAIN_UNKNOWN_NS;
+    struct statfs fs;
+
+    if (age_ns >= (int64_t)FILE_GRAIN_UNKNOWN_NS)
+        return 0;
+    if (fstatfs(fd, &fs) == 0) {
+        unsigned long type = (unsigned long)fs.f_type;
+
+        if (type == EXT4_SUPER_MAGIC || type == XFS_SUPER_MAGIC || type == BTRFS_SUPER_MAGIC ||
+            type == TMPFS_MAGIC)
+            grain_ns = FILE_GRAIN_NS;
+    }
+    if (age_ns >= (int64_t)grain_ns)
+        return 0;
+    if (age_ns < 0)
+        return grain_ns; /* another host's clock: a grain from now is all that can be said */
+    return grain_ns - (uint64_t)age_ns;
+}

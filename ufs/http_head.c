@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Headers of an HTTP answer: the few that stores need, from lines that a store may have made up.
+ * Pure functions; a line that is not understood is left out.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "lib/base/env.h"
+#include "lib/base/mem.h"
+#include "ufs/http_priv.h"
+
+int64_t tarn_ufs_http_days(int64_t year, unsigned month, unsigned day)
+{
+    int64_t y = year - (month <= 2);
+    int64_t era = (y >= 0 ? y : y - 399) / 400;
+    unsigned yoe = (unsigned)(y - era * 400);
+    unsigned doy = (153 * (month + (month > 2 ? -3u : 9u)) + 2) / 5 + day - 1;
+    unsigned doe = yoe * 365 + yoe / 4 - yoe / 100 + doy;
+
+    return era * 146097 + (int64_t)doe - 719468; /* Hinnant, days_from_civil */
+}
+
+bool tarn_ufs_http_date(const char *s, int64_t *ret_ns)
+{
+    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    unsigned day, hour, min, sec, year;
+    const char *m;
+    char mon[4];
+    int used = 0;
+
+    if (sscanf(s, "%*3[A-Za-z], %2u %3[A-Za-z] %4u %2u:%2u:%2u GMT%n", &day, mon, &year, &hour,
+               &min, &sec, &used) != 6 ||
+        !used)
+        return false;
+    m = strlen(mon) == 3 ? strstr(months, mon) : NULL;
+    if (!m || (m - months) % 3 || day < 1 || day > 31 || hour > 23 || min > 59 || sec > 60 ||
+        year < 1970)
+        return false;
+    *ret_ns = (tarn_ufs_http_days((int64_t)year, (unsigned)(m - months) / 3 + 1, day) * 86400 +
+               (int64_t)hour * 3600 + (int64_t)min * 60 + (int64_t)sec) *
+              (int64_t)TARN_NS_PER_S;
+    return true;
+}
+
+/* Decimal digits at *p, moved behind them; false when there are none or too many. */
+static bool head_number(const char **p, uint64_t *ret_v)
+{
+    const char *s = *p;
+    uint64_t v = 0;
+
+    for (; *s >= '0' && *s <= '9'; s++) {
+        if (v > (UINT64_MAX - 9) / 10)
+            return false;
+        v = v * 10 + (uint64_t)(*s - '0');
+    }
+    if (s == *p)
+        return false;
+    *p = s;
+    *ret_v = v;
+    return true;
+}
+
+static void head_length(struct tarn_ufs_http_head *h, const char *v)
+{
+    h->has_length = head_number(&v, &h->length_bytes) && !*v;
+}
+
+static void head_range(struct tarn_ufs_http_head *h, const char *v)
+{
+    if (strncasecmp(v, "bytes ", 6) != 0)
+        return;
+    v += 6;
+    if (!head_number(&v, &h->range_first) || *v++ != '-' || !head_number(&v, &h->range_last) ||
+        *v++ != '/')
+        return;
+    if (h->range_last < h->range_first || h->range_last == UINT64_MAX)
+        return;
+    if (strcmp(v, "*") != 0) {
+        if (!head_number(&v, &h->total_bytes) || *v)
+            return;
+        h->has_total = true;
+    }
+    h->has_range = true;
+}
+
+/* Quotes go, `W/` stays: W/"x" -> W/x. A tag that is too long is no tag. */
+static void head_etag(struct tarn_ufs_http_head *h, const char *v)
+{
+    size_t n = 0;
+
+    h->etag[0] = 0;
+    for (; *v; v++) {
+        if (*v == '"')
+            continue;
+        if (n == TARN_ETAG_MAX) {
+            h->etag[0] = 0;
+            return;
+        }
+        h->etag[n++] = *v;
+    }
+    h->etag[n] = 0;
+}
+
+static void head_mtime(struct tarn_ufs_http_head *h, const char *v)
+{
+    if (!tarn_ufs_http_date(v, &h->mtime_ns))
+        h->mtime_ns = 0;
+}
+
+static void head_date(struct tarn_ufs_http_head *h, const char *v)
+{
+    if (!tarn_ufs_http_date(v, &h->date_ns))
+        h->date_ns = 0;
+}
+
+static void head_retry_after(struct tarn_ufs_http_head *h, const char *v)
+{
+    uint64_t s;
+
+    if (head_number(&v, &s) && !*v && s <= 3600)
+        h->retry_after_ns = s * TARN_NS_PER_S;
+}
+
+static void head_region(struct tarn_ufs_http_head *h, const char *v)
+{
+    (void)snprintf(h->region, sizeof(h->region), "%s", v); /* cut is fine */
+}
+
+static void head_location(struct tarn_ufs_http_head *h, const char *v)
+{
+    (void)snprintf(h->location, sizeof(h->location), "%s", v); /* cut is fine */
+}
+
+void tarn_ufs_http_head_line(struct tarn_ufs_http_head *head, const char *line, size_t n)
+{
+    static const struct {
+        const char *name; /* lower case */
+        void (*fn)(struct tarn_ufs_http_head *h, const char *value);
+    } rows[] = {
+        {"content-length", head_length},
+        {"content-range", head_range},
+        {"etag", head_etag},
+        {"last-modified", head_mtime},
+        {"date", head_date},
+        {"retry-after", head_retry_after},
+        {"location", head_location},
+        {"x-amz-bucket-region", head_region},
+    };
+    const char *colon = memchr(line, ':', n);
+    char value[512];
+    size_t len;
+
+    if (!colon)
+        return;
+    for (size_t i = 0; i < TARN_ARRAY_LEN(rows); i++) {
+        size_t m = strlen(rows[i].name);
+
+        if (m != (size_t)(colon - line) || strncasecmp(line, rows[i].name, m) != 0)
+            continue;
+        n -= m + 1;
+        for (line = colon + 1; n && (*line == ' ' || *line == '\t'); line++)
+            n--;
+        while (n && (line[n - 1] == ' ' || line[n - 1] == '\t' || line[n - 1] == '\r' ||
+                     line[n - 1] == '\n'))
+            n--;
+        len = TARN_MIN(n, sizeof(value) - 1);
+        for (size_t k = 0; k < len; k++)
+            value[k] = (char)((unsigned char)line[k] < 0x20 || line[k] == 0x7f ? '?' : line[k]);
+        value[len] = 0;
+        rows[i].fn(head, value);
+        return;
+    }
+}

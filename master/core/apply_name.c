@@ -70,7 +70,7 @@ static bool object_same_content(const Tarn__Core__Inode *inode, const Tarn__Core
 
     switch (o->type) {
     case CORE_TYPE_DIR:
-        if (!o->ufs)
+        if (!o->ufs || o->ufs->mtime_ns == 0)
             return true;
         dir = object_dir_version(o->ufs);
         return version_same(inode->ufs, &dir);
@@ -110,7 +110,7 @@ static void object_fill(struct core_tx *tx, Tarn__Core__Inode *inode, const Tarn
     inode->gid = o->has_owner ? o->gid : 0;
     switch (o->type) {
     case CORE_TYPE_DIR:
-        if (o->ufs) {
+        if (o->ufs && o->ufs->mtime_ns != 0) {
             inode->ufs = core_arena_alloc(&tx->arena, sizeof(*inode->ufs));
             *inode->ufs = object_dir_version(o->ufs);
         }
@@ -254,8 +254,6 @@ static int found_check(struct core_tx *tx, const struct core_name *n, const Tarn
     }
     if (n->inode->changed > m->asked_index)
         return -TARN_E_ENTRY_STALE;
-    if (n->inode->type == CORE_TYPE_DIR && o->type != CORE_TYPE_DIR)
-        return -TARN_E_IS_DIR; /* it must be Gone first */
     return 0;
 }
 

@@ -15,7 +15,8 @@
  * - ListPage removes only names inside its key range that it does not have, and neither removes nor updates an inode
  *   whose `changed` is greater than asked_index; an object equal to what is known writes nothing;
  * - a changed version keeps the inode and raises `version`; another type gets a new inode;
- * - a file never replaces a directory (the directory wins; `dir_removed` makes the listing distrusted when one went);
+ * - in a listing a file never replaces a directory (the directory wins; `dir_removed` makes the listing distrusted when one
+ *   went and the key of the object that it may have hidden is not in the same page); Found does, it asked for both;
  * - a removed directory is detached: its name goes at once, what is below goes by Collect.
  */
 #pragma once
@@ -44,8 +45,8 @@ struct tarn_core_result {
     uint64_t index;                   /* the entry's */
     struct tarn_core_change *changes; /* known names that changed or went; new names are not listed */
     size_t change_count;
-    tarn_ino_t ino;                   /* Found, Gone: the inode the name has now, also when refused as newer (ENTRY_STALE) or
-                                         as a directory (IS_DIR); 0: none. Init, Attach: the root */
+    tarn_ino_t ino;                   /* Found, Gone: the inode the name has now, also when refused as newer (ENTRY_STALE);
+                                         0: none. Init, Attach: the root */
     uint32_t created, updated, removed; /* inodes; a detached directory counts as removed */
     bool more;                        /* Collect, JobDrop: there is more to remove. ListPage: applied only up to
                                          DirState.upto_key, since too many known names lie in its range; list on from there */

@@ -99,10 +99,10 @@ int tarn_disk_pool_new(unsigned threads, struct tarn_disk **ret_disk)
     tarn_cond_init(&p->wake);
     tarn_list_init(&p->queue);
     while (p->count < threads) {
-        char name[16];
+        char name[32]; /* at most "tarn-disk-63" */
         int rc;
 
-        (void)snprintf(name, sizeof(name), "tarn-disk-%u", p->count % POOL_THREADS_MAX); /* fits */
+        (void)snprintf(name, sizeof(name), "tarn-disk-%u", p->count);
         rc = tarn_thread_start(&p->threads[p->count], name, pool_thread, p);
         if (rc < 0) {
             pool_free(&p->base);

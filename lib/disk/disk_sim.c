@@ -83,10 +83,11 @@ static void sim_submit(struct tarn_disk *base, struct tarn_disk_io *io)
 static void sim_free(struct tarn_disk *base)
 {
     struct disk_sim *d = sim_of(base);
-    struct tarn_list *n;
-
-    while ((n = d->waiting.next) != &d->waiting)
-        sim_finish(TARN_LIST_ENTRY(n, struct sim_io, node));
+    TARN_LIST_FOREACH_SAFE(it, &d->waiting)
+    {
+        sim_finish(TARN_LIST_ENTRY(it, struct sim_io, node));
+    }
+    TARN_ASSERT(tarn_list_empty(&d->waiting));
     base->magic = 0;
     free(d);
 }

@@ -18,8 +18,7 @@
 #include "lib/base/limits.h"
 #include "lib/net/net_priv.h"
 
-/* ---- loops ------------------------------------------------------------------------------------
- */
+/* ---- loops ----------------------------------------------------------------------------------- */
 
 static uint64_t loop_self_thread(void)
 {
@@ -128,8 +127,7 @@ void tarn_poll_stop(struct tarn_poll **pp)
     p->loop->ops->poll_stop(p);
 }
 
-/* ---- connections ------------------------------------------------------------------------------
- */
+/* ---- connections ----------------------------------------------------------------------------- */
 
 static void conn_check(const struct tarn_conn *c)
 {
@@ -249,8 +247,7 @@ int tarn_conn_pair(struct tarn_loop *l, struct tarn_conn **ret_a, struct tarn_co
     return l->ops->conn_pair(l, ret_a, ret_b);
 }
 
-/* ---- connecting -------------------------------------------------------------------------------
- */
+/* ---- connecting ------------------------------------------------------------------------------ */
 
 void tarn_connect_init(struct tarn_connect *a, struct tarn_loop *l, tarn_connect_fn *fn, void *arg)
 {
@@ -296,8 +293,7 @@ void tarn_connect_cancel(struct tarn_connect *a)
     a->loop->ops->connect_cancel(a);
 }
 
-/* ---- listening --------------------------------------------------------------------------------
- */
+/* ---- listening ------------------------------------------------------------------------------- */
 
 void tarn_listener_init(struct tarn_listener *s, struct tarn_loop *l, tarn_accept_fn *fn, void *arg)
 {

@@ -22,8 +22,7 @@ struct tarn_listener;
 struct tarn_buf;
 struct sockaddr;
 
-/* ---- loops ------------------------------------------------------------------------------------
- */
+/* ---- loops ----------------------------------------------------------------------------------- */
 
 /* A libuv loop. Errors: errno class. */
 int tarn_loop_new(struct tarn_loop **ret_loop);
@@ -35,10 +34,9 @@ struct tarn_loop *tarn_loop_sim_new(uint64_t start_ns);
  */
 void tarn_loop_free(struct tarn_loop **l);
 
-/* Runs until tarn_loop_stop() (sim: or nothing is left). The caller is the loop's thread meanwhile.
- */
+/* Runs until tarn_loop_stop() (sim: or nothing is left). The caller is its thread meanwhile. */
 void tarn_loop_run(struct tarn_loop *l);
-/* Any thread (sim: the loop's). tarn_loop_run() returns after the events at hand, also a later one.
+/* Any thread (sim: its own). This tarn_loop_run(), or the next, returns after the events at hand.
  */
 void tarn_loop_stop(struct tarn_loop *l);
 /* sim only: runs events until none is due by `until_ns`, then sets the time to it. */
@@ -58,14 +56,12 @@ uint64_t tarn_loop_now_ns(const struct tarn_loop *l);
 /* Asserts that the caller is the loop's thread (always true while it does not run). */
 void tarn_loop_assert_mine(const struct tarn_loop *l);
 
-/* ---- tasks: the only way onto a loop from another thread
- * ----------------------------------------- */
+/* ---- tasks: the only way onto a loop from another thread ------------------------------------- */
 
 struct tarn_task;
 typedef void tarn_task_fn(struct tarn_task *t);
 
-/* Embedded by the caller; owned by the loop from post until `fn` runs, which may free or re-post
- * it. */
+/* Embedded by the caller; the loop's from post until `fn` runs, which may free or re-post it. */
 struct tarn_task {
     struct tarn_list node; /* the loop's */
     tarn_task_fn *fn;      /* runs on the loop's thread, exactly once per post */
@@ -74,8 +70,7 @@ struct tarn_task {
 /* Any thread, also the loop's own (runs later, never inside). FIFO. Never fails, takes no lock. */
 void tarn_loop_post(struct tarn_loop *l, struct tarn_task *t, tarn_task_fn *fn);
 
-/* ---- timers ------------------------------------------------------------------------------------
- */
+/* ---- timers ---------------------------------------------------------------------------------- */
 
 struct tarn_timer;
 typedef void tarn_timer_fn(struct tarn_timer *t, void *arg);
@@ -96,8 +91,7 @@ void tarn_timer_start(struct tarn_loop *l, struct tarn_timer *t, uint64_t delay_
 void tarn_timer_stop(struct tarn_timer *t); /* not running: nothing happens */
 bool tarn_timer_running(const struct tarn_timer *t);
 
-/* ---- descriptors (libuv loops only; curl's sockets)
- * ----------------------------------------------- */
+/* ---- descriptors (libuv loops only; curl's sockets) ------------------------------------------ */
 
 #define TARN_POLL_READ  1u
 #define TARN_POLL_WRITE 2u
@@ -105,30 +99,25 @@ bool tarn_timer_running(const struct tarn_timer *t);
 struct tarn_poll; /* heap, freed by stop */
 typedef void tarn_poll_fn(void *arg, int fd, unsigned events /* TARN_POLL_*; both on error */);
 
-/* Watches `fd` for `events`; repeated calls on the same `*p` change the events. Errors: errno
- * class. */
+/* Watches `fd`; repeated calls on the same `*p` change the events. Errors: errno class. */
 int tarn_poll_start(struct tarn_loop *l, int fd, unsigned events, tarn_poll_fn *fn, void *arg,
                     struct tarn_poll **p);
-void tarn_poll_stop(
-    struct tarn_poll **p); /* no call of fn after this; sets NULL; does not close fd */
+/* No call of fn after this; sets NULL; does not close fd. */
+void tarn_poll_stop(struct tarn_poll **p);
 
-/* ---- byte streams ------------------------------------------------------------------------------
- */
+/* ---- byte streams ---------------------------------------------------------------------------- */
 
 /* Callbacks of a connection, on its loop. After on_close nothing more is called and `c` is gone. */
 struct tarn_conn_ops {
     /* `n` bytes arrived; they are valid during the call only. */
     void (*on_data)(struct tarn_conn *c, void *arg, const uint8_t *p, size_t n);
-    /* Everything queued has been written (called each time the queue becomes empty). May be NULL.
-     */
+    /* Everything queued was written (called each time the queue becomes empty). May be NULL. */
     void (*on_drain)(struct tarn_conn *c, void *arg);
-    /* The connection is over: 0 after our close or the peer's orderly end, else -TARN_E_CONN_LOST,
-     * errno. */
+    /* It is over: 0 after our close or the peer's orderly end, else -TARN_E_CONN_LOST or errno. */
     void (*on_close)(struct tarn_conn *c, void *arg, int rc);
 };
 
-/* Sets who is told, before the loop turns after the connection was handed out; later, tells others.
- */
+/* Sets who is told; first before the loop turns after `c` was handed out, again to tell others. */
 void tarn_conn_start(struct tarn_conn *c, const struct tarn_conn_ops *ops, void *arg);
 /*
  * Queues the `n` bytes at `p` (copied), then, if `payload` is not NULL, `len` bytes at `off` of it
@@ -141,8 +130,7 @@ int tarn_conn_write(struct tarn_conn *c, const void *p, size_t n, struct tarn_bu
 size_t tarn_conn_queued(const struct tarn_conn *c); /* bytes not yet written */
 /* Stops (true) or resumes reading from the peer: back pressure. */
 void tarn_conn_pause(struct tarn_conn *c, bool paused);
-/* on_close(0) follows from the loop, never inside; what the kernel does not take at once is
- * dropped. */
+/* on_close(0) follows from the loop, never inside; what cannot be written at once is dropped. */
 void tarn_conn_close(struct tarn_conn *c);
 /* "127.0.0.1:4711", "unix:uid=1000", "pair", for logs; valid while `c` is. */
 const char *tarn_conn_peer(const struct tarn_conn *c);

@@ -15,8 +15,7 @@
 #define SIM_EVENTS_FIRST 256u
 #define SIM_PORT_FIRST   40000u
 
-/* ---- events -----------------------------------------------------------------------------------
- */
+/* ---- events ---------------------------------------------------------------------------------- */
 
 static bool sim_before(const struct tarn_sim_event *a, const struct tarn_sim_event *b)
 {
@@ -66,8 +65,7 @@ uint64_t tarn_sim_delay(struct tarn_sim_loop *s)
     return s->delay_ns_max ? tarn_rng_below(&s->rng.base, s->delay_ns_max + 1) : 0;
 }
 
-/* ---- running ----------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 /* True if the next thing to happen is a timer; its time is in *ret_at (UINT64_MAX: nothing). */
 static bool sim_next(const struct tarn_sim_loop *s, uint64_t *ret_at, bool *ret_any)
@@ -152,8 +150,7 @@ static void sim_loop_poll_stop(struct tarn_poll *p)
     TARN_UNREACHABLE("a simulated loop starts none");
 }
 
-/* ---- life -------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void sim_loop_free(struct tarn_loop *l)
 {

@@ -51,8 +51,7 @@ static struct sim_conn *sim_conn_of(struct tarn_conn *c)
     return TARN_CONTAINER(c, struct sim_conn, base);
 }
 
-/* ---- pieces -----------------------------------------------------------------------------------
- */
+/* ---- pieces ---------------------------------------------------------------------------------- */
 
 static void piece_free(struct sim_piece *p)
 {
@@ -62,10 +61,11 @@ static void piece_free(struct sim_piece *p)
 
 static void pieces_drop(struct tarn_list *list, size_t *bytes)
 {
-    struct tarn_list *n;
-
-    while ((n = tarn_list_pop(list)))
-        piece_free(TARN_LIST_ENTRY(n, struct sim_piece, node));
+    TARN_LIST_FOREACH_SAFE(it, list)
+    {
+        piece_free(TARN_LIST_ENTRY(it, struct sim_piece, node));
+    }
+    tarn_list_init(list);
     *bytes = 0;
 }
 
@@ -74,26 +74,26 @@ static size_t pieces_take(struct sim_conn *c, uint8_t *dst, size_t n)
 {
     size_t got = 0;
 
-    while (got < n && !tarn_list_empty(&c->in)) {
-        struct sim_piece *p = TARN_LIST_ENTRY(c->in.next, struct sim_piece, node);
+    TARN_LIST_FOREACH_SAFE(it, &c->in)
+    {
+        struct sim_piece *p = TARN_LIST_ENTRY(it, struct sim_piece, node);
         size_t m = TARN_MIN(n - got, p->len);
 
         memcpy(dst + got, p->p, m);
         got += m;
         p->p += m;
         p->len -= m;
-        if (p->len == 0) {
-            tarn_list_del(&p->node);
-            piece_free(p);
-        }
+        if (p->len > 0)
+            break;
+        tarn_list_del(&p->node);
+        piece_free(p);
     }
     TARN_ASSERT(got <= c->in_bytes);
     c->in_bytes -= got;
     return got;
 }
 
-/* ---- life -------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void sim_event_for(struct sim_conn *c, uint64_t delay_ns, tarn_sim_fn *fn)
 {
@@ -202,8 +202,7 @@ int tarn_sim_conn_pair(struct tarn_loop *l, struct tarn_conn **ret_a, struct tar
     return 0;
 }
 
-/* ---- events -----------------------------------------------------------------------------------
- */
+/* ---- events ---------------------------------------------------------------------------------- */
 
 static void sim_send_now(struct sim_conn *c)
 {
@@ -276,8 +275,7 @@ static void sim_deliver(struct tarn_sim_loop *s, void *arg)
     sim_event_over(c);
 }
 
-/* ---- the vtable's part ------------------------------------------------------------------------
- */
+/* ---- the vtable's part ----------------------------------------------------------------------- */
 
 void tarn_sim_conn_start(struct tarn_conn *base)
 {

@@ -36,8 +36,7 @@ static struct sim_listener *sim_find(struct tarn_sim_loop *s, const char *addr)
     return NULL;
 }
 
-/* ---- listening --------------------------------------------------------------------------------
- */
+/* ---- listening ------------------------------------------------------------------------------- */
 
 int tarn_sim_listen(struct tarn_loop *l, const char *addr, tarn_accept_fn *fn, void *arg,
                     struct tarn_listener **ret)
@@ -73,8 +72,7 @@ void tarn_sim_listener_close(struct tarn_listener *base)
     free(ls);
 }
 
-/* ---- connecting -------------------------------------------------------------------------------
- */
+/* ---- connecting ------------------------------------------------------------------------------ */
 
 static int sim_connect_open(struct tarn_sim_loop *s, const struct sim_connect *a,
                             struct tarn_conn **ret)

@@ -67,8 +67,7 @@ int tarn_uv_err(int rc)
     }
 }
 
-/* ---- time and timers --------------------------------------------------------------------------
- */
+/* ---- time and timers ------------------------------------------------------------------------- */
 
 static uint64_t uv_loop_now(struct tarn_loop *l)
 {
@@ -122,8 +121,7 @@ static void uv_loop_timer_first(struct tarn_loop *l)
     uv_loop_arm(uv_of(l));
 }
 
-/* ---- tasks ------------------------------------------------------------------------------------
- */
+/* ---- tasks ----------------------------------------------------------------------------------- */
 
 static void uv_loop_post(struct tarn_loop *l, struct tarn_task *t)
 {
@@ -198,8 +196,7 @@ static void uv_loop_prepare_cb(uv_prepare_t *h)
     u->now_valid = false;
 }
 
-/* ---- running ----------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 /*
  * libuv writes with write(2), so a peer that is gone raises SIGPIPE. It is blocked on this thread
@@ -254,8 +251,7 @@ static void uv_loop_stop(struct tarn_loop *l)
     atomic_fetch_sub(&u->posters, 1);
 }
 
-/* ---- descriptors ------------------------------------------------------------------------------
- */
+/* ---- descriptors ----------------------------------------------------------------------------- */
 
 static void uv_fd_cb(uv_poll_t *h, int status, int events)
 {
@@ -332,8 +328,7 @@ static int uv_loop_poll_start(struct tarn_loop *l, int fd, unsigned events, tarn
     return 0;
 }
 
-/* ---- life -------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void uv_loop_free(struct tarn_loop *l)
 {

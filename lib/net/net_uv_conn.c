@@ -71,19 +71,21 @@ static struct uv_conn *uv_conn_of(struct tarn_conn *c)
     return TARN_CONTAINER(c, struct uv_conn, base);
 }
 
-/* ---- chunks -----------------------------------------------------------------------------------
- */
+/* ---- chunks ---------------------------------------------------------------------------------- */
+
+static void chunk_free(struct uv_chunk *k)
+{
+    tarn_buf_unref(&k->buf);
+    free(k);
+}
 
 static void conn_drop_chunks(struct tarn_list *list)
 {
-    struct tarn_list *n;
-
-    while ((n = tarn_list_pop(list))) {
-        struct uv_chunk *k = TARN_LIST_ENTRY(n, struct uv_chunk, node);
-
-        tarn_buf_unref(&k->buf);
-        free(k);
+    TARN_LIST_FOREACH_SAFE(it, list)
+    {
+        chunk_free(TARN_LIST_ENTRY(it, struct uv_chunk, node));
     }
+    tarn_list_init(list);
 }
 
 static void conn_drop_pending(struct uv_conn *c)
@@ -120,19 +122,18 @@ static void conn_consume(struct uv_conn *c, size_t n)
 {
     TARN_ASSERT(n <= c->pending_bytes);
     c->pending_bytes -= n;
-    while (n > 0) {
-        struct uv_chunk *k = TARN_LIST_ENTRY(c->pending.next, struct uv_chunk, node);
+    TARN_LIST_FOREACH_SAFE(it, &c->pending)
+    {
+        struct uv_chunk *k = TARN_LIST_ENTRY(it, struct uv_chunk, node);
         size_t m = TARN_MIN(n, k->len);
 
-        TARN_ASSERT(&k->node != &c->pending && k->len > 0);
         k->p += m;
         k->len -= m;
         n -= m;
         if (k->len > 0)
             break;
         tarn_list_del(&k->node);
-        tarn_buf_unref(&k->buf);
-        free(k);
+        chunk_free(k);
     }
     TARN_ASSERT(n == 0);
 }
@@ -155,8 +156,7 @@ static unsigned conn_gather(const struct uv_conn *c, uv_buf_t bufs[CONN_IOV], si
     return n;
 }
 
-/* ---- writing ----------------------------------------------------------------------------------
- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 static void conn_mark(struct uv_conn *c)
 {
@@ -264,8 +264,7 @@ int tarn_uv_conn_write(struct tarn_conn *base, const void *p, size_t n, struct t
     return 0;
 }
 
-/* ---- closing ----------------------------------------------------------------------------------
- */
+/* ---- closing --------------------------------------------------------------------------------- */
 
 static void conn_closed_cb(uv_handle_t *h)
 {
@@ -293,8 +292,7 @@ void tarn_uv_conn_close(struct tarn_conn *base)
     conn_end(c, 0);
 }
 
-/* ---- the turn ---------------------------------------------------------------------------------
- */
+/* ---- the turn -------------------------------------------------------------------------------- */
 
 static void conn_turn(struct uv_conn *c)
 {
@@ -329,8 +327,7 @@ void tarn_uv_conns_turn(struct tarn_uv_loop *u)
         tarn_uv_kick(u);
 }
 
-/* ---- reading ----------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static void conn_alloc_cb(uv_handle_t *h, size_t hint, uv_buf_t *ret)
 {
@@ -384,8 +381,7 @@ void tarn_uv_conn_pause(struct tarn_conn *base)
     conn_read_switch(uv_conn_of(base));
 }
 
-/* ---- making -----------------------------------------------------------------------------------
- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 static void conn_discard_cb(uv_handle_t *h)
 {
@@ -470,7 +466,7 @@ int tarn_uv_conn_open(struct tarn_uv_loop *u, int fd, const char *peer, struct t
 int tarn_uv_conn_pair(struct tarn_loop *l, struct tarn_conn **ret_a, struct tarn_conn **ret_b)
 {
     struct tarn_uv_loop *u = TARN_CONTAINER(l, struct tarn_uv_loop, base);
-    struct tarn_conn *a, *b;
+    struct tarn_conn *a = NULL, *b = NULL;
     int fd[2], rc;
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fd) < 0)

@@ -37,8 +37,7 @@ struct uv_listener {
     ino_t ino;                 /* likewise */
 };
 
-/* ---- accepting --------------------------------------------------------------------------------
- */
+/* ---- accepting ------------------------------------------------------------------------------- */
 
 static void listener_watch(struct uv_listener *s, unsigned events);
 
@@ -124,8 +123,7 @@ static void listener_watch(struct uv_listener *s, unsigned events)
     TARN_ASSERT(rc == 0); /* it was watched before */
 }
 
-/* ---- opening ----------------------------------------------------------------------------------
- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 /* True if nobody listens at the socket file any more. */
 static bool listen_is_stale(const struct tarn_sockaddr *a)

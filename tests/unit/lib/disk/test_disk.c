@@ -187,8 +187,7 @@ static void test_faults(void **state)
     assert_int_equal(run_op(f, TARN_DISK_SYNC, NULL, 0, 0), 0);
 }
 
-/* ---- work -------------------------------------------------------------------------------------
- */
+/* ---- work ------------------------------------------------------------------------------------ */
 
 struct job {
     struct tarn_disk_io io; /* first */
@@ -340,8 +339,7 @@ static void test_many_submitters(void **state)
     free(s);
 }
 
-/* ---- the simulated disk -------------------------------------------------------------------------
- */
+/* ---- the simulated disk ---------------------------------------------------------------------- */
 
 static void test_sim_fails_and_tears(void **state)
 {

@@ -8,8 +8,7 @@
 #include "lib/base/buf.h"
 #include "lib/base/limits.h"
 
-/* ---- echo -------------------------------------------------------------------------------------
- */
+/* ---- echo ------------------------------------------------------------------------------------ */
 
 #define ECHO_BYTES   (6u << 20) /* sent, and to come back */
 #define ECHO_AHEAD   (1u << 20) /* most bytes queued by the sender */
@@ -187,8 +186,7 @@ static void test_echo_pair(void **state)
     echo_check(&e);
 }
 
-/* ---- back pressure ----------------------------------------------------------------------------
- */
+/* ---- back pressure --------------------------------------------------------------------------- */
 
 static void test_a_full_queue_is_busy(void **state)
 {
@@ -256,8 +254,7 @@ static void test_pause_before_start_and_again(void **state)
     assert_int_equal(b.rc, 0);
 }
 
-/* ---- closing ----------------------------------------------------------------------------------
- */
+/* ---- closing --------------------------------------------------------------------------------- */
 
 static void test_close_is_told_once(void **state)
 {

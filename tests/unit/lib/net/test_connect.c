@@ -250,8 +250,7 @@ static void test_close_in_the_accept_callback(void **state)
     tarn_listener_close(&s);
 }
 
-/* ---- a loop on a thread of its own
- * ---------------------------------------------------------------- */
+/* ---- a loop on a thread of its own ----------------------------------------------------------- */
 
 struct far {
     struct tarn_loop *l;     /* run by the thread */

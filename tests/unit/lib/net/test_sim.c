@@ -8,8 +8,7 @@
 #include "lib/base/limits.h"
 #include "lib/base/str.h"
 
-/* ---- the same seed gives the same run -----------------------------------------------------------
- */
+/* ---- the same seed gives the same run -------------------------------------------------------- */
 
 #define TALKERS 8
 
@@ -173,8 +172,7 @@ static void test_chunks_have_a_bound(void **state)
     net_close(&b);
 }
 
-/* ---- time ---------------------------------------------------------------------------------------
- */
+/* ---- time ------------------------------------------------------------------------------------ */
 
 static void sim_note(struct tarn_timer *t, void *arg)
 {
@@ -248,8 +246,7 @@ static void test_one_time_in_order_of_making(void **state)
     assert_string_equal(m.order, "123");
 }
 
-/* ---- bounds -------------------------------------------------------------------------------------
- */
+/* ---- bounds ---------------------------------------------------------------------------------- */
 
 struct crowd {
     unsigned in;          /* accepted */

@@ -30,6 +30,13 @@ static void kv_batch_check(const struct tarn_kv_batch *b, unsigned cf)
     TARN_ASSERT(cf < b->kv->cf_count);
 }
 
+/* RocksDB does not take NULL, not even for no bytes. */
+static struct tarn_kv_slice kv_some(struct tarn_kv_slice s)
+{
+    TARN_ASSERT(s.p != NULL || s.n == 0);
+    return s.p ? s : tarn_kv_slice("", 0);
+}
+
 int kv_compare(struct tarn_kv_slice a, struct tarn_kv_slice b)
 {
     size_t n = TARN_MIN(a.n, b.n);
@@ -58,7 +65,7 @@ int tarn_kv_get(struct tarn_kv *kv, unsigned cf, struct tarn_kv_slice key,
     kv_check(kv, cf);
     tarn_str_reset(ret_value);
     rc = TARN_FAULT(kv_read);
-    return rc < 0 ? rc : kv->ops->get(kv, cf, key, ret_value);
+    return rc < 0 ? rc : kv->ops->get(kv, cf, kv_some(key), ret_value);
 }
 
 struct tarn_kv_batch *tarn_kv_batch_new(struct tarn_kv *kv)
@@ -97,14 +104,14 @@ void tarn_kv_batch_put(struct tarn_kv_batch *b, unsigned cf, struct tarn_kv_slic
 {
     kv_batch_check(b, cf);
     kv_batch_count(b, key.n + value.n);
-    b->kv->ops->batch_put(b, cf, key, value);
+    b->kv->ops->batch_put(b, cf, kv_some(key), kv_some(value));
 }
 
 void tarn_kv_batch_delete(struct tarn_kv_batch *b, unsigned cf, struct tarn_kv_slice key)
 {
     kv_batch_check(b, cf);
     kv_batch_count(b, key.n);
-    b->kv->ops->batch_delete(b, cf, key);
+    b->kv->ops->batch_delete(b, cf, kv_some(key));
 }
 
 int tarn_kv_batch_get(struct tarn_kv_batch *b, unsigned cf, struct tarn_kv_slice key,
@@ -115,7 +122,7 @@ int tarn_kv_batch_get(struct tarn_kv_batch *b, unsigned cf, struct tarn_kv_slice
     kv_batch_check(b, cf);
     tarn_str_reset(ret_value);
     rc = TARN_FAULT(kv_read);
-    return rc < 0 ? rc : b->kv->ops->batch_get(b, cf, key, ret_value);
+    return rc < 0 ? rc : b->kv->ops->batch_get(b, cf, kv_some(key), ret_value);
 }
 
 size_t tarn_kv_batch_bytes(const struct tarn_kv_batch *b)
@@ -157,7 +164,7 @@ struct tarn_kv_iter *tarn_kv_iter_new(struct tarn_kv *kv, struct tarn_kv_batch *
         kv_batch_check(b, cf);
         TARN_ASSERT(b->kv == kv);
     }
-    it = kv->ops->iter_new(kv, b, cf, prefix);
+    it = kv->ops->iter_new(kv, b, cf, kv_some(prefix));
     it->magic = KV_ITER_MAGIC;
     it->kv = kv;
     tarn_str_add(&it->prefix, prefix.p, prefix.n);
@@ -185,9 +192,9 @@ void tarn_kv_iter_seek(struct tarn_kv_iter *it, struct tarn_kv_slice key)
     struct tarn_kv_slice prefix;
 
     TARN_ASSERT(it->magic == KV_ITER_MAGIC);
-    prefix = tarn_kv_slice(it->prefix.p, it->prefix.len);
+    prefix = kv_some(tarn_kv_slice(it->prefix.p, it->prefix.len));
     it->last = ITER_FRESH;
-    it->kv->ops->iter_seek(it, kv_compare(key, prefix) < 0 ? prefix : key);
+    it->kv->ops->iter_seek(it, kv_compare(key, prefix) < 0 ? prefix : kv_some(key));
 }
 
 int tarn_kv_iter_next(struct tarn_kv_iter *it)

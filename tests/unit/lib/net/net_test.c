@@ -99,6 +99,11 @@ static void end_drain(struct tarn_conn *c, void *arg)
 
     assert_int_equal(tarn_conn_queued(c), 0);
     e->drains++;
+    if (e->say_in_drain > 0) {
+        e->say_in_drain--;
+        assert_int_equal(tarn_conn_write(c, "x", 1, NULL, 0, 0), 0);
+        return;
+    }
     if (e->close_in_drain)
         tarn_conn_close(c);
     if (e->stop_on_drain)

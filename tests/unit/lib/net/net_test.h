@@ -56,6 +56,7 @@ struct net_end {
     unsigned closes;          /* on_close calls */
     unsigned connects;        /* connect fn calls */
     int rc;                   /* of on_close or of the connect */
+    unsigned say_in_drain;    /* bytes to write there, one at a time */
     bool stop_on_drain;       /* stop the loop then */
     bool stop_on_close;       /* likewise */
     bool stop_on_connect;     /* likewise */

@@ -186,6 +186,29 @@ static void test_a_reset_is_a_lost_connection(void **state)
     tarn_listener_close(&s);
 }
 
+/* The peer does nothing that would wake the loop: writes of on_drain leave all the same. */
+static void test_writes_in_drain_need_no_event(void **state)
+{
+    struct net_end server = {.l = *state, .stop_at = 1};
+    struct tarn_listener *s = NULL;
+    char got[101];
+    int fd;
+
+    assert_int_equal(tarn_listen(*state, "127.0.0.1:0", net_end_accept, &server, &s), 0);
+    fd = raw_connect(tarn_listener_addr(s));
+    assert_int_equal(write(fd, "x", 1), 1);
+    net_run(*state);
+    server.say_in_drain = 100;
+    server.stop_on_drain = true;
+    assert_int_equal(tarn_conn_write(server.c, "x", 1, NULL, 0, 0), 0);
+    net_run(*state);
+    assert_int_equal(server.drains, 101);
+    assert_int_equal(recv(fd, got, sizeof(got), MSG_WAITALL), sizeof(got));
+    net_close(&server);
+    assert_int_equal(close(fd), 0);
+    tarn_listener_close(&s);
+}
+
 static uint64_t cpu_ns(void)
 {
     struct timespec ts;
@@ -234,6 +257,7 @@ int net_test_listen(void)
         NET_TEST_UV(test_not_our_address),
         NET_TEST_BOTH(test_close_the_listener_in_accept),
         NET_TEST_UV(test_a_reset_is_a_lost_connection),
+        NET_TEST_UV(test_writes_in_drain_need_no_event),
         NET_TEST_UV(test_no_descriptors),
     };
 

@@ -231,7 +231,8 @@ const char *tarn_conf_source(const struct tarn_conf *c, const char *key);
  */
 int tarn_conf_set(struct tarn_conf *c, const char *key, const char *value, struct tarn_errbuf *e);
 
-/* The effective configuration, a line per parameter with its source; secrets as "(set)". */
+/* The effective configuration, a line per parameter with its source; secrets, also inside a list of
+ * store options, as "(set)". */
 void tarn_conf_print_text(const struct tarn_conf *c, struct tarn_str *out);
 /* The same as {"parameters":[{"key","table","value","source"}]}; a value is text, number, bool or
  * array. */

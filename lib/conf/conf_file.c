@@ -334,10 +334,10 @@ static bool yaml_given(const struct yaml_slot *s)
     return s->scalar || s->list;
 }
 
-static bool yaml_row_seen(const struct yaml_map *m, const struct yaml_slot *slots, size_t upto,
+static bool yaml_row_seen(const struct yaml_map *m, const struct yaml_slot *slots, size_t limit,
                           const struct yaml_key *k)
 {
-    for (size_t i = 0; i < upto; i++)
+    for (size_t i = 0; i < limit; i++)
         if (m->keys[i].p && m->keys[i].bound && yaml_given(&slots[i]) &&
             tarn_param_is(k->p, m->keys[i].p->name))
             return true;
@@ -473,6 +473,7 @@ int tarn_conf_file_read(const struct conf_file_args *a, struct tarn_errbuf *e)
 
     if (rc < 0)
         return rc;
+    TARN_ASSERT(text != NULL);
     rc = yaml_load_once(a, text, len, mode, false, &retry, e);
     if (rc < 0 && retry) {
         int again = yaml_load_once(a, text, len, mode, true, &retry, &second);

@@ -60,9 +60,55 @@ static bool entry_secret(const struct conf_entry *en)
     return (en->p->flags & TARN_CONF_F_SECRET) && en->text[0];
 }
 
+/* An element of a LIST being copied. */
+struct element {
+    const struct tarn_conf *c; /* whose tables know the secrets */
+    struct tarn_str *out;      /* the copy */
+    const char *sep;           /* before the next part */
+};
+
+/* True for the key of a SECRET, also of a table that is not bound here. */
+static bool element_secret(const struct tarn_conf *c, const char *key)
+{
+    for (size_t i = 0; i < c->n_entries; i++)
+        if (tarn_param_is(c->entries[i].p, key))
+            return (c->entries[i].p->flags & TARN_CONF_F_SECRET) != 0;
+    return !tarn_ends_with(key, "file") &&
+           (strstr(key, "secret") || strstr(key, "token") || strstr(key, "password"));
+}
+
+static int element_part(void *arg, char *part)
+{
+    struct element *el = arg;
+    char *eq = strchr(part, '=');
+
+    tarn_str_adds(el->out, el->sep);
+    el->sep = ",";
+    if (eq)
+        *eq = 0;
+    tarn_str_adds(el->out, part);
+    if (eq)
+        tarn_str_addf(el->out, "=%s", element_secret(el->c, part) ? "(set)" : eq + 1);
+    return 0;
+}
+
+/* Replaces `out` by the element, with secrets inside "K=V,K=V" (store options) left out. */
+static const char *element_text(const struct tarn_conf *c, const char *text, struct tarn_str *out)
+{
+    struct element el = {c, out, ""};
+
+    tarn_str_reset(out);
+    if (!strchr(text, '='))
+        tarn_str_adds(out, text);
+    else if (tarn_conf_split(text, element_part, &el) < 0)
+        tarn_str_adds(out, "(out of memory)");
+    return tarn_str_z(out);
+}
+
 void tarn_conf_print_text(const struct tarn_conf *c, struct tarn_str *out)
 {
     const struct tarn_conf_table *last = NULL;
+    struct tarn_str element = {0};
     char key[64];
 
     for (size_t i = 0; i < c->n_entries; i++) {
@@ -79,12 +125,26 @@ void tarn_conf_print_text(const struct tarn_conf *c, struct tarn_str *out)
         else if (en->text[0])
             tarn_str_addf(out, " %s", en->text);
         for (size_t k = 0; k < en->n_list; k++)
-            tarn_str_addf(out, "%s%s", k ? ", " : " ", en->list[k]);
+            tarn_str_addf(out, "%s%s", k ? ", " : " ", element_text(c, en->list[k], &element));
         tarn_str_addf(out, "  # %s\n", en->where);
     }
+    tarn_str_fini(&element);
 }
 
-static void json_value(struct tarn_str *out, const struct conf_entry *en)
+static void json_list(struct tarn_str *out, const struct tarn_conf *c, const struct conf_entry *en)
+{
+    struct tarn_str element = {0};
+
+    tarn_str_addc(out, '[');
+    for (size_t i = 0; i < en->n_list; i++) {
+        tarn_str_adds(out, i ? "," : "");
+        json_text(out, element_text(c, en->list[i], &element));
+    }
+    tarn_str_addc(out, ']');
+    tarn_str_fini(&element);
+}
+
+static void json_value(struct tarn_str *out, const struct tarn_conf *c, const struct conf_entry *en)
 {
     uint64_t n;
     int on;
@@ -92,12 +152,7 @@ static void json_value(struct tarn_str *out, const struct conf_entry *en)
     if (entry_secret(en)) {
         tarn_str_adds(out, "\"(set)\"");
     } else if (en->p->type == TARN_CONF_T_LIST) {
-        tarn_str_addc(out, '[');
-        for (size_t i = 0; i < en->n_list; i++) {
-            tarn_str_adds(out, i ? "," : "");
-            json_text(out, en->list[i]);
-        }
-        tarn_str_addc(out, ']');
+        json_list(out, c, en);
     } else if (en->p->type == TARN_CONF_T_BOOL) {
         tarn_str_adds(out, tarn_parse_bool(en->text, &on) == 0 && on ? "true" : "false");
     } else if (en->p->type == TARN_CONF_T_UINT && tarn_parse_u64(en->text, &n) == 0) {
@@ -122,7 +177,7 @@ void tarn_conf_print_json(const struct tarn_conf *c, struct tarn_str *out)
             continue;
         tarn_str_addf(out, "%s{\"key\":\"%s\",\"table\":\"%s\",\"value\":", sep,
                       tarn_conf_key(en->p, key), en->table->name);
-        json_value(out, en);
+        json_value(out, c, en);
         tarn_str_adds(out, ",\"source\":");
         json_text(out, en->where);
         tarn_str_addc(out, '}');

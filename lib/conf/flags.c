@@ -138,9 +138,10 @@ static int flags_check_opt(struct flags_line *l, char *value)
     return tarn_conf_refuse_secret(ctx.found.table, ctx.found.p, shown, l->e);
 }
 
-/* A flag with its value, which is writable argv or a constant of ours (`own`). */
+/* A flag with its value, which is in argv and writable. */
 static int flags_take(struct flags_line *l, struct flags_row row, const char *shown, char *value)
 {
+    TARN_ASSERT(value != NULL);
     if (row.p->flags & TARN_CONF_F_SECRET) {
         flags_hide(value);
         return tarn_conf_refuse_secret(row.table, row.p, shown, l->e);
@@ -191,13 +192,13 @@ static int flags_unknown(const struct flags_line *l, const char *key)
 static int flags_long(struct flags_line *l, char *text)
 {
     char *eq = strchr(text, '='), *value = eq ? eq + 1 : NULL;
-    TARN_AUTO_FREE char *key = eq ? strndup(text, (size_t)(eq - text)) : tarn_xstrdup(text);
     struct flags_row row;
     const char *off = NULL;
-    char shown[72], name[64];
+    char key[80], shown[72],
+        name[64]; /* no name of a row is longer than 63: a cut key is unknown */
     int rc;
 
-    TARN_ASSERT(key != NULL);
+    (void)snprintf(key, sizeof(key), "%.*s", (int)strcspn(text, "="), text);
     if (strcmp(key, "help") == 0) {
         l->f->help = true;
         return 0;

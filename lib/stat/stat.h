@@ -133,7 +133,10 @@ struct tarn_stat_label {
     const char *value; /* any text */
 };
 
-/* A value that is computed at the scrape. Labels are copied; name and help are constants. */
+/*
+ * A value that is computed at the scrape. Labels are copied; name and help are constants. An
+ * initializer that gives .kind, .name and .help in this order is found by tools/dev/gen_docs.py.
+ */
 struct tarn_stat_callback {
     enum tarn_stat_kind kind;                            /* COUNTER or GAUGE */
     const char *name;                                    /* as in a row */

@@ -67,12 +67,13 @@ static void stat_handle_free(struct tarn_stat_handle *h)
 void tarn_stat_reg_free(struct tarn_stat_reg **reg)
 {
     struct tarn_stat_reg *r = *reg;
-    struct tarn_list *n;
 
     if (!r)
         return;
-    while ((n = tarn_list_pop(&r->callbacks)))
-        stat_handle_free(TARN_LIST_ENTRY(n, struct tarn_stat_handle, node));
+    TARN_LIST_FOREACH_SAFE(it, &r->callbacks)
+    {
+        stat_handle_free(TARN_LIST_ENTRY(it, struct tarn_stat_handle, node));
+    }
     free(r->sets);
     tarn_mtx_fini(&r->mtx);
     free(r);
@@ -126,26 +127,28 @@ void tarn_stat_reg_drop(struct tarn_stat_reg *r, struct tarn_stat_handle **h)
     *h = NULL;
 }
 
-/* A label's value: backslash, quote and newline are escaped. */
-static void scrape_value(struct tarn_str *out, const char *s)
+/* key="value", after a comma if it is not the first; backslash, quote and newline are escaped. */
+static void scrape_pair(struct tarn_str *labels, const char *key, size_t key_len, const char *value,
+                        size_t value_len)
 {
-    for (; *s; s++) {
-        if (*s == '\\' || *s == '"')
-            tarn_str_addf(out, "\\%c", *s);
-        else if (*s == '\n')
-            tarn_str_adds(out, "\\n");
+    if (labels->len)
+        tarn_str_addc(labels, ',');
+    tarn_str_add(labels, key, key_len);
+    tarn_str_adds(labels, "=\"");
+    for (size_t i = 0; i < value_len; i++) {
+        if (value[i] == '\\' || value[i] == '"')
+            tarn_str_addf(labels, "\\%c", value[i]);
+        else if (value[i] == '\n')
+            tarn_str_adds(labels, "\\n");
         else
-            tarn_str_addc(out, *s);
+            tarn_str_addc(labels, value[i]);
     }
+    tarn_str_addc(labels, '"');
 }
 
 static void scrape_label(struct tarn_str *labels, const char *key, const char *value)
 {
-    if (labels->len)
-        tarn_str_addc(labels, ',');
-    tarn_str_addf(labels, "%s=\"", key);
-    scrape_value(labels, value);
-    tarn_str_addc(labels, '"');
+    scrape_pair(labels, key, strlen(key), value, strlen(value));
 }
 
 /* The set's own labels ("role=worker;x=y"). */
@@ -153,11 +156,9 @@ static void scrape_const_labels(struct tarn_str *labels, const char *text)
 {
     while (*text) {
         size_t n = strcspn(text, ";"), k = strcspn(text, "=");
-        TARN_AUTO_FREE char *key = strndup(text, k);
-        TARN_AUTO_FREE char *value = strndup(text + k + 1, n - k - 1);
 
-        TARN_ASSERT(k < n && key && value);
-        scrape_label(labels, key, value);
+        TARN_ASSERT(k < n);
+        scrape_pair(labels, text, k, text + k + 1, n - k - 1);
         text += n + (text[n] == ';');
     }
 }

@@ -294,6 +294,19 @@ static void test_secrets(void **state)
     assert_non_null(strstr(tarn_str_z(&out), "secret-key: (set)  # env TARN_SECRET_KEY"));
     assert_non_null(strstr(tarn_str_z(&out), "\"value\":\"(set)\""));
     assert_null(strstr(tarn_str_z(&out), "canary"));
+    tarn_conf_free(&f.c);
+
+    /* Inside a list of store options, also of a table that is not bound. */
+    env[0] =
+        "TARN_OPTION=region=x\\,token=canary-3\\,session-token=canary-4\\,secret-file=/f,plain";
+    assert_int_equal(fixture_load(&f, &in), 0);
+    tarn_str_reset(&out);
+    tarn_conf_print_text(f.c, &out);
+    tarn_conf_print_json(f.c, &out);
+    assert_null(strstr(tarn_str_z(&out), "canary"));
+    assert_non_null(
+        strstr(tarn_str_z(&out),
+               "option: region=x,token=(set),session-token=(set),secret-file=/f, plain  # env"));
     tarn_str_fini(&out);
     tarn_conf_free(&f.c);
 }

@@ -281,7 +281,7 @@ static void test_suggest(void **state)
         const char *word, *candidate;
         bool near;
     } rows[] = {
-        {"laod", "load", true},    {"lod", "load", true},
+        {"oload", "load", true},   {"oad", "load", true},
         {"load", "load", true},    {"x", "y", false},
         {"ls", "rm", false},       {"cache_size", "cache-size", true},
         {"mount", "umount", true}, {"meta-tll", "meta-ttl", true},

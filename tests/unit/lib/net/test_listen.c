@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "lib/base/str.h"
+#include "lib/base/units.h"
 
 static void test_port_zero_and_in_use(void **state)
 {
@@ -161,8 +162,10 @@ static int raw_connect(const char *addr)
 {
     struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM, 0);
+    uint64_t port;
 
-    in.sin_port = htons((uint16_t)atoi(strrchr(addr, ':') + 1));
+    assert_int_equal(tarn_parse_u64(strrchr(addr, ':') + 1, &port), 0);
+    in.sin_port = htons((uint16_t)port);
     assert_true(fd >= 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&in, sizeof(in)), 0);
     return fd;

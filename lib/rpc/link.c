@@ -75,6 +75,7 @@ void tarn_link_fini(struct tarn_link *l)
     while ((n = tarn_list_pop(&l->held)))
         link_held_free(TARN_LIST_ENTRY(n, struct link_held, node));
     tarn_str_fini(&l->out);
+    tarn_str_fini(&l->rest);
 }
 
 void tarn_link_cut(struct tarn_link *l, int rc)
@@ -115,14 +116,12 @@ size_t tarn_link_queued(const struct tarn_link *l)
     return (l->conn ? tarn_conn_queued(l->conn) : 0) + l->held_bytes;
 }
 
-static void link_press(struct tarn_link *l)
+static void link_pause(struct tarn_link *l)
 {
-    bool pause = l->server && tarn_link_queued(l) > LINK_PAUSE_BYTES;
-
-    if (l->closing || pause == l->paused)
+    if (!l->server || l->closing || l->paused || tarn_link_queued(l) <= LINK_PAUSE_BYTES)
         return;
-    l->paused = pause;
-    tarn_conn_pause(l->conn, pause);
+    l->paused = true;
+    tarn_conn_pause(l->conn, true);
 }
 
 static int link_hold(struct tarn_link *l, struct tarn_buf *buf, size_t off, size_t len)
@@ -130,6 +129,8 @@ static int link_hold(struct tarn_link *l, struct tarn_buf *buf, size_t off, size
     struct link_held *h;
 
     if (l->held_bytes + l->out.len + len > LINK_HELD_MAX) {
+        if (len > 0)
+            return -TARN_E_BUSY;
         tarn_warn_limited("rpc", "peer=%s does not read; cut", tarn_conn_peer(l->conn));
         tarn_link_cut(l, -TARN_E_BUSY);
         return -TARN_E_BUSY;
@@ -169,7 +170,7 @@ static int link_write(struct tarn_link *l, struct tarn_buf *buf, size_t off, siz
     rc = tarn_list_empty(&l->held) ? link_give(l, &l->out, buf, off, len) : -TARN_E_BUSY;
     if (rc == -TARN_E_BUSY)
         rc = link_hold(l, buf, off, len);
-    link_press(l);
+    link_pause(l);
     return rc == -TARN_E_BUSY ? rc : 0;
 }
 
@@ -201,27 +202,6 @@ int tarn_link_send_packed(struct tarn_link *l, struct tarn_frame *f, const struc
     if (rc < 0)
         return rc;
     return link_write(l, payload, 0, f->payload_len);
-}
-
-static void link_drain_cb(struct tarn_conn *c, void *arg)
-{
-    struct tarn_link *l;
-
-    (void)c; /* the link's */
-    TARN_CAST(l, arg, LINK_MAGIC);
-    while (!l->closing && !tarn_list_empty(&l->held)) {
-        struct link_held *h = TARN_LIST_ENTRY(l->held.next, struct link_held, node);
-
-        if (link_give(l, &h->head, h->buf, h->off, h->len) < 0)
-            break;
-        l->held_bytes -= h->head.len + h->len;
-        link_held_free(h);
-    }
-    if (l->closing)
-        return;
-    link_press(l);
-    if (l->ops->on_drain && tarn_link_queued(l) == 0)
-        l->ops->on_drain(l);
 }
 
 /* ---- is the peer there?
@@ -418,17 +398,18 @@ static int link_feed(struct tarn_link *l, const uint8_t *p, size_t n, size_t *re
     return link_gathered(l) ? link_deliver_gathered(l) : 0;
 }
 
-static void link_data_cb(struct tarn_conn *c, void *arg, const uint8_t *p, size_t n)
+/* Takes whole frames out of what arrived; what comes after a pause is kept for later. */
+static void link_take(struct tarn_link *l, const uint8_t *p, size_t n)
 {
-    struct tarn_link *l;
-
-    (void)c; /* the link's */
-    TARN_CAST(l, arg, LINK_MAGIC);
-    l->received += n;
     while (n > 0 && !l->deaf && !l->closing) {
         size_t used = 0;
-        int rc = link_feed(l, p, n, &used);
+        int rc;
 
+        if (l->paused) {
+            tarn_str_add(&l->rest, p, n);
+            return;
+        }
+        rc = link_feed(l, p, n, &used);
         if (rc < 0) {
             link_bad(l, rc);
             return;
@@ -439,6 +420,47 @@ static void link_data_cb(struct tarn_conn *c, void *arg, const uint8_t *p, size_
     if (l->hdr_have > 0 && !l->closing && !tarn_timer_running(&l->frame_timer))
         tarn_timer_start(l->loop, &l->frame_timer, TARN_FRAME_RECV_MS * TARN_NS_PER_MS,
                          link_frame_timer_cb, l);
+}
+
+static void link_data_cb(struct tarn_conn *c, void *arg, const uint8_t *p, size_t n)
+{
+    struct tarn_link *l;
+
+    (void)c; /* the link's */
+    TARN_CAST(l, arg, LINK_MAGIC);
+    l->received += n;
+    link_take(l, p, n);
+}
+
+static void link_resume(struct tarn_link *l)
+{
+    struct tarn_str rest = l->rest;
+
+    l->rest = (struct tarn_str){0};
+    l->paused = false;
+    tarn_conn_pause(l->conn, false);
+    link_take(l, (const uint8_t *)rest.p, rest.len);
+    tarn_str_fini(&rest);
+}
+
+static void link_drain_cb(struct tarn_conn *c, void *arg)
+{
+    struct tarn_link *l;
+
+    (void)c; /* the link's */
+    TARN_CAST(l, arg, LINK_MAGIC);
+    while (!l->closing && !tarn_list_empty(&l->held)) {
+        struct link_held *h = TARN_LIST_ENTRY(l->held.next, struct link_held, node);
+
+        if (link_give(l, &h->head, h->buf, h->off, h->len) < 0)
+            break;
+        l->held_bytes -= h->head.len + h->len;
+        link_held_free(h);
+    }
+    if (l->paused && !l->closing && tarn_link_queued(l) <= LINK_PAUSE_BYTES)
+        link_resume(l);
+    if (!l->closing && l->ops->on_drain && tarn_link_queued(l) == 0)
+        l->ops->on_drain(l);
 }
 
 /* ---- life

@@ -54,6 +54,7 @@ struct tarn_link {
     uint32_t head_have;                /* valid bytes in head */
     struct tarn_buf *payload;          /* its payload; len: valid bytes */
     struct tarn_timer frame_timer;     /* runs while one is incomplete */
+    struct tarn_str rest;              /* arrived, but not looked at while paused */
     /* what is sent */
     struct tarn_str out;   /* scratch: the frame that is being written */
     struct tarn_list held; /* frames that the connection's queue had no room for */

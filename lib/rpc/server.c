@@ -201,25 +201,38 @@ int tarn_server_dispatch(struct tarn_rpc_server *s, struct tarn_rpc_session *ses
     return 0;
 }
 
+/* Sends the answer; if it cannot be sent, at least why. */
+static void server_call_answer(struct server_call *call, int rc, const ProtobufCMessage *resp,
+                               struct tarn_buf *buf, size_t off, size_t len)
+{
+    const struct tarn_rpc_call *pub = &call->pub;
+    struct tarn_link *l = &pub->session->link;
+    struct tarn_frame f = {.type = TARN_FRAME_RESPONSE,
+                           .request_id = call->id,
+                           .method = pub->method->nr,
+                           .trace_id = pub->trace_id,
+                           .status = (uint32_t)-rc};
+    int failed = tarn_link_send(l, &f, resp, buf, off, len);
+
+    if (failed == 0)
+        return;
+    if (failed == -TARN_E_FRAME_TOO_BIG)
+        tarn_warn_limited("rpc", "call=%s: the answer is larger than a frame", pub->method->name);
+    f.status = (uint32_t)-failed;
+    (void)tarn_link_send(l, &f, NULL, NULL, 0, 0); /* a full queue cuts it */
+}
+
 void tarn_rpc_reply(struct tarn_rpc_call *pub, int rc, const ProtobufCMessage *resp,
                     struct tarn_buf *buf, size_t off, size_t len)
 {
     struct server_call *call = server_call_of(pub);
-    struct tarn_frame f = {.type = TARN_FRAME_RESPONSE, .request_id = call->id};
 
     tarn_loop_assert_mine(call->server->loop);
     TARN_ASSERT(!call->replied && pub->method->response && rc <= 0);
     TARN_ASSERT(!resp || resp->descriptor == pub->method->response);
     TARN_ASSERT(len == 0 || (buf && off <= buf->cap && len <= buf->cap - off));
-    f.method = pub->method->nr;
-    f.trace_id = pub->trace_id;
-    f.status = (uint32_t)-rc;
-    if (pub->session &&
-        tarn_link_send(&pub->session->link, &f, resp, buf, off, len) == -TARN_E_FRAME_TOO_BIG) {
-        tarn_warn_limited("rpc", "call=%s: the answer is larger than a frame", pub->method->name);
-        f.status = TARN_E_FRAME_TOO_BIG;
-        (void)tarn_link_send(&pub->session->link, &f, NULL, NULL, 0, 0); /* a full queue cuts it */
-    }
+    if (pub->session)
+        server_call_answer(call, rc, resp, buf, off, len);
     server_call_end(call);
 }
 

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "raw_peer.h"
+#include "tests/unit/lib/rpc/raw_peer.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "lib/base/hash.h"
+
+#define RAW_KEEP (1u << 20) /* bytes taken: make room */
 
 static void raw_data_cb(struct tarn_conn *c, void *arg, const uint8_t *p, size_t n)
 {
@@ -52,6 +54,7 @@ static void raw_accept_cb(void *arg, struct tarn_conn *c)
     r->accepted++;
     r->conn = c;
     r->closed = false;
+    r->taken = 0;
     tarn_str_reset(&r->in);
     tarn_conn_start(c, &raw_ops, r);
 }
@@ -93,18 +96,23 @@ void raw_send(struct raw *r, struct tarn_frame f, const ProtobufCMessage *msg)
 
 bool raw_next(struct raw *r)
 {
-    size_t n;
+    const uint8_t *p = (const uint8_t *)tarn_str_z(&r->in) + r->taken;
+    size_t have = r->in.len - r->taken, n;
 
-    if (r->in.len < TARN_FRAME_HDR_BYTES)
+    if (have < TARN_FRAME_HDR_BYTES)
         return false;
-    assert_int_equal(tarn_frame_decode((const uint8_t *)r->in.p, &r->f), 0);
+    assert_int_equal(tarn_frame_decode(p, &r->f), 0);
     n = (size_t)TARN_FRAME_HDR_BYTES + r->f.meta_len + r->f.body_len + r->f.payload_len;
-    if (r->in.len < n)
+    if (have < n)
         return false;
     tarn_str_reset(&r->body);
-    tarn_str_add(&r->body, r->in.p + TARN_FRAME_HDR_BYTES + r->f.meta_len, r->f.body_len);
-    memmove(r->in.p, r->in.p + n, r->in.len - n);
-    r->in.len -= n;
+    tarn_str_add(&r->body, p + TARN_FRAME_HDR_BYTES + r->f.meta_len, r->f.body_len);
+    r->taken += n;
+    if (r->taken == r->in.len || r->taken > RAW_KEEP) {
+        memmove(r->in.p, r->in.p + r->taken, r->in.len - r->taken);
+        r->in.len -= r->taken;
+        r->taken = 0;
+    }
     return true;
 }
 

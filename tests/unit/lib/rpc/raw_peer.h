@@ -6,13 +6,14 @@
 #pragma once
 
 #include "lib/base/str.h"
-#include "rpc_fixture.h"
+#include "tests/unit/lib/rpc/rpc_fixture.h"
 
 struct raw {
     struct tarn_conn *conn; /* NULL once closed */
     struct tarn_connect *attempt;
     struct tarn_listener *listener; /* of raw_listen() */
-    struct tarn_str in;             /* bytes received and not yet taken */
+    struct tarn_str in;             /* bytes received */
+    size_t taken;                   /* of them by raw_next() */
     bool closed;                    /* on_close was called */
     uint64_t closed_ns;             /* when */
     unsigned accepted;              /* connections */

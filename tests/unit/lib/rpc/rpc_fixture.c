@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "rpc_fixture.h"
+#include "tests/unit/lib/rpc/rpc_fixture.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -93,7 +93,7 @@ static void fx_getattr(void *ctx, struct tarn_rpc_call *call)
     struct fx *fx = ctx;
 
     (void)fx_handled(fx, call);
-    assert_true(fx->held_n < FX_MAX);
+    assert_true(fx->held_n < FX_HELD);
     fx->held[fx->held_n++] = call;
     call->state = fx;
     call->on_cancel = fx_cancelled;

@@ -10,11 +10,12 @@
  */
 #pragma once
 
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include <cmocka.h>
 
 #include "lib/base/env.h"
 #include "lib/base/limits.h"
@@ -22,6 +23,7 @@
 
 #define FX_CUT     1 /* script: the connection is cut, no answer */
 #define FX_MAX     64
+#define FX_HELD    5000
 #define FX_CLUSTER "cluster-1"
 #define FX_START   (1000 * TARN_NS_PER_S)
 #define FX_TOKEN   "a token that nobody guesses"
@@ -36,10 +38,10 @@ struct fx {
     int script[FX_MAX]; /* what the next calls of lookup and job_create get */
     unsigned script_n;
     unsigned script_at;
-    unsigned calls;                     /* handled */
-    unsigned sessions, gone;            /* on_session, on_gone */
-    struct tarn_rpc_session *session;   /* the last one */
-    struct tarn_rpc_call *held[FX_MAX]; /* of getattr */
+    unsigned calls;                      /* handled */
+    unsigned sessions, gone;             /* on_session, on_gone */
+    struct tarn_rpc_session *session;    /* the last one */
+    struct tarn_rpc_call *held[FX_HELD]; /* of getattr */
     unsigned held_n;
     unsigned cancels;                /* on_cancel */
     struct tarn_principal principal; /* of the last call */

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "raw_peer.h"
+#include "tests/unit/lib/rpc/raw_peer.h"
 
 static void start(struct fx *fx)
 {

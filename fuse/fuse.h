@@ -62,5 +62,5 @@ struct tarn_fuse_info {
 };
 void tarn_fuse_info(struct tarn_fuse *f, struct tarn_fuse_info *ret);
 /* From Invalidate of the client; on the loop. */
-struct _Tarn__Wire__Invalidate;
-void tarn_fuse_invalidate(struct tarn_fuse *f, const struct _Tarn__Wire__Invalidate *inv);
+struct Tarn__Wire__Invalidate;
+void tarn_fuse_invalidate(struct tarn_fuse *f, const struct Tarn__Wire__Invalidate *inv);

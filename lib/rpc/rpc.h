@@ -72,6 +72,8 @@ struct tarn_rpc_server_args {
     void (*on_gone)(void *ctx, struct tarn_rpc_session *s);    /* may be NULL */
 };
 int tarn_rpc_server_new(const struct tarn_rpc_server_args *args, struct tarn_rpc_server **ret);
+/* Another token for handshakes from now on (copied); the port, which names its file, may be known only after listening. */
+void tarn_rpc_server_set_token(struct tarn_rpc_server *s, const void *token, size_t len);
 void tarn_rpc_server_handle(struct tarn_rpc_server *s, uint32_t method, tarn_rpc_handler_fn *fn,
                             void *ctx);
 /* Listens (may be called several times). Errors as tarn_listen(). */

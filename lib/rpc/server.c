@@ -263,6 +263,17 @@ int tarn_rpc_server_new(const struct tarn_rpc_server_args *args, struct tarn_rpc
     return 0;
 }
 
+void tarn_rpc_server_set_token(struct tarn_rpc_server *s, const void *token, size_t len)
+{
+    TARN_ASSERT(token && len > 0);
+    if (s->token)
+        tarn_wipe(s->token, s->token_len);
+    free(s->token);
+    s->token = tarn_xcalloc(1, len);
+    memcpy(s->token, token, len);
+    s->token_len = len;
+}
+
 void tarn_rpc_server_handle(struct tarn_rpc_server *s, uint32_t method, tarn_rpc_handler_fn *fn,
                             void *ctx)
 {

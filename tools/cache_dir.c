@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The cache directory's outer shell. FORMAT is one line, "tarn cache 1": a greater number is a newer tarn's and nothing is
+ * touched then. A directory without FORMAT is taken only when it is empty, so that nobody's files are mixed with ours.
+ */
+#include "tools/cache_dir.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "lib/base/hash.h"
+#include "lib/base/log.h"
+#include "lib/base/mem.h"
+
+#define CACHE_FORMAT 1
+#define CACHE_SIZE_MAX (100ull << 30)
+
+void cache_dir_default(const char *uri, struct tarn_str *ret)
+{
+    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    uint8_t digest[32];
+    char hex[65];
+
+    tarn_sha256_of(uri, strlen(uri), digest);
+    tarn_hex(digest, 8, hex);
+    tarn_str_reset(ret);
+    if (getuid() == 0)
+        tarn_str_addf(ret, "/var/cache/tarn/%s", hex);
+    else if (xdg && xdg[0] == '/')
+        tarn_str_addf(ret, "%s/tarn/%s", xdg, hex);
+    else
+        tarn_str_addf(ret, "%s/.cache/tarn/%s", home && home[0] == '/' ? home : "/tmp", hex);
+}
+
+static int cache_mkdirs(const char *path, struct tarn_errbuf *err)
+{
+    TARN_AUTO_FREE char *p = tarn_xstrdup(path);
+
+    for (char *at = p + 1; *at; at++) {
+        if (*at != '/')
+            continue;
+        *at = 0;
+        if (mkdir(p, 0755) < 0 && errno != EEXIST)
+            return tarn_err_set(err, -errno, "cache directory %s: make %s: %s", path, p, strerrordesc_np(errno));
+        *at = '/';
+    }
+    if (mkdir(p, 0700) < 0 && errno != EEXIST)
+        return tarn_err_set(err, -errno, "cache directory %s: %s", path, strerrordesc_np(errno));
+    return 0;
+}
+
+/* True when nothing but LOCK is in it. */
+static bool cache_dir_empty(int dir_fd)
+{
+    int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
+    struct dirent *e;
+    bool empty = d != NULL;
+
+    while (d && (e = readdir(d)) != NULL)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 && strcmp(e->d_name, "LOCK") != 0 &&
+            strcmp(e->d_name, "lost+found") != 0 && strcmp(e->d_name, "tarn.log") != 0)
+            empty = false;
+    if (d)
+        (void)closedir(d);
+    return empty;
+}
+
+static int cache_format(int dir_fd, const char *path, struct tarn_errbuf *err)
+{
+    static const char line[] = "tarn cache 1\n";
+    char buf[64] = "";
+    unsigned format = 0;
+    TARN_AUTO_FD int fd = openat(dir_fd, "FORMAT", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    ssize_t n;
+
+    if (fd >= 0) {
+        n = read(fd, buf, sizeof(buf) - 1);
+        if (n < 0)
+            return tarn_err_set(err, -errno, "%s/FORMAT: %s", path, strerrordesc_np(errno));
+        if (sscanf(buf, "tarn cache %u", &format) != 1) { /* NOLINT(cert-err34-c): the range is checked below */
+            tarn_warn("cache", "FORMAT is damaged, taken as 1: path=%s", path);
+            format = CACHE_FORMAT;
+        }
+        if (format > CACHE_FORMAT)
+            return tarn_err_set(err, -TARN_E_FORMAT_NEWER, "cache directory %s: written by a newer tarn (format %u, known is %d)", path,
+                                format, CACHE_FORMAT);
+        return 0;
+    }
+    if (errno != ENOENT)
+        return tarn_err_set(err, -errno, "%s/FORMAT: %s", path, strerrordesc_np(errno));
+    if (!cache_dir_empty(dir_fd))
+        return tarn_err_set(err, -TARN_E_DIR_FOREIGN, "cache directory %s: not empty, and not a cache of tarn", path);
+    fd = openat(dir_fd, "FORMAT", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0 || write(fd, line, sizeof(line) - 1) != (ssize_t)(sizeof(line) - 1) || fsync(fd) < 0)
+        return tarn_err_set(err, -errno, "cache directory %s: write FORMAT: %s", path, strerrordesc_np(errno));
+    return 0;
+}
+
+int cache_dir_open(const char *path, struct cache_dir *ret, struct tarn_errbuf *err)
+{
+    char real[PATH_MAX];
+    struct stat st;
+    int dir_fd, rc;
+
+    rc = cache_mkdirs(path, err);
+    if (rc < 0)
+        return rc;
+    if (!realpath(path, real))
+        return tarn_err_set(err, -errno, "cache directory %s: %s", path, strerrordesc_np(errno));
+    dir_fd = open(real, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir_fd < 0 || fstat(dir_fd, &st) < 0) {
+        rc = tarn_err_set(err, -errno, "cache directory %s: %s", real, strerrordesc_np(errno));
+        goto out;
+    }
+    if (st.st_uid != geteuid() || (st.st_mode & 022)) {
+        rc = tarn_err_set(err, -TARN_E_DENIED, "cache directory %s: must belong to this user, and others must not be able to write to it", real);
+        goto out;
+    }
+    ret->lock_fd = openat(dir_fd, "LOCK", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (ret->lock_fd < 0) {
+        rc = tarn_err_set(err, -errno, "cache directory %s: LOCK: %s", real, strerrordesc_np(errno));
+        goto out;
+    }
+    if (flock(ret->lock_fd, LOCK_EX | LOCK_NB) < 0)
+        rc = tarn_err_set(err, -TARN_E_DIR_LOCKED, "cache directory %s: another tarn uses it", real);
+    if (rc == 0)
+        rc = cache_format(dir_fd, real, err);
+    if (rc < 0)
+        (void)close(ret->lock_fd); /* nothing was written through it */
+    else
+        ret->path = tarn_xstrdup(real);
+out:
+    if (dir_fd >= 0)
+        (void)close(dir_fd); /* only read from */
+    return rc;
+}
+
+void cache_dir_close(struct cache_dir *d)
+{
+    if (!d->path)
+        return;
+    (void)close(d->lock_fd); /* gives the lock up */
+    free(d->path);
+    d->path = NULL;
+}
+
+static uint64_t dir_bytes(const char *path)
+{
+    uint64_t n = 0;
+    DIR *d = opendir(path);
+    struct dirent *e;
+
+    while (d && (e = readdir(d)) != NULL) {
+        TARN_AUTO_FREE char *sub = tarn_xasprintf("%s/%s", path, e->d_name);
+        struct stat st;
+
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 || lstat(sub, &st) < 0)
+            continue;
+        n += (uint64_t)st.st_blocks * 512;
+        if (S_ISDIR(st.st_mode) && strcmp(e->d_name, "data") != 0)
+            n += dir_bytes(sub);
+    }
+    if (d)
+        (void)closedir(d);
+    return n;
+}
+
+uint64_t cache_dir_default_size(const struct cache_dir *d)
+{
+    struct statvfs v;
+    uint64_t free_bytes;
+
+    if (statvfs(d->path, &v) < 0)
+        return 1ull << 30;
+    /* What this cache holds already is its own to use again. */
+    free_bytes = (uint64_t)v.f_bavail * v.f_frsize + dir_bytes(d->path);
+    return TARN_MAX(TARN_MIN(free_bytes / 2, CACHE_SIZE_MAX) >> 20 << 20, 16ull << 20);
+}
+
+static int remove_tree(const char *path)
+{
+    DIR *d = opendir(path);
+    struct dirent *e;
+
+    while (d && (e = readdir(d)) != NULL) {
+        TARN_AUTO_FREE char *sub = tarn_xasprintf("%s/%s", path, e->d_name);
+
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+            continue;
+        if (unlink(sub) < 0 && errno == EISDIR)
+            (void)remove_tree(sub); /* the rmdir below tells */
+    }
+    if (d)
+        (void)closedir(d);
+    return rmdir(path) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+int cache_dir_set_meta_aside(const struct cache_dir *d, struct tarn_errbuf *err)
+{
+    TARN_AUTO_FREE char *from = tarn_xasprintf("%s/meta", d->path);
+    TARN_AUTO_FREE char *to = tarn_xasprintf("%s/meta.damaged", d->path);
+    int rc = remove_tree(to);
+
+    if (rc == 0 && rename(from, to) < 0)
+        rc = -errno;
+    return rc < 0 ? tarn_err_set(err, rc, "move %s aside: %s", from, tarn_strerror(rc)) : 0;
+}

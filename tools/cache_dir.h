@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tools/cache_dir.h — the cache directory of `tarn local`: LOCK (flock), FORMAT, meta/ (the master's store), tier0/.
+ * docs/formats/cache-dir.md.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "lib/base/err.h"
+#include "lib/base/str.h"
+
+struct cache_dir {
+    char *path;  /* canonical */
+    int lock_fd; /* holds LOCK; -1 when closed */
+};
+
+/* /var/cache/tarn/HASH, or below the user's cache directory. */
+void cache_dir_default(const char *uri, struct tarn_str *ret);
+/*
+ * Makes it when missing (mode 0700), locks it, checks FORMAT. DIR_LOCKED, FORMAT_NEWER, DIR_FOREIGN (something else lives
+ * there), errno class.
+ */
+int cache_dir_open(const char *path, struct cache_dir *ret, struct tarn_errbuf *err);
+void cache_dir_close(struct cache_dir *d);
+/* min(half of what is free, 100 GiB), whole MiB. */
+uint64_t cache_dir_default_size(const struct cache_dir *d);
+/* Moves a damaged meta/ aside (meta.damaged-N, one is kept). */
+int cache_dir_set_meta_aside(const struct cache_dir *d, struct tarn_errbuf *err);

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The binary `tarn`: finds the command, reads its flags, environment and configuration file, runs it and turns its code into
+ * the exit code (docs/errors.md). What fails is said once, here: "tarn CMD: text".
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "lib/base/fault.h"
+#include "lib/base/log.h"
+#include "lib/base/mem.h"
+#include "tools/cli.h"
+
+#define CLI_COMMAND(name) extern const struct cli_command cmd_##name##_command;
+#include "tools/commands.def"
+#undef CLI_COMMAND
+
+static const struct cli_command *const cli_table[] = {
+#define CLI_COMMAND(name) &cmd_##name##_command,
+#include "tools/commands.def"
+#undef CLI_COMMAND
+};
+
+const struct cli_command *cli_find(const char *name)
+{
+    for (size_t i = 0; i < TARN_ARRAY_LEN(cli_table); i++)
+        if (strcmp(cli_table[i]->name, name) == 0)
+            return cli_table[i];
+    return NULL;
+}
+
+const struct cli_command *cli_at(size_t i)
+{
+    return i < TARN_ARRAY_LEN(cli_table) ? cli_table[i] : NULL;
+}
+
+static void main_usage(FILE *out)
+{
+    (void)fprintf(out, "usage: tarn COMMAND [FLAGS] [ARGUMENTS]\n\ncommands:\n");
+    for (size_t i = 0; i < TARN_ARRAY_LEN(cli_table); i++)
+        (void)fprintf(out, "  %-10s %s\n", cli_table[i]->name, cli_table[i]->spec->summary);
+    (void)fprintf(out, "\n`tarn help COMMAND` tells more.\n");
+}
+
+/* Secrets of a store may be in this process: no core dumps, and no other process of the user looks in. */
+static void main_harden(void)
+{
+    struct rlimit none = {0, 0};
+
+    (void)setrlimit(RLIMIT_CORE, &none); /* where it fails the next call still holds */
+    (void)prctl(PR_SET_DUMPABLE, 0);
+}
+
+static int main_fail(struct cli *c, int rc)
+{
+    if (!c->failed_quietly)
+        (void)fprintf(stderr, "tarn %s: %s\n", c->cmd->name, tarn_err_text(&c->err, rc));
+    return (int)tarn_err_exit(rc);
+}
+
+static int main_load(struct cli *c)
+{
+    struct tarn_conf_bind binds[4];
+    struct tarn_conf_input in = {0};
+    size_t n = 0;
+
+    binds[n++] = (struct tarn_conf_bind){&cli_common_table, &c->common, TARN_CONF_FROM_COMMAND};
+    if (c->cmd->remote)
+        binds[n++] = (struct tarn_conf_bind){&cli_remote_table, &c->remote, TARN_CONF_FROM_COMMAND};
+    if (c->cmd->own) {
+        c->own = tarn_xcalloc(1, c->cmd->own_size);
+        binds[n++] = (struct tarn_conf_bind){c->cmd->own, c->own, TARN_CONF_FROM_COMMAND};
+    }
+    in.args = tarn_flags_conf(c->flags, &in.n_args);
+    in.env = (const char *const *)environ;
+    in.file_key = "config";
+    in.others = cli_all_tables;
+    return tarn_conf_load(binds, n, &in, &c->conf, &c->err);
+}
+
+static int main_run(struct cli *c, int argc, char **argv)
+{
+    struct tarn_str usage = {0};
+    int used = 0, rc;
+
+    c->flags = tarn_flags_new();
+    rc = tarn_flags_parse(c->flags, c->cmd->spec, argc, argv, &used, &c->err);
+    if (rc == 0 && tarn_flags_help_wanted(c->flags)) {
+        tarn_flags_usage(c->cmd->spec, &usage);
+        (void)fputs(tarn_str_z(&usage), stdout);
+        tarn_str_fini(&usage);
+        return 0;
+    }
+    if (rc == 0)
+        rc = main_load(c);
+    if (rc == 0) {
+        c->args = tarn_flags_args(c->flags, &c->n_args);
+        rc = tarn_log_open(NULL, (enum tarn_log_level)c->common.log_level, (enum tarn_log_format)c->common.log_format);
+    }
+    if (rc == 0)
+        rc = c->cmd->run(c);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    struct cli c = {.argv = argv, .argc = &argc, .exit_code = -1};
+    const char *name = argc > 1 ? argv[1] : NULL;
+    int rc;
+
+    main_harden();
+#ifdef TARN_FAULTS
+    if (getenv("TARN_FAULTS") && tarn_fault_parse(getenv("TARN_FAULTS")) < 0) {
+        (void)fprintf(stderr, "tarn: TARN_FAULTS is malformed\n");
+        return TARN_EXIT_USAGE;
+    }
+#endif
+    if (!name || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
+        main_usage(name ? stdout : stderr);
+        return name ? TARN_EXIT_DONE : TARN_EXIT_USAGE;
+    }
+    if (strcmp(name, "--version") == 0)
+        name = "version";
+    c.cmd = cli_find(name);
+    if (!c.cmd) {
+        (void)fprintf(stderr, "tarn: \"%s\" is not a command; `tarn help` lists them\n", name);
+        return TARN_EXIT_USAGE;
+    }
+    rc = main_run(&c, argc - 2, argv + 2);
+    cli_disconnect(&c);
+    tarn_conf_free(&c.conf);
+    tarn_flags_free(&c.flags);
+    free(c.own);
+    if (rc < 0)
+        return main_fail(&c, rc);
+    if (fflush(stdout) != 0) {
+        (void)fprintf(stderr, "tarn %s: standard output: write failed\n", name);
+        return TARN_EXIT_FAIL;
+    }
+    return c.exit_code >= 0 ? c.exit_code : TARN_EXIT_DONE;
+}

@@ -458,7 +458,8 @@ static int scan_order(const void *a, const void *b)
 static void scan_finish(struct tarn_tier *t, struct index_scan *scan)
 {
     t->pinned_bytes = 0;
-    qsort(scan->groups, scan->count, sizeof(struct tier_group *), scan_order);
+    if (scan->count > 0)
+        qsort(scan->groups, scan->count, sizeof(struct tier_group *), scan_order);
     for (size_t i = 0; i < scan->count; i++) {
         uint32_t group;
         struct tarn_tier_file *f = tarn_tier_group_file(scan->groups[i], &group);

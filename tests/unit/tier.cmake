@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+foreach(t test_tier_format test_tier)
+  tarn_unit_test(${t}
+    SOURCES ${CMAKE_CURRENT_LIST_DIR}/store/tier/${t}.c ${CMAKE_CURRENT_LIST_DIR}/store/tier/rig.c
+    DEPS tarn_tier TIMEOUT 180)
+endforeach()

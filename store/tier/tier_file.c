@@ -346,6 +346,19 @@ bool tarn_tier_file_verified(struct tarn_tier_file *f, uint64_t off, uint64_t le
     return file_covers(f, off, len, true);
 }
 
+void tarn_tier_file_note_level(struct tarn_tier_file *f, uint32_t level)
+{
+    uint8_t have = atomic_load(&f->level);
+
+    if (have == 0 || level < have)
+        atomic_store(&f->level, (uint8_t)level);
+}
+
+uint32_t tarn_tier_file_level(struct tarn_tier_file *f)
+{
+    return atomic_load(&f->cached) ? atomic_load(&f->level) : 0;
+}
+
 /* ---- readers' pins
  * ---------------------------------------------------------------------------------- */
 

@@ -408,6 +408,7 @@ static void scan_take(struct tarn_tier *t, struct index_scan *scan, struct tarn_
     if (rec->flags & TARN_TIER_RECORD_PINNED)
         f->pins = 1;
     tarn_tier_group_set(f, group, rec->present, 0);
+    tarn_tier_file_note_level(f, rec->level);
     atomic_store(&g->atime_s, rec->atime_s);
     atomic_store(&f->on_disk, true);
     tarn_tier_account_bytes(f, f->disk_bytes + record_disk_bytes(rec, group));

@@ -261,6 +261,7 @@ static void store_indexed(struct tarn_tier_op *op)
     atomic_store(&g->atime_s, op->atime_s);
     atomic_store(&g->touched, false);
     tarn_tier_group_set(f, op->group, all, all);
+    tarn_tier_file_note_level(f, op->level);
     store_end(op, 0);
 }
 
@@ -429,8 +430,8 @@ static void removal_end(struct tarn_tier_op *op)
     struct tarn_tier_file *f = op->file;
     struct tier_group *g = op->kind == TIER_EVICT ? tarn_tier_group(f, op->group) : NULL;
 
-    (void)tarn_tier_note(t,
-                         op->rc == -TARN_E_INDEX_CORRUPT ? 0 : op->rc); /* gone is what we want */
+    if (op->rc < 0) /* a success says nothing: names go from a disk whose data cannot be read */
+        (void)tarn_tier_note(t, op->rc);
     if (op->kind == TIER_EVICT) {
         t->evicting_bytes -= op->reserved_bytes;
         t->evicting--;

@@ -101,6 +101,7 @@ struct tarn_tier_file {
     uint32_t generation;     /* Owner: loop. Changes with each drop */
     _Atomic bool on_disk;    /* there is a file; changed on the loop */
     _Atomic bool seen;       /* the walk after the start met it */
+    _Atomic uint8_t level;   /* weakest enum tarn_verified of its groups; 0: unknown */
 };
 _Static_assert(sizeof(struct tarn_tier_file) + sizeof(struct tier_leaf) +
                        sizeof(struct tier_group) <=
@@ -201,6 +202,9 @@ struct tarn_tier {
     bool closed;           /* Lock: job_mtx; the loop reads it freely */
     _Atomic uint32_t refs; /* 1 while open, and 1 for each task or request that the loop will see */
 };
+
+/* Lowers the file's level to that of one more of its groups. Loop's thread. */
+void tarn_tier_file_note_level(struct tarn_tier_file *f, uint32_t level);
 
 /* ---- tier.c: requests and their steps
  * ------------------------------------------------------------- */

@@ -14,10 +14,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "lib/base/assert.h"
 #include "lib/base/env.h"
 #include "lib/base/units.h"
+#include "ufs/ufs_opts.h"
 
 #define ATTACH_ID_ROOT 1u
 
@@ -130,6 +132,7 @@ struct attach_op {
     struct tarn_task task;
     uint64_t check_timeout_ns;
     bool timed_out;
+    bool known;                   /* attached before, in this directory */
     int rc;
     struct tarn_errbuf err;
     void (*cb)(void *arg, int rc, const struct tarn_errbuf *err);
@@ -245,6 +248,22 @@ static void attach_failed(struct tarn_task *t)
     attach_end(op, op->rc);
 }
 
+/* A directory that was used for another store is refused; for this one, the store need not be asked. */
+static int attach_compare(struct attach_op *op)
+{
+    struct tarn_str uri = {0}, store_id = {0};
+    int rc = tarn_master_attached(op->master, op->a->path, &uri, &store_id);
+
+    if (rc == 0 && (strcmp(tarn_str_z(&uri), op->a->uri) != 0 ||
+                    strcmp(tarn_str_z(&store_id), tarn_ufs_store_id(op->a->ufs)) != 0))
+        rc = tarn_err_set(&op->err, -TARN_E_DIR_FOREIGN, "the cache directory was made for %s (%s), not for %s (%s)",
+                          tarn_str_z(&uri), tarn_str_z(&store_id), op->a->uri, tarn_ufs_store_id(op->a->ufs));
+    op->known = rc == 0;
+    tarn_str_fini(&uri);
+    tarn_str_fini(&store_id);
+    return rc == -TARN_E_NO_ATTACH ? 0 : rc;
+}
+
 void tarn_master_attach(struct tarn_master *m, const struct tarn_master_attach *args,
                         void (*cb)(void *arg, int rc, const struct tarn_errbuf *err), void *arg)
 {
@@ -270,16 +289,21 @@ void tarn_master_attach(struct tarn_master *m, const struct tarn_master_attach *
     a->root = TARN_INO_ROOT;
     a->path = tarn_xstrdup(args->path);
     a->uri = tarn_xstrdup(tarn_ufs_uri(ufs));
-    a->isolation = tarn_xstrdup("");
+    a->isolation = tarn_xstrdup(args->opts->isolation);
     a->ufs = ufs;
     a->ttl_ns = args->ttl_ns;
-    a->uid = args->uid;
-    a->gid = args->gid;
-    a->file_mode = args->file_mode;
-    a->dir_mode = args->dir_mode;
+    a->uid = args->opts->uid == TARN_UFS_OWNER_UNSET ? getuid() : (uint32_t)args->opts->uid;
+    a->gid = args->opts->gid == TARN_UFS_OWNER_UNSET ? getgid() : (uint32_t)args->opts->gid;
+    a->file_mode = tarn_ufs_opts_mode(args->opts->file_mode);
+    a->dir_mode = tarn_ufs_opts_mode(args->opts->dir_mode);
     a->since_ns = master_real_ns(m);
     op->a = a;
-    if (!args->check) {
+    op->rc = attach_compare(op);
+    if (op->rc < 0) {
+        tarn_loop_post(m->args.loop, &op->task, attach_failed);
+        return;
+    }
+    if (!args->check || op->known) {
         attach_commit(op);
         return;
     }

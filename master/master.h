@@ -10,6 +10,7 @@
 
 #include "lib/base/err.h"
 #include "lib/base/ids.h"
+#include "lib/conf/conf.h"
 #include "lib/rpc/rpc.h"
 
 struct tarn_clock;
@@ -18,9 +19,6 @@ struct tarn_kv;
 struct tarn_master;
 struct tarn_ufs;
 struct tarn_ufs_opts;
-
-#define TARN_TTL_FOREVER UINT64_MAX
-#define TARN_TTL_ALWAYS  0
 
 struct tarn_master_args {
     struct tarn_loop *loop;
@@ -43,8 +41,6 @@ struct tarn_master_attach {
     uint64_t ttl_ns; /* TARN_TTL_*, or how long names are trusted */
     bool check;      /* ask the store first */
     uint64_t check_timeout_ns;
-    /* Defaults for owner and mode where the store has none. */
-    uint32_t uid, gid, file_mode, dir_mode;
 };
 /* Opens the store and attaches it (or takes up the attachment that the directory already has). cb
  * on the loop. */

@@ -1,0 +1,646 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/master/core/model.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "lib/base/mem.h"
+
+/* ---- the tree
+ * ------------------------------------------------------------------------------------------ */
+
+void model_init(struct model *m)
+{
+    memset(m, 0, sizeof(*m));
+    m->cap = 64;
+    m->inodes = tarn_xcalloc(m->cap, sizeof(*m->inodes));
+    m->next_ino = 2;
+}
+
+void model_fini(struct model *m)
+{
+    free(m->inodes);
+    memset(m, 0, sizeof(*m));
+}
+
+void model_result_fini(struct model_result *r)
+{
+    free(r->changes);
+    memset(r, 0, sizeof(*r));
+}
+
+uint64_t model_child(const struct model *m, uint64_t dir, const void *name, size_t len)
+{
+    for (uint64_t c = m->inodes[dir].children; c; c = m->inodes[c].next)
+        if (m->inodes[c].len == len && memcmp(m->inodes[c].name, name, len) == 0)
+            return c;
+    return 0;
+}
+
+static void model_changed(struct model_result *r, uint64_t ino, uint64_t parent, uint64_t version)
+{
+    if (r->change_count == r->change_cap) {
+        r->change_cap = r->change_cap ? 2 * r->change_cap : 8;
+        r->changes = tarn_xrealloc(r->changes, r->change_cap * sizeof(*r->changes));
+    }
+    r->changes[r->change_count++] = (struct model_change){ino, parent, version};
+}
+
+static void model_fill(struct model_inode *i, const Tarn__Core__Object *o)
+{
+    i->has_owner = o->has_owner;
+    i->mode = o->has_owner ? o->mode : 0;
+    i->uid = o->has_owner ? o->uid : 0;
+    i->gid = o->has_owner ? o->gid : 0;
+    if (o->type == 2) {
+        if (o->ufs && o->ufs->mtime_ns)
+            i->mtime_ns = o->ufs->mtime_ns;
+        return;
+    }
+    if (o->type == 3) {
+        int64_t mtime = o->ufs ? o->ufs->mtime_ns : 0;
+
+        if (o->target.len || mtime != i->mtime_ns)
+            snprintf(i->target, sizeof(i->target), "%.*s", (int)o->target.len,
+                     (const char *)o->target.data);
+        i->mtime_ns = mtime;
+        return;
+    }
+    i->size = o->ufs->size;
+    i->mtime_ns = o->ufs->mtime_ns;
+    snprintf(i->etag, sizeof(i->etag), "%s", o->ufs->etag);
+    i->has_cid = i->size > 0;
+    memset(i->cid, 0, sizeof(i->cid));
+    if (i->has_cid)
+        memcpy(i->cid, o->cid.data, sizeof(i->cid));
+}
+
+static uint64_t model_create(struct model *m, uint64_t index, uint64_t dir,
+                             const Tarn__Core__Object *o, struct model_result *r)
+{
+    uint64_t ino = m->next_ino++;
+    struct model_inode *i;
+
+    if (m->next_ino > m->cap) {
+        m->inodes = tarn_xrealloc(m->inodes, 2 * m->cap * sizeof(*m->inodes));
+        memset(m->inodes + m->cap, 0, m->cap * sizeof(*m->inodes));
+        m->cap *= 2;
+    }
+    i = &m->inodes[ino];
+    i->exists = true;
+    i->type = o->type;
+    i->parent = dir;
+    i->version = i->changed = index;
+    i->len = o->name.len;
+    memcpy(i->name, o->name.data, o->name.len);
+    model_fill(i, o);
+    i->next = m->inodes[dir].children;
+    if (i->next)
+        m->inodes[i->next].prev = ino;
+    m->inodes[dir].children = ino;
+    r->created++;
+    return ino;
+}
+
+static void model_remove(struct model *m, uint64_t index, uint64_t ino, struct model_result *r)
+{
+    struct model_inode *i = &m->inodes[ino];
+
+    if (i->prev)
+        m->inodes[i->prev].next = i->next;
+    else
+        m->inodes[i->parent].children = i->next;
+    if (i->next)
+        m->inodes[i->next].prev = i->prev;
+    i->next = i->prev = 0;
+    if (i->type == 2) {
+        i->detached = true;
+        i->changed = index;
+    } else {
+        i->exists = false;
+    }
+    model_changed(r, ino, i->parent, 0);
+    r->removed++;
+}
+
+/* Brings an inode to what the object of the same type says; false when it says so already. */
+static bool model_differs(const struct model_inode *i, const Tarn__Core__Object *o,
+                          struct model_inode *ret)
+{
+    *ret = *i;
+    model_fill(ret, o);
+    if (o->type == 3 && ret->mtime_ns == i->mtime_ns && o->target.len == 0)
+        memcpy(ret->target, i->target, sizeof(ret->target));
+    return memcmp(ret, i, sizeof(*i)) != 0;
+}
+
+static void model_update(struct model *m, uint64_t index, uint64_t ino,
+                         const struct model_inode *to, struct model_result *r)
+{
+    struct model_inode *i = &m->inodes[ino], old = *i;
+
+    *i = *to;
+    i->changed = index;
+    if (i->type != 2 &&
+        (old.size != i->size || old.mtime_ns != i->mtime_ns || strcmp(old.etag, i->etag) != 0 ||
+         memcmp(old.cid, i->cid, 16) != 0 || strcmp(old.target, i->target) != 0))
+        i->version = index;
+    model_changed(r, ino, i->parent, i->version);
+    r->updated++;
+}
+
+/* A directory into which names may be put. */
+static int model_dir(const struct model *m, uint64_t dir)
+{
+    if (dir == 0 || dir >= m->next_ino || !m->inodes[dir].exists || m->inodes[dir].detached)
+        return -TARN_E_NO_ENTRY;
+    if (m->inodes[dir].type != 2)
+        return -TARN_E_NOT_DIR;
+    return m->attached ? 0 : -TARN_E_NO_ATTACH;
+}
+
+/* ---- keys
+ * ---------------------------------------------------------------------------------------------- */
+
+static int key_compare(const char *a, size_t an, const char *b, size_t bn)
+{
+    for (size_t i = 0; i < an && i < bn; i++)
+        if ((unsigned char)a[i] != (unsigned char)b[i])
+            return (unsigned char)a[i] < (unsigned char)b[i] ? -1 : 1;
+    return an < bn ? -1 : an > bn;
+}
+
+static bool key_in(const Tarn__Core__ListPage *p, const char *name, size_t len, bool dir)
+{
+    char key[MODEL_NAME_MAX + 1];
+
+    memcpy(key, name, len);
+    if (dir)
+        key[len++] = '/';
+    return key_compare(key, len, (char *)p->from_key.data, p->from_key.len) > 0 &&
+           (p->complete || key_compare(key, len, (char *)p->to_key.data, p->to_key.len) <= 0);
+}
+
+static bool page_malformed(const Tarn__Core__ListPage *p)
+{
+    char before[MODEL_NAME_MAX + 1], key[MODEL_NAME_MAX + 1];
+    size_t before_len = 0;
+
+    if (!p->complete && key_compare((char *)p->to_key.data, p->to_key.len, (char *)p->from_key.data,
+                                    p->from_key.len) < 0)
+        return true;
+    for (size_t i = 0; i < p->n_objects; i++) {
+        const Tarn__Core__Object *o = p->objects[i];
+        size_t len = o->name.len;
+
+        if (!key_in(p, (char *)o->name.data, len, o->type == 2))
+            return true;
+        memcpy(key, o->name.data, len);
+        if (o->type == 2)
+            key[len++] = '/';
+        if (i > 0 && key_compare(before, before_len, key, len) >= 0)
+            return true;
+        memcpy(before, key, len);
+        before_len = len;
+    }
+    return false;
+}
+
+/* ---- entries
+ * --------------------------------------------------------------------------------------------- */
+
+static void model_list_begin(struct model *m, uint64_t index, int64_t now,
+                             const Tarn__Core__ListBegin *b, struct model_result *r)
+{
+    struct model_inode *d;
+
+    r->rc = b->asked_index >= index ? -TARN_E_ENTRY_BAD : model_dir(m, b->dir);
+    if (r->rc < 0)
+        return;
+    d = &m->inodes[b->dir];
+    if (!(b->resume && d->running)) {
+        d->running = true;
+        d->started_ns = now;
+        d->upto_len = 0;
+        d->dir_removed = false;
+        d->skipped = 0;
+        d->skipped_lines = 0;
+    }
+    d->asked_index = b->asked_index;
+}
+
+static const Tarn__Core__Object *page_find(const Tarn__Core__ListPage *p, const char *name,
+                                           size_t len, bool dir)
+{
+    for (size_t i = 0; i < p->n_objects; i++)
+        if (p->objects[i]->name.len == len && memcmp(p->objects[i]->name.data, name, len) == 0 &&
+            (p->objects[i]->type == 2) == dir)
+            return p->objects[i];
+    return NULL;
+}
+
+/* What becomes of a known name. True when the name is free afterwards (its object may be created).
+ */
+static bool page_known(struct model *m, uint64_t index, const Tarn__Core__ListPage *p, uint64_t ino,
+                       bool *distrust, struct model_result *r)
+{
+    struct model_inode i = m->inodes[ino], to;
+    const Tarn__Core__Object *file = page_find(p, i.name, i.len, false);
+    const Tarn__Core__Object *dir = page_find(p, i.name, i.len, true);
+    const Tarn__Core__Object *o = dir ? dir : file;
+    bool newer = i.changed > p->asked_index;
+
+    if (o && o->type == i.type) {
+        if (!newer && model_differs(&m->inodes[ino], o, &to))
+            model_update(m, index, ino, &to, r);
+        return false;
+    }
+    if (o && i.type != 2) { /* of another type, and a directory is not in its way */
+        if (newer)
+            *distrust |= o->type == 2;
+        else
+            model_remove(m, index, ino, r);
+        return !newer;
+    }
+    /* Its own key was not in the page. */
+    if (newer || !key_in(p, i.name, i.len, i.type == 2))
+        return false;
+    if (i.type == 2 && !key_in(p, i.name, i.len, false))
+        *distrust = true;
+    model_remove(m, index, ino, r);
+    return true;
+}
+
+static void page_names(struct model *m, uint64_t index, const Tarn__Core__ListPage *p,
+                       bool *distrust, struct model_result *r)
+{
+    bool blocked[64] = {false};
+    uint64_t next;
+
+    assert_true(p->n_objects <= 64);
+    for (uint64_t c = m->inodes[p->dir].children; c; c = next) {
+        const struct model_inode *i = &m->inodes[c];
+
+        next = i->next;
+        if (page_known(m, index, p, c, distrust, r))
+            continue;
+        for (size_t k = 0; k < p->n_objects; k++)
+            if (p->objects[k]->name.len == i->len &&
+                memcmp(p->objects[k]->name.data, i->name, i->len) == 0)
+                blocked[k] = true;
+    }
+    for (size_t k = 0; k < p->n_objects; k++) {
+        const Tarn__Core__Object *o = p->objects[k];
+
+        if (!blocked[k] && !(o->type != 2 && page_find(p, (char *)o->name.data, o->name.len, true)))
+            model_create(m, index, p->dir, o, r);
+    }
+}
+
+static void model_list_page(struct model *m, uint64_t index, const Tarn__Core__ListPage *p,
+                            struct model_result *r)
+{
+    struct model_inode *d;
+    bool distrust = false;
+
+    r->rc = p->asked_index >= index || page_malformed(p) ? -TARN_E_ENTRY_BAD : model_dir(m, p->dir);
+    if (r->rc < 0)
+        return;
+    d = &m->inodes[p->dir];
+    if (!d->running || p->asked_index < d->asked_index || p->from_key.len != d->upto_len ||
+        memcmp(p->from_key.data ? (char *)p->from_key.data : "", d->upto, d->upto_len) != 0) {
+        r->rc = -TARN_E_ENTRY_STALE;
+        return;
+    }
+    page_names(m, index, p, &distrust, r);
+    d = &m->inodes[p->dir];
+    d->skipped += p->skipped;
+    d->skipped_lines += p->skipped_names.len > 0;
+    if (distrust) {
+        d->dir_removed = true;
+        d->listed_ns = 0;
+    }
+    if (!p->complete) {
+        d->upto_len = p->to_key.len;
+        if (d->upto_len)
+            memcpy(d->upto, p->to_key.data, d->upto_len);
+        return;
+    }
+    d->listed_ns = d->dir_removed ? 0 : d->started_ns;
+    d->listed_index = index;
+    d->skipped_total = d->skipped;
+    d->running = false;
+    d->started_ns = 0;
+    d->asked_index = 0;
+    d->upto_len = 0;
+}
+
+static void model_found(struct model *m, uint64_t index, const Tarn__Core__Found *f,
+                        struct model_result *r)
+{
+    const Tarn__Core__Object *o = f->object;
+    struct model_inode to;
+    uint64_t c;
+
+    r->rc = f->asked_index >= index ? -TARN_E_ENTRY_BAD : model_dir(m, f->parent);
+    if (r->rc < 0)
+        return;
+    c = model_child(m, f->parent, o->name.data, o->name.len);
+    r->ino = c;
+    if (c && m->inodes[c].type == o->type && !model_differs(&m->inodes[c], o, &to))
+        return;
+    if (c && m->inodes[c].changed > f->asked_index) {
+        r->rc = -TARN_E_ENTRY_STALE;
+        return;
+    }
+    if (c && m->inodes[c].type == o->type) {
+        model_update(m, index, c, &to, r);
+        return;
+    }
+    if (c)
+        model_remove(m, index, c, r);
+    r->ino = model_create(m, index, f->parent, o, r);
+}
+
+static void model_gone(struct model *m, uint64_t index, const Tarn__Core__Gone *g,
+                       struct model_result *r)
+{
+    uint64_t c;
+
+    r->rc = g->asked_index >= index ? -TARN_E_ENTRY_BAD : model_dir(m, g->parent);
+    if (r->rc < 0)
+        return;
+    c = model_child(m, g->parent, g->name.data, g->name.len);
+    if (c && m->inodes[c].changed > g->asked_index) {
+        r->rc = -TARN_E_ENTRY_STALE;
+        r->ino = c;
+    } else if (c) {
+        model_remove(m, index, c, r);
+    }
+}
+
+/* The core collects in the order of names. */
+static uint64_t model_first_child(const struct model *m, uint64_t dir)
+{
+    uint64_t first = m->inodes[dir].children;
+
+    for (uint64_t c = first; c; c = m->inodes[c].next)
+        if (key_compare(m->inodes[c].name, m->inodes[c].len, m->inodes[first].name,
+                        m->inodes[first].len) < 0)
+            first = c;
+    return first;
+}
+
+static void model_collect(struct model *m, uint64_t index, const Tarn__Core__Collect *c,
+                          struct model_result *r)
+{
+    if (c->max == 0)
+        r->rc = -TARN_E_ENTRY_BAD;
+    else if (c->ino == 0 || c->ino >= m->next_ino || !m->inodes[c->ino].exists)
+        r->rc = -TARN_E_NO_ENTRY;
+    else if (!m->inodes[c->ino].detached)
+        r->rc = -TARN_E_INVALID;
+    if (r->rc < 0)
+        return;
+    for (uint32_t n = 0; n < c->max && m->inodes[c->ino].children; n++)
+        model_remove(m, index, model_first_child(m, c->ino), r);
+    r->more = m->inodes[c->ino].children != 0;
+    if (!r->more)
+        m->inodes[c->ino].exists = false;
+}
+
+static void model_job(struct model *m, const Tarn__Core__Entry *e, struct model_result *r)
+{
+    uint64_t id = e->job_put     ? e->job_put->job->id
+                  : e->job_lines ? e->job_lines->job->id
+                                 : e->job_drop->id;
+    struct model_job *j = &m->jobs[id];
+
+    assert_true(id >= 1 && id <= MODEL_JOBS);
+    if (e->job_put) {
+        if (!j->exists)
+            *j = (struct model_job){.exists = true};
+        j->files_done = e->job_put->job->files_done;
+    } else if (!j->exists) {
+        r->rc = -TARN_E_NO_JOB;
+    } else if (e->job_lines) {
+        j->files_done = e->job_lines->job->files_done;
+        j->line_next += e->job_lines->n_lines;
+    } else {
+        uint64_t n = j->line_next - j->line_first;
+
+        r->more = n > e->job_drop->max;
+        j->line_first += r->more ? e->job_drop->max : n;
+        j->exists = r->more;
+    }
+}
+
+static void model_attach(struct model *m, uint64_t index, const Tarn__Core__Attachment *a,
+                         struct model_result *r)
+{
+    if (m->attached && a->id != 1) {
+        r->rc = -TARN_E_EXISTS;
+        return;
+    }
+    if (!m->attached)
+        m->inodes[1].changed = index;
+    m->attached = true;
+    snprintf(m->ttl, sizeof(m->ttl), "%s", a->ttl);
+    r->ino = 1;
+}
+
+void model_apply(struct model *m, uint64_t index, const Tarn__Core__Entry *e,
+                 struct model_result *r)
+{
+    if (e->init) {
+        if (m->inited) {
+            r->rc = -TARN_E_EXISTS;
+            return;
+        }
+        m->inited = true;
+        m->inodes[1] = (struct model_inode){
+            .exists = true, .type = 2, .parent = 1, .version = index, .changed = index};
+        r->ino = 1;
+        r->created = 1;
+    } else if (e->attach) {
+        model_attach(m, index, e->attach, r);
+    } else if (e->list_begin) {
+        model_list_begin(m, index, e->time_ns, e->list_begin, r);
+    } else if (e->list_page) {
+        model_list_page(m, index, e->list_page, r);
+    } else if (e->found) {
+        model_found(m, index, e->found, r);
+    } else if (e->gone) {
+        model_gone(m, index, e->gone, r);
+    } else if (e->collect) {
+        model_collect(m, index, e->collect, r);
+    } else {
+        model_job(m, e, r);
+    }
+}
+
+/* ---- comparing
+ * -------------------------------------------------------------------------------------------- */
+
+static void compare_dir(const struct model_inode *d, struct tarn_kv *kv, tarn_ino_t ino)
+{
+    Tarn__Core__DirState *st;
+    struct tarn_str s = {0};
+    unsigned lines = 0;
+
+    assert_int_equal(tarn_core_dir_state(kv, ino, &st), 0);
+    assert_int_equal(st->listed_ns, d->listed_ns);
+    assert_int_equal(st->started_ns, d->started_ns);
+    assert_int_equal(st->listed_index, d->listed_index);
+    assert_int_equal(st->asked_index, d->asked_index);
+    assert_int_equal(st->running, d->running);
+    assert_int_equal(st->dir_removed, d->dir_removed);
+    assert_int_equal(st->skipped, d->skipped);
+    assert_int_equal(st->skipped_total, d->skipped_total);
+    assert_int_equal(st->upto_key.len, d->upto_len);
+    if (d->upto_len)
+        assert_memory_equal(st->upto_key.data, d->upto, d->upto_len);
+    tarn__core__dir_state__free_unpacked(st, NULL);
+    if (tarn_core_skipped_names(kv, ino, &s) == 0)
+        for (size_t i = 0; i < s.len; i++)
+            lines += s.p[i] == '\n';
+    assert_int_equal(lines, d->skipped_lines);
+    tarn_str_fini(&s);
+}
+
+static void compare_inode(const struct model_inode *m, const Tarn__Core__Inode *i)
+{
+    assert_int_equal(i->type, m->type);
+    assert_int_equal(i->parent, m->parent);
+    assert_int_equal(i->version, m->version);
+    assert_int_equal(i->changed, m->changed);
+    assert_int_equal(i->detached, m->detached);
+    assert_int_equal(i->name.len, m->len);
+    if (m->len)
+        assert_memory_equal(i->name.data, m->name, m->len);
+    assert_int_equal(i->has_owner, m->has_owner);
+    assert_int_equal(i->mode, m->mode);
+    assert_int_equal(i->uid, m->uid);
+    assert_int_equal(i->gid, m->gid);
+    assert_int_equal(i->ufs ? i->ufs->size : 0, m->size);
+    assert_int_equal(i->ufs ? i->ufs->mtime_ns : 0, m->mtime_ns);
+    assert_string_equal(i->ufs ? i->ufs->etag : "", m->etag);
+    assert_int_equal(i->cid.len, m->has_cid ? 16 : 0);
+    if (m->has_cid)
+        assert_memory_equal(i->cid.data, m->cid, 16);
+    assert_int_equal(i->target.len, strlen(m->target));
+    if (i->target.len)
+        assert_memory_equal(i->target.data, m->target, i->target.len);
+}
+
+static int count_children(void *arg, tarn_ino_t ino, const Tarn__Core__Inode *inode)
+{
+    uint64_t *n = arg;
+
+    (void)inode;
+    assert_true(ino.v > n[1]);
+    n[0]++;
+    n[1] = ino.v;
+    return 0;
+}
+
+static void compare_children(const struct model *m, struct tarn_kv *kv, uint64_t dir)
+{
+    uint64_t n[2] = {0, 0}, children = 0;
+
+    for (uint64_t c = m->inodes[dir].children; c; c = m->inodes[c].next) {
+        tarn_ino_t ino = {0};
+        uint32_t type = 0;
+
+        assert_int_equal(tarn_core_dentry(kv, (tarn_ino_t){dir}, m->inodes[c].name,
+                                          m->inodes[c].len, &ino, &type),
+                         0);
+        assert_int_equal(ino.v, c);
+        assert_int_equal(type, m->inodes[c].type);
+        children++;
+    }
+    assert_int_equal(tarn_core_readdir(kv, (tarn_ino_t){dir}, 0, count_children, n), 0);
+    assert_int_equal(n[0], children);
+}
+
+static void compare_counts(const struct model *m, struct tarn_kv *kv)
+{
+    uint64_t files = 0, dirs = 0, bytes = 0, symlinks = 0, listed = 0;
+    Tarn__Core__Counts *c;
+
+    for (uint64_t i = 1; i < m->next_ino; i++) {
+        const struct model_inode *n = &m->inodes[i];
+
+        if (!n->exists || n->detached)
+            continue;
+        files += n->type == 1;
+        dirs += n->type == 2;
+        symlinks += n->type == 3;
+        bytes += n->size;
+        listed += n->listed_ns != 0;
+    }
+    assert_int_equal(tarn_core_counts(kv, 1, &c), 0);
+    assert_int_equal(c->files, files);
+    assert_int_equal(c->dirs, dirs);
+    assert_int_equal(c->bytes, bytes);
+    assert_int_equal(c->symlinks, symlinks);
+    assert_int_equal(c->dirs_listed, listed);
+    tarn__core__counts__free_unpacked(c, NULL);
+}
+
+static int count_lines(void *arg, uint64_t seq, const Tarn__Core__JobLine *line)
+{
+    uint64_t *next = arg;
+
+    (void)line;
+    assert_int_equal(seq, *next);
+    (*next)++;
+    return 0;
+}
+
+static void compare_job(const struct model_job *m, struct tarn_kv *kv, uint64_t id)
+{
+    uint64_t next = m->line_first;
+    Tarn__Core__JobRecord *j;
+    int rc = tarn_core_job(kv, id, &j);
+
+    assert_int_equal(rc, m->exists ? 0 : -TARN_E_NO_ENTRY);
+    if (rc < 0)
+        return;
+    assert_int_equal(j->files_done, m->files_done);
+    assert_int_equal(j->manifest_next, m->line_next);
+    tarn__core__job_record__free_unpacked(j, NULL);
+    assert_int_equal(tarn_core_manifest(kv, id, 0, count_lines, &next), 0);
+    assert_int_equal(next, m->line_next);
+}
+
+void model_compare(const struct model *m, struct tarn_kv *kv, uint64_t applied)
+{
+    uint64_t at;
+
+    assert_int_equal(tarn_core_applied_index(kv, &at), 0);
+    assert_int_equal(at, applied);
+    for (uint64_t n = 1; n < m->next_ino; n++) {
+        const struct model_inode *i = &m->inodes[n];
+        Tarn__Core__Inode *c;
+        int rc = tarn_core_inode(kv, (tarn_ino_t){n}, &c);
+
+        assert_int_equal(rc, i->exists ? 0 : -TARN_E_NO_ENTRY);
+        if (rc < 0)
+            continue;
+        compare_inode(i, c);
+        tarn__core__inode__free_unpacked(c, NULL);
+        if (i->type == 2) {
+            compare_dir(i, kv, (tarn_ino_t){n});
+            compare_children(m, kv, n);
+        }
+    }
+    if (m->attached)
+        compare_counts(m, kv);
+    for (uint64_t id = 1; id <= MODEL_JOBS; id++)
+        compare_job(&m->jobs[id], kv, id);
+}

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A reference model of the core: the rules of core.h once more, on plain structures, name by name
+ * and with whole keys compared. It shares no code with the core but the entries' types.
+ */
+#pragma once
+
+#include "lib/base/ids.h"
+#include "master/core/core.h"
+
+#define MODEL_NAME_MAX 255
+#define MODEL_JOBS     4
+#define MODEL_LINES    64
+
+/* An inode, and a directory's listing. */
+struct model_inode {
+    bool exists;   /* not yet collected or removed */
+    bool detached; /* a directory without a name */
+    uint32_t type; /* as in core.proto */
+    uint64_t parent;
+    uint64_t version, changed;
+    uint64_t children;   /* first child; 0: none */
+    uint64_t next, prev; /* siblings */
+    size_t len;          /* of name */
+    char name[MODEL_NAME_MAX + 1];
+    uint64_t size; /* files */
+    int64_t mtime_ns;
+    char etag[8];
+    uint8_t cid[16];
+    bool has_cid, has_owner;
+    uint32_t mode, uid, gid;
+    char target[16];
+    /* directories */
+    int64_t listed_ns, started_ns;
+    uint64_t listed_index, asked_index, skipped, skipped_total;
+    bool running, dir_removed;
+    size_t upto_len;
+    char upto[MODEL_NAME_MAX + 2];
+    unsigned skipped_lines; /* names left out that are kept */
+};
+
+struct model_job {
+    bool exists;
+    uint64_t files_done, line_first, line_next;
+};
+
+struct model {
+    struct model_inode *inodes; /* by id */
+    uint64_t next_ino, cap;
+    bool inited;
+    bool attached;
+    char ttl[16];
+    struct model_job jobs[MODEL_JOBS + 1];
+};
+
+struct model_change {
+    uint64_t ino, parent, version;
+};
+
+/* What tarn_core_apply is to answer. */
+struct model_result {
+    int rc;
+    uint64_t ino;
+    uint32_t created, updated, removed;
+    bool more;
+    struct model_change *changes;
+    size_t change_count, change_cap;
+};
+
+void model_init(struct model *m);
+void model_fini(struct model *m);
+void model_result_fini(struct model_result *r);
+/* `r` is zeroed by the caller. */
+void model_apply(struct model *m, uint64_t index, const Tarn__Core__Entry *e,
+                 struct model_result *r);
+/* The child of that name; 0: none. */
+uint64_t model_child(const struct model *m, uint64_t dir, const void *name, size_t len);
+/* Compares everything that can be read; fails the test where they differ. */
+void model_compare(const struct model *m, struct tarn_kv *kv, uint64_t applied);

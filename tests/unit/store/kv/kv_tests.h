@@ -61,4 +61,3 @@ int kv_run_model(void);
 int kv_run_mem(void);
 int kv_run_rocksdb(void);
 int kv_run_damage(void);
-int kv_run_space(void);

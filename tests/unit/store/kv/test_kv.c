@@ -10,6 +10,5 @@ int main(void)
     failed += kv_run_mem();
     failed += kv_run_rocksdb();
     failed += kv_run_damage();
-    failed += kv_run_space();
     return failed > 0;
 }

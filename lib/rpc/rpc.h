@@ -72,7 +72,8 @@ struct tarn_rpc_server_args {
     void (*on_gone)(void *ctx, struct tarn_rpc_session *s);    /* may be NULL */
 };
 int tarn_rpc_server_new(const struct tarn_rpc_server_args *args, struct tarn_rpc_server **ret);
-/* Another token for handshakes from now on (copied); the port, which names its file, may be known only after listening. */
+/* Another token for handshakes from now on (copied); the port, which names its file, may be known
+ * only after listening. */
 void tarn_rpc_server_set_token(struct tarn_rpc_server *s, const void *token, size_t len);
 void tarn_rpc_server_handle(struct tarn_rpc_server *s, uint32_t method, tarn_rpc_handler_fn *fn,
                             void *ctx);
@@ -157,7 +158,10 @@ void tarn_rpc_cancel(struct tarn_rpc_req *req); /* cb follows with CANCELLED; th
  * may be gone when cb returns.
  */
 void tarn_rpc_req_fini(struct tarn_rpc_req *req);
-/* Credentials and capability sent beside each later request (copied). */
+/*
+ * Credentials and capability sent beside each later request, retries too (copied). Groups that do
+ * not fit TARN_FRAME_META_MAX are left out.
+ */
 void tarn_rpc_client_set_meta(struct tarn_rpc_client *c, const Tarn__Wire__CallMeta *meta);
 const char *
 tarn_rpc_client_cluster_id(const struct tarn_rpc_client *c); /* "" before the first welcome */

@@ -163,6 +163,15 @@ int rig_reserve(struct rig *r, uint64_t bytes)
     return op.rc;
 }
 
+int rig_submit_store(struct rig *r, struct tarn_tier_op *op)
+{
+    rig_begin(r, op);
+    tarn_tier_store(r->tier, op);
+    assert_int_equal(r->waiting, 1);
+    tarn_loop_run(r->loop);
+    return op->rc;
+}
+
 int rig_store(struct rig *r, struct tarn_tier_file *f, unsigned nr, uint32_t group)
 {
     uint64_t off = group * TARN_UNIT_BYTES * 1ull;
@@ -176,12 +185,9 @@ int rig_store(struct rig *r, struct tarn_tier_file *f, unsigned nr, uint32_t gro
     assert_non_null(op.buf);
     op.buf->len = n;
     rig_bytes(nr, off, op.buf->p, n);
-    rig_begin(r, &op);
-    tarn_tier_store(r->tier, &op);
-    assert_int_equal(r->waiting, 1);
-    tarn_loop_run(r->loop);
+    rc = rig_submit_store(r, &op);
     tarn_buf_unref(&op.buf);
-    return op.rc;
+    return rc;
 }
 
 int rig_fill(struct rig *r, unsigned nr, uint64_t length)

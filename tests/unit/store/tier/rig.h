@@ -49,7 +49,9 @@ struct tarn_tier_file *rig_file(struct rig *r, unsigned nr, uint64_t length);
 /* Synchronous requests. */
 int rig_reserve(struct rig *r, uint64_t bytes);
 int rig_store(struct rig *r, struct tarn_tier_file *f, unsigned nr,
-              uint32_t group);                             /* reserves and stores */
+              uint32_t group); /* reserves and stores */
+int rig_submit_store(struct rig *r,
+                     struct tarn_tier_op *op); /* stores what op says, room is reserved */
 int rig_fill(struct rig *r, unsigned nr, uint64_t length); /* all groups; the first error */
 int rig_load(struct rig *r, struct tarn_tier_file *f, uint32_t group, bool medium,
              uint64_t *ret_granules);

@@ -3,6 +3,8 @@
  * The binary `tarn`: finds the command, reads its flags, environment and configuration file, runs it and turns its code into
  * the exit code (docs/errors.md). What fails is said once, here: "tarn CMD: text".
  */
+#include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +15,7 @@
 #include "lib/base/fault.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
+#include "lib/conf/suggest.h"
 #include "tools/cli.h"
 
 #define CLI_COMMAND(name) extern const struct cli_command cmd_##name##_command;
@@ -38,14 +41,6 @@ const struct cli_command *cli_at(size_t i)
     return i < TARN_ARRAY_LEN(cli_table) ? cli_table[i] : NULL;
 }
 
-static void main_usage(FILE *out)
-{
-    (void)fprintf(out, "usage: tarn COMMAND [FLAGS] [ARGUMENTS]\n\ncommands:\n");
-    for (size_t i = 0; i < TARN_ARRAY_LEN(cli_table); i++)
-        (void)fprintf(out, "  %-10s %s\n", cli_table[i]->name, cli_table[i]->spec->summary);
-    (void)fprintf(out, "\n`tarn help COMMAND` tells more.\n");
-}
-
 /* Secrets of a store may be in this process: no core dumps, and no other process of the user looks in. */
 static void main_harden(void)
 {
@@ -57,8 +52,12 @@ static void main_harden(void)
 
 static int main_fail(struct cli *c, int rc)
 {
-    if (!c->failed_quietly)
-        (void)fprintf(stderr, "tarn %s: %s\n", c->cmd->name, tarn_err_text(&c->err, rc));
+    const char *text = tarn_err_text(&c->err, rc);
+
+    if (!c->failed_quietly && tarn_starts_with(text, c->cmd->spec->command))
+        (void)fprintf(stderr, "%s\n", text); /* the command line's parser names the command itself */
+    else if (!c->failed_quietly)
+        (void)fprintf(stderr, "tarn %s: %s\n", c->cmd->name, text);
     return (int)tarn_err_exit(rc);
 }
 
@@ -106,10 +105,30 @@ static int main_run(struct cli *c, int argc, char **argv)
     return rc;
 }
 
+static void main_unknown(const char *name)
+{
+    struct tarn_suggest near = {.word = name};
+
+    for (size_t i = 0; i < TARN_ARRAY_LEN(cli_table); i++)
+        tarn_suggest_offer(&near, cli_table[i]->name);
+    (void)fputs("tarn: \"", stderr);
+    cli_put_name(stderr, name, strlen(name));
+    (void)fprintf(stderr, "\" is not a command%s%s%s; `tarn help` lists them\n",
+                  near.best[0] ? "; did you mean " : "", near.best, near.best[0] ? "?" : "");
+}
+
+/* Nobody reads any more: we end as other programs do, without a word. */
+static void main_end_by_pipe(void)
+{
+    (void)signal(SIGPIPE, SIG_DFL);
+    (void)raise(SIGPIPE);
+}
+
 int main(int argc, char **argv)
 {
     struct cli c = {.argv = argv, .argc = &argc, .exit_code = -1};
     const char *name = argc > 1 ? argv[1] : NULL;
+    bool failed;
     int rc;
 
     main_harden();
@@ -120,14 +139,14 @@ int main(int argc, char **argv)
     }
 #endif
     if (!name || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
-        main_usage(name ? stdout : stderr);
+        cli_usage(name ? stdout : stderr);
         return name ? TARN_EXIT_DONE : TARN_EXIT_USAGE;
     }
     if (strcmp(name, "--version") == 0)
         name = "version";
     c.cmd = cli_find(name);
     if (!c.cmd) {
-        (void)fprintf(stderr, "tarn: \"%s\" is not a command; `tarn help` lists them\n", name);
+        main_unknown(name);
         return TARN_EXIT_USAGE;
     }
     rc = main_run(&c, argc - 2, argv + 2);
@@ -135,9 +154,12 @@ int main(int argc, char **argv)
     tarn_conf_free(&c.conf);
     tarn_flags_free(&c.flags);
     free(c.own);
+    failed = fflush(stdout) != 0 || ferror(stdout);
+    if (failed && errno == EPIPE)
+        main_end_by_pipe();
     if (rc < 0)
         return main_fail(&c, rc);
-    if (fflush(stdout) != 0) {
+    if (failed) {
         (void)fprintf(stderr, "tarn %s: standard output: write failed\n", name);
         return TARN_EXIT_FAIL;
     }

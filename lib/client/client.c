@@ -25,6 +25,7 @@ int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **re
                                        .conn = args->conn,
                                        .token = args->token,
                                        .token_len = args->token_len,
+                                       .default_timeout_ns = args->timeout_ns,
                                        .ctx = c,
                                        .on_notice = client_notice,
                                        .on_state = client_state};
@@ -54,8 +55,8 @@ void tarn_client_connect(struct tarn_client *c, uint64_t timeout_ns, void (*cb)(
     TARN_ASSERT(!c->connect_cb && !c->session_busy);
     c->connect_cb = cb;
     c->connect_arg = arg;
+    c->connect_timeout_ns = timeout_ns;
     client_session_start(c);
-    (void)timeout_ns; /* the request's own deadline is the RPC client's default */
 }
 
 void tarn_client_stop(struct tarn_client *c, void (*done)(void *arg), void *arg)

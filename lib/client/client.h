@@ -187,14 +187,17 @@ struct tarn_client_args {
     const char *mountpoint;             /* may be NULL */
     const struct tarn_local_ops *local; /* copied; may be NULL */
     size_t cache_entries;               /* names kept; 0: 262,144 */
+    uint64_t timeout_ns;                /* of calls and reads; 0: 30 s, reads 60 s */
     void *ctx;
     /* Names or inodes that sessions must forget; on the loop, after the cache dropped them. May be
      * NULL. */
     void (*on_invalidate)(void *ctx, const Tarn__Wire__Invalidate *inv);
 };
 int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **ret);
-/* Opens the session (capability, lease); cb(arg, rc) on the loop. Must succeed before anything
- * else. */
+/*
+ * Opens the session (capability, lease); cb(arg, rc) on the loop. Must succeed before anything
+ * else. Fails as soon as no address answers.
+ */
 void tarn_client_connect(struct tarn_client *c, uint64_t timeout_ns, void (*cb)(void *arg, int rc),
                          void *arg);
 void tarn_client_stop(struct tarn_client *c, void (*done)(void *arg), void *arg);

@@ -24,7 +24,8 @@
 #include "lib/base/limits.h"
 #include "lib/base/log.h"
 
-#define AHEAD_MAX 8u
+#define AHEAD_MAX       8u
+#define READ_TIMEOUT_NS (60 * TARN_NS_PER_S)
 
 struct read_state {
     struct tarn_read *read;
@@ -225,7 +226,8 @@ static void read_send(struct tarn_read *r)
     msg.length = r->len_bytes;
     s->rpc = (struct tarn_rpc_req){.method = TARN_RPC_read,
                                    .msg = &msg.base,
-                                   .timeout_ns = 60 * TARN_NS_PER_S,
+                                   .timeout_ns = c->args.timeout_ns ? c->args.timeout_ns
+                                                                    : READ_TIMEOUT_NS,
                                    .cb = read_rpc_done,
                                    .arg = s};
     s->rpc_running = true;

@@ -287,14 +287,14 @@ static void roots_apply(mem_roots roots, mem_roots ops)
 
 static void disk_drop_redo(struct mem_disk *d)
 {
-    struct tarn_list *n;
-
-    while ((n = tarn_list_pop(&d->redo)) != NULL) {
-        struct mem_redo *r = TARN_LIST_ENTRY(n, struct mem_redo, link);
+    TARN_LIST_FOREACH_SAFE(it, &d->redo)
+    {
+        struct mem_redo *r = TARN_LIST_ENTRY(it, struct mem_redo, link);
 
         roots_drop(r->ops);
         free(r);
     }
+    tarn_list_init(&d->redo);
     d->redo_count = 0;
 }
 

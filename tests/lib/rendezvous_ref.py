@@ -68,6 +68,23 @@ def pick(nodes, cid, segment, k):
     return [r[0] for r in sorted(rows, key=functools.cmp_to_key(compare))][:k]
 
 
+def print_pick(cid, segment, k, nodes):
+    owners = ",".join(str(o) for o in pick(nodes, cid, segment, k)) or "-"
+    print(f"pick {cid.hex()} {segment} {k} {','.join(f'{a}:{w}' for a, w in nodes)} {owners}")
+
+
+def tie(cid, segment):
+    """Two node ids with the same logarithm."""
+    seen = {}
+    node = 1
+    while True:
+        log = neglog2(score(cid, segment, node))
+        if log in seen:
+            return seen[log], node
+        seen[log] = node
+        node += 1
+
+
 def vectors():
     rng = random.Random(20240607)
     print("# SPDX-License-Identifier: Apache-2.0")
@@ -89,8 +106,12 @@ def vectors():
         cid = bytes(16) if i == 0 else bytes([255]) * 16 if i == 1 else rng.randbytes(16)
         segment = [0, 1, 2 ** 32 - 1][i] if i < 3 else rng.randrange(64)
         k = i % 8 + 1
-        owners = ",".join(str(o) for o in pick(nodes, cid, segment, k)) or "-"
-        print(f"pick {cid.hex()} {segment} {k} {','.join(f'{a}:{w}' for a, w in nodes)} {owners}")
+        print_pick(cid, segment, k, nodes)
+    print("# Equal products: the smaller id first.")
+    cid = bytes(range(16))
+    a, b = tie(cid, 5)
+    print_pick(cid, 5, 2, [(a, 7), (b, 7)])
+    print_pick(cid, 5, 2, [(b, 7), (a, 7)])
 
 
 def check():

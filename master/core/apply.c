@@ -271,7 +271,8 @@ static int apply_attach(struct core_tx *tx, const Tarn__Core__Attachment *m)
 static bool apply_one_kind(const Tarn__Core__Entry *e)
 {
     return !!e->init + !!e->attach + !!e->list_begin + !!e->list_page + !!e->found + !!e->gone +
-               !!e->collect + !!e->job_put + !!e->job_lines + !!e->job_drop ==
+               !!e->collect + !!e->job_put + !!e->job_lines + !!e->job_drop +
+               !!e->job_items ==
            1;
 }
 
@@ -303,6 +304,8 @@ static int apply_dispatch(struct core_tx *tx, const Tarn__Core__Entry *e)
         return core_apply_job_put(tx, e->job_put);
     if (e->job_lines)
         return core_apply_job_lines(tx, e->job_lines);
+    if (e->job_items)
+        return core_apply_job_items(tx, e->job_items);
     return core_apply_job_drop(tx, e->job_drop);
 }
 

@@ -143,40 +143,57 @@ static void counts_add(struct core_tx *tx, const Tarn__Core__Inode *inode, uint6
     tx->counts_dirty = true;
 }
 
-static void name_put_keys(struct core_tx *tx, tarn_ino_t ino, const Tarn__Core__Inode *inode)
+static void names_put_dentries(struct core_tx *tx, tarn_ino_t dir, tarn_ino_t first,
+                               const Tarn__Core__Object *const *objects, size_t n)
 {
     Tarn__Core__Dentry d = TARN__CORE__DENTRY__INIT;
     struct core_key k;
 
-    d.ino = ino.v;
-    d.type = inode->type;
-    core_key_name(&k, inode->parent, inode->name.data, inode->name.len);
-    core_tx_put(tx, TARN_CF_META, &k, &d.base);
-    core_key_id2(&k, CORE_TAG_ORDER, inode->parent, ino.v);
-    tarn_kv_batch_put(tx->src.b, TARN_CF_META, core_slice(&k), tarn_kv_slice("", 0));
+    for (size_t i = 0; i < n; i++) {
+        d.ino = first.v + i;
+        d.type = objects[i]->type;
+        core_key_name(&k, dir.v, objects[i]->name.data, objects[i]->name.len);
+        core_tx_put(tx, TARN_CF_META, &k, &d.base);
+    }
 }
 
-tarn_ino_t core_name_create(struct core_tx *tx, tarn_ino_t dir, const Tarn__Core__Inode *dir_inode,
-                            const Tarn__Core__Object *o)
+static void name_create_inode(struct core_tx *tx, tarn_ino_t ino, tarn_ino_t dir,
+                              const Tarn__Core__Object *o)
 {
     Tarn__Core__Inode inode = TARN__CORE__INODE__INIT;
-    tarn_ino_t ino = {tx->next_ino};
 
-    TARN_ASSERT(ino.v > TARN_INO_ROOT.v && ino.v < CORE_INO_END);
-    tx->next_ino++;
-    tx->next_ino_dirty = true;
     inode.type = o->type;
     inode.parent = dir.v;
     inode.name = o->name;
     inode.version = tx->index;
     inode.changed = tx->index;
-    inode.attachment = dir_inode->attachment;
+    inode.attachment = tx->attachment;
     object_fill(tx, &inode, o);
     core_tx_put_inode(tx, ino, &inode);
-    name_put_keys(tx, ino, &inode);
     counts_add(tx, &inode, 1);
-    tx->res->created++;
-    return ino;
+}
+
+tarn_ino_t core_names_create(struct core_tx *tx, tarn_ino_t dir,
+                             const Tarn__Core__Object *const *objects, size_t n)
+{
+    tarn_ino_t first = {tx->next_ino};
+    struct core_key k;
+
+    if (n == 0)
+        return (tarn_ino_t){0};
+    TARN_ASSERT(first.v > TARN_INO_ROOT.v && first.v + n <= CORE_INO_END && tx->attachment != 0);
+    tx->next_ino += n;
+    tx->next_ino_dirty = true;
+    tx->res->created += (uint32_t)n;
+    /* One kind of key after the other: stores take keys that follow each other at half the cost. */
+    names_put_dentries(tx, dir, first, objects, n);
+    for (size_t i = 0; i < n; i++) {
+        core_key_id2(&k, CORE_TAG_ORDER, dir.v, first.v + i);
+        tarn_kv_batch_put(tx->src.b, TARN_CF_META, core_slice(&k), tarn_kv_slice("", 0));
+    }
+    for (size_t i = 0; i < n; i++)
+        name_create_inode(tx, (tarn_ino_t){first.v + i}, dir, objects[i]);
+    return first;
 }
 
 void core_name_update(struct core_tx *tx, const struct core_name *n, const Tarn__Core__Object *o)
@@ -213,26 +230,37 @@ static int name_detach(struct core_tx *tx, const struct core_name *n)
     return 0;
 }
 
-int core_name_remove(struct core_tx *tx, const struct core_name *n)
+int core_names_remove(struct core_tx *tx, const struct core_name *const *names, size_t n)
 {
-    tarn_ino_t parent = {n->inode->parent};
     struct core_key k;
     int rc = 0;
 
-    core_key_name(&k, parent.v, n->name, n->len);
-    core_tx_delete(tx, TARN_CF_META, &k);
-    core_key_id2(&k, CORE_TAG_ORDER, parent.v, n->ino.v);
-    core_tx_delete(tx, TARN_CF_META, &k);
-    if (n->inode->type == CORE_TYPE_DIR) {
-        rc = name_detach(tx, n);
-    } else {
-        core_key_id(&k, CORE_TAG_INODE, n->ino.v);
+    for (size_t i = 0; i < n; i++) {
+        core_key_name(&k, names[i]->inode->parent, names[i]->name, names[i]->len);
         core_tx_delete(tx, TARN_CF_META, &k);
     }
-    counts_add(tx, n->inode, -1ull);
-    core_tx_change(tx, n->ino, parent, 0, n->name, n->len);
-    tx->res->removed++;
+    for (size_t i = 0; i < n; i++) {
+        core_key_id2(&k, CORE_TAG_ORDER, names[i]->inode->parent, names[i]->ino.v);
+        core_tx_delete(tx, TARN_CF_META, &k);
+    }
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        if (names[i]->inode->type == CORE_TYPE_DIR) {
+            rc = name_detach(tx, names[i]);
+        } else {
+            core_key_id(&k, CORE_TAG_INODE, names[i]->ino.v);
+            core_tx_delete(tx, TARN_CF_META, &k);
+        }
+        counts_add(tx, names[i]->inode, -1ull);
+        core_tx_change(tx, names[i]->ino, (tarn_ino_t){names[i]->inode->parent}, 0, names[i]->name,
+                       names[i]->len);
+        tx->res->removed++;
+    }
     return rc;
+}
+
+int core_name_remove(struct core_tx *tx, const struct core_name *n)
+{
+    return core_names_remove(tx, &n, 1);
 }
 
 /* ---- entries
@@ -260,6 +288,7 @@ static int found_check(struct core_tx *tx, const struct core_name *n, const Tarn
 int core_apply_found(struct core_tx *tx, const Tarn__Core__Found *m)
 {
     tarn_ino_t parent = {m->parent};
+    const Tarn__Core__Object *object;
     Tarn__Core__Inode *dir;
     struct core_name n;
     bool done;
@@ -286,7 +315,8 @@ int core_apply_found(struct core_tx *tx, const Tarn__Core__Found *m)
     }
     if (n.ino.v)
         rc = core_name_remove(tx, &n);
-    tx->res->ino = core_name_create(tx, parent, dir, m->object);
+    object = m->object;
+    tx->res->ino = core_names_create(tx, parent, &object, 1);
     return rc;
 }
 
@@ -327,6 +357,7 @@ static void collect_self(struct core_tx *tx, tarn_ino_t ino)
 int core_apply_collect(struct core_tx *tx, const Tarn__Core__Collect *m)
 {
     tarn_ino_t ino = {m->ino};
+    const struct core_name **names;
     struct core_scan below = {0};
     Tarn__Core__Inode *inode;
     int rc;
@@ -346,8 +377,10 @@ int core_apply_collect(struct core_tx *tx, const Tarn__Core__Collect *m)
         rc = core_scan_inodes(tx, &below, ino);
     if (rc < 0)
         return rc;
-    for (size_t i = 0; i < below.count && rc == 0; i++)
-        rc = core_name_remove(tx, &below.names[i]);
+    names = core_arena_alloc(&tx->arena, (below.count + 1) * sizeof(struct core_name *));
+    for (size_t i = 0; i < below.count; i++)
+        names[i] = &below.names[i];
+    rc = core_names_remove(tx, names, below.count);
     if (!below.cut)
         collect_self(tx, ino);
     tx->res->more = below.cut;

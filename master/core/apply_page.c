@@ -44,18 +44,20 @@ struct page_name {
 };
 
 struct page {
-    struct core_tx *tx;            /* the apply */
-    const Tarn__Core__ListPage *m; /* the entry */
-    tarn_ino_t dir;                /* listed */
-    Tarn__Core__Inode *dir_inode;  /* its inode */
-    Tarn__Core__DirState *st;      /* its run */
-    ProtobufCBinaryData from, to;  /* the range; `to` as cut */
-    bool complete;                 /* no upper end; false when cut */
-    struct core_scan known;        /* names that concern the page, ascending */
-    struct page_name *said;        /* one for each of those */
-    struct page_object *objects;   /* in page order */
-    size_t object_count;           /* those up to `to` */
-    bool distrust;                 /* names are unknown that an earlier page covered */
+    struct core_tx *tx;               /* the apply */
+    const Tarn__Core__ListPage *m;    /* the entry */
+    tarn_ino_t dir;                   /* listed */
+    Tarn__Core__Inode *dir_inode;     /* its inode */
+    Tarn__Core__DirState *st;         /* its run */
+    ProtobufCBinaryData from, to;     /* the range; `to` as cut */
+    bool complete;                    /* no upper end; false when cut */
+    struct core_scan known;           /* names that concern the page, ascending */
+    struct page_name *said;           /* one for each of those */
+    struct page_object *objects;      /* in page order */
+    size_t object_count;              /* those up to `to` */
+    const Tarn__Core__Object **fresh; /* those that get an inode, in page order */
+    size_t fresh_count;               /* of them */
+    bool distrust;                    /* names are unknown that an earlier page covered */
 };
 
 /* Compares the key of (name, type) with `key`. */
@@ -123,9 +125,10 @@ static int page_check_form(const struct page *p)
 static int page_check_run(struct page *p)
 {
     const Tarn__Core__DirState *st;
+    Tarn__Core__Inode *inode;
     int rc;
 
-    rc = core_tx_dir(p->tx, p->dir, &p->dir_inode);
+    rc = core_tx_dir(p->tx, p->dir, &inode);
     if (rc < 0)
         return rc;
     rc = core_tx_dir_state(p->tx, p->dir, &p->st);
@@ -261,6 +264,7 @@ static int page_plan(struct page *p)
         p->objects[i] = (struct page_object){.o = p->m->objects[i], .known = NONE};
         p->object_count++;
     }
+    p->fresh = core_arena_alloc(&tx->arena, (p->m->n_objects + 1) * sizeof(*p->fresh));
     page_join(p);
     return core_tx_reserve_inos(tx, p->object_count);
 }
@@ -276,22 +280,23 @@ static bool page_newer(const struct page *p, const struct core_name *n)
 /* Removes the known names whose key the page covers and does not have. */
 static int page_sweep(struct page *p)
 {
+    const struct core_name **gone =
+        core_arena_alloc(&p->tx->arena, (p->known.count + 1) * sizeof(struct core_name *));
+    size_t count = 0;
+
     for (size_t i = 0; i < p->known.count; i++) {
         const struct core_name *n = &p->known.names[i];
         struct page_name *said = &p->said[i];
         bool is_dir = n->inode->type == CORE_TYPE_DIR;
-        int rc;
 
         if (!said->in_range || said->has_dir || (!is_dir && said->has_file) || page_newer(p, n))
             continue;
         if (is_dir && !page_in_range(p, n->name, n->len, false))
             p->distrust = true; /* it may have hidden an object of the same name */
-        rc = core_name_remove(p->tx, n);
-        if (rc < 0)
-            return rc;
         said->gone = true;
+        gone[count++] = n;
     }
-    return 0;
+    return core_names_remove(p->tx, gone, count);
 }
 
 static int page_take_object(struct page *p, const struct page_object *po)
@@ -299,12 +304,11 @@ static int page_take_object(struct page *p, const struct page_object *po)
     const Tarn__Core__Object *o = po->o;
     const struct core_name *n;
     bool is_dir = o->type == CORE_TYPE_DIR;
-    int rc = 0;
 
     if (po->shadowed)
         return 0;
     if (po->known == NONE || p->said[po->known].gone) {
-        (void)core_name_create(p->tx, p->dir, p->dir_inode, o); /* listings list no new names */
+        p->fresh[p->fresh_count++] = o;
         return 0;
     }
     n = &p->known.names[po->known];
@@ -319,9 +323,8 @@ static int page_take_object(struct page *p, const struct page_object *po)
         p->distrust |= is_dir; /* the directory wins, but not by an answer older than the file */
         return 0;
     }
-    rc = core_name_remove(p->tx, n);
-    (void)core_name_create(p->tx, p->dir, p->dir_inode, o);
-    return rc;
+    p->fresh[p->fresh_count++] = o;
+    return core_name_remove(p->tx, n);
 }
 
 /* Appends whole lines while there is room. */
@@ -393,6 +396,7 @@ int core_apply_list_page(struct core_tx *tx, const Tarn__Core__ListPage *m)
     rc = page_sweep(&p);
     for (size_t i = 0; i < p.object_count && rc == 0; i++)
         rc = page_take_object(&p, &p.objects[i]);
+    (void)core_names_create(tx, p.dir, p.fresh, p.fresh_count); /* in page order */
     if (rc == 0 && !p.known.cut)
         rc = page_add_skipped(&p);
     if (rc < 0)

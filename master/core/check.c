@@ -353,6 +353,25 @@ static int check_line(struct check *c, struct tarn_kv_slice key, struct tarn_kv_
     return rc;
 }
 
+static int check_item(struct check *c, struct tarn_kv_slice key, struct tarn_kv_slice value)
+{
+    Tarn__Core__JobRecord *job;
+    void *m;
+    int rc;
+
+    if (key.n != 17 || core_decode(&tarn__core__job_item__descriptor, value, NULL, &m) < 0)
+        return CHECK_FAIL(c, "an unreadable list item");
+    tarn__core__job_item__free_unpacked(m, NULL);
+    rc = tarn_core_job(c->src.kv, check_id(key, 1), &job);
+    if (rc < 0)
+        return CHECK_FAIL(c, "a list item of job %" PRIu64 ": %s", check_id(key, 1),
+                          tarn_strerror(rc));
+    if (check_id(key, 9) >= job->items_next)
+        rc = CHECK_FAIL(c, "job %" PRIu64 ": a list item of the future", check_id(key, 1));
+    tarn__core__job_record__free_unpacked(job, NULL);
+    return rc;
+}
+
 static int check_job(struct check *c, struct tarn_kv_slice key, struct tarn_kv_slice value)
 {
     Tarn__Core__JobRecord *job;
@@ -407,6 +426,7 @@ int tarn_core_check(struct tarn_kv *kv, struct tarn_errbuf *err)
         {TARN_CF_META, CORE_TAG_ATTACHMENT, check_attachment},
         {TARN_CF_JOBS, CORE_TAG_JOB, check_job},
         {TARN_CF_JOBS, CORE_TAG_LINE, check_line},
+        {TARN_CF_JOBS, CORE_TAG_ITEM, check_item},
     };
     struct check c = {.src = {kv, NULL}, .err = err};
     int rc;

@@ -8,7 +8,7 @@
  * readdir: ids only grow and are never reused, so a cookie is an id and stays good whatever changes); `i` ino -> Inode;
  * `l` ino -> DirState; `s` ino -> names left out; `a` id(be32) -> Attachment; `c` id -> Counts; `g` ino -> "" (detached
  * directories that wait for Collect); `x` name -> singletons (applied index, next ino, cluster id, format).
- * Family JOBS: `j` id(be64) -> JobRecord; `m` id(be64) seq(be64) -> JobLine. Family SOFT: rebuilt when lost, never journalled.
+ * Family JOBS: `j` id(be64) -> JobRecord; `m` id(be64) seq(be64) -> JobLine; `n` id(be64) seq(be64) -> JobItem. Family SOFT: rebuilt when lost, never journalled.
  *
  * Rules of apply (docs/formats/master.md):
  * - an entry is checked whole before anything is written; a refused one changes nothing but the applied index;
@@ -95,6 +95,8 @@ typedef int tarn_core_job_fn(void *arg, const Tarn__Core__JobRecord *job);
 int tarn_core_jobs(struct tarn_kv *kv, tarn_core_job_fn *fn, void *arg); /* oldest first */
 typedef int tarn_core_line_fn(void *arg, uint64_t seq, const Tarn__Core__JobLine *line);
 int tarn_core_manifest(struct tarn_kv *kv, uint64_t id, uint64_t from_seq, tarn_core_line_fn *fn, void *arg);
+typedef int tarn_core_item_fn(void *arg, uint64_t seq, const Tarn__Core__JobItem *item);
+int tarn_core_job_items(struct tarn_kv *kv, uint64_t id, uint64_t from_seq, tarn_core_item_fn *fn, void *arg);
 /* A detached directory that waits for Collect, or 0. */
 int tarn_core_garbage(struct tarn_kv *kv, tarn_ino_t *ret_ino);
 /* Whole-store checker for tests: d, e, i, l, c and g agree, nothing is orphaned. */

@@ -36,6 +36,7 @@
 #define CORE_TAG_JOB        'j'
 #define CORE_TAG_DIR        'l'
 #define CORE_TAG_LINE       'm'
+#define CORE_TAG_ITEM       'n'
 #define CORE_TAG_SKIPPED    's'
 #define CORE_TAG_SINGLE     'x'
 
@@ -231,13 +232,17 @@ struct core_name {
 
 /* True when `inode` already says what `o` says (same type). */
 bool core_object_same(const Tarn__Core__Inode *inode, const Tarn__Core__Object *o);
-/* Makes the inode and the name; the caller has reserved the id. */
-tarn_ino_t core_name_create(struct core_tx *tx, tarn_ino_t dir, const Tarn__Core__Inode *dir_inode,
-                            const Tarn__Core__Object *o);
+/*
+ * Makes inodes with contiguous ids, and their names, in the order given; the caller has reserved
+ * the ids and opened the directory. Returns the first id; 0 when there is none.
+ */
+tarn_ino_t core_names_create(struct core_tx *tx, tarn_ino_t dir,
+                             const Tarn__Core__Object *const *objects, size_t n);
 /* Writes what differs; same type. */
 void core_name_update(struct core_tx *tx, const struct core_name *n, const Tarn__Core__Object *o);
-/* Removes the name; a directory is detached. */
+/* Removes names; a directory is detached. */
 int core_name_remove(struct core_tx *tx, const struct core_name *n);
+int core_names_remove(struct core_tx *tx, const struct core_name *const *names, size_t n);
 
 /* Names of a directory, ascending by bytes (not by key). Zeroed is empty; lives in the arena. */
 struct core_scan {
@@ -267,6 +272,7 @@ int core_apply_gone(struct core_tx *tx, const Tarn__Core__Gone *m);
 int core_apply_collect(struct core_tx *tx, const Tarn__Core__Collect *m);
 int core_apply_job_put(struct core_tx *tx, const Tarn__Core__JobPut *m);
 int core_apply_job_lines(struct core_tx *tx, const Tarn__Core__JobLines *m);
+int core_apply_job_items(struct core_tx *tx, const Tarn__Core__JobItems *m);
 int core_apply_job_drop(struct core_tx *tx, const Tarn__Core__JobDrop *m);
 /* Marks the listing of a directory as not to be believed, or as complete; keeps dirs_listed right.
  */

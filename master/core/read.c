@@ -331,6 +331,35 @@ int tarn_core_manifest(struct tarn_kv *kv, uint64_t id, uint64_t from_seq, tarn_
     return rc;
 }
 
+int tarn_core_job_items(struct tarn_kv *kv, uint64_t id, uint64_t from_seq, tarn_core_item_fn *fn,
+                        void *arg)
+{
+    struct tarn_kv_iter *it;
+    struct core_key prefix, start;
+    int rc;
+
+    core_key_id(&prefix, CORE_TAG_ITEM, id);
+    core_key_id2(&start, CORE_TAG_ITEM, id, from_seq);
+    it = tarn_kv_iter_new(kv, NULL, TARN_CF_JOBS, core_slice(&prefix));
+    tarn_kv_iter_seek(it, core_slice(&start));
+    while ((rc = tarn_kv_iter_next(it)) == 1) {
+        struct tarn_kv_slice key = tarn_kv_iter_key(it);
+        void *m;
+
+        rc = key.n == start.n ? 0 : -TARN_E_KV_CORRUPT;
+        if (rc == 0)
+            rc = core_decode(&tarn__core__job_item__descriptor, tarn_kv_iter_value(it), NULL, &m);
+        if (rc < 0)
+            break;
+        rc = fn(arg, core_get_be64((const uint8_t *)key.p + 9), m);
+        tarn__core__job_item__free_unpacked(m, NULL);
+        if (rc != 0)
+            break;
+    }
+    tarn_kv_iter_free(&it);
+    return rc;
+}
+
 int tarn_core_garbage(struct tarn_kv *kv, tarn_ino_t *ret_ino)
 {
     const uint8_t tag = CORE_TAG_GARBAGE;

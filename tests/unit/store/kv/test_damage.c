@@ -224,7 +224,7 @@ static void test_torn_log(void **state)
 {
     DIR *d = opendir(dir);
     struct dirent *e;
-    struct stat st;
+    struct stat st = {0};
     int last = 0;
 
     (void)state;

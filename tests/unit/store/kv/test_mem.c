@@ -89,10 +89,10 @@ static void test_many_versions(void **state)
         its[i] = tarn_kv_iter_new(kv, NULL, 1, kv_z(""));
     }
     for (unsigned n = 0; n < TARN_ARRAY_LEN(its); n++) {
-        unsigned i = n * 17 % TARN_ARRAY_LEN(its);
+        size_t i = n * 17ul % TARN_ARRAY_LEN(its);
         char want[16];
 
-        (void)snprintf(want, sizeof(want), "%u", i);
+        (void)snprintf(want, sizeof(want), "%zu", i);
         assert_int_equal(tarn_kv_iter_next(its[i]), 1);
         assert_int_equal(tarn_kv_iter_value(its[i]).n, strlen(want));
         assert_memory_equal(tarn_kv_iter_value(its[i]).p, want, strlen(want));

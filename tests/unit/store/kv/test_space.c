@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A full disk: a small tmpfs, so it needs the right to mount and is left out without. A program of its
- * own, because RocksDB waits a second before it closes a store whose flush failed.
+ * A full disk: a small tmpfs, so it needs the right to mount and is left out without. A program of
+ * its own, because RocksDB waits a second before it closes a store whose flush failed.
  */
 #include "tests/unit/store/kv/kv_tests.h"
 

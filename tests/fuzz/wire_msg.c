@@ -51,6 +51,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     p = encode(m, &n);
     again = protobuf_c_message_unpack(d, NULL, n, p); /* without our bound: it may be longer now */
     if (again) {
+        ProtobufCMessage *third = tarn_msg_decode(d, p, n); /* under our bound: maybe not */
+
+        if (third)
+            protobuf_c_message_free_unpacked(third, NULL);
         p_again = encode(again, &n_again);
         TARN_ASSERT(n == n_again && memcmp(p, p_again, n) == 0);
         free(p_again);

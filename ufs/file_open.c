@@ -54,8 +54,7 @@ static int file_open_walk(int root_fd, const char *rel, int flags)
     if (at < 0)
         return -errno;
     while ((part = tarn_path_next(&p, &n)) != NULL) {
-        if (!tarn_name_ok(part, n))
-            return n > TARN_NAME_MAX ? -ENAMETOOLONG : -ENOENT;
+        TARN_ASSERT(n <= TARN_NAME_MAX); /* file_rel_check */
         memcpy(name, part, n);
         name[n] = 0;
         if (!*p)
@@ -71,11 +70,30 @@ static int file_open_walk(int root_fd, const char *rel, int flags)
     return fd >= 0 ? fd : -errno;
 }
 
+/* One spelling per file: no empty part, no "." and "..". */
+static int file_rel_check(const char *rel)
+{
+    for (;;) {
+        size_t n = strcspn(rel, "/");
+
+        if (n > TARN_NAME_MAX)
+            return -ENAMETOOLONG;
+        if (!tarn_name_ok(rel, n))
+            return -ENOENT;
+        if (!rel[n])
+            return 0;
+        rel += n + 1;
+    }
+}
+
 int tarn_file_open(struct tarn_file_root *root, const char *rel, int flags, int *ret_fd)
 {
     TARN_AUTO_FD int root_fd = open(root->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    int fd = -ENOSYS;
+    int fd = *rel ? file_rel_check(rel) : 0;
 
+    if (fd < 0)
+        return fd;
+    fd = -ENOSYS;
     flags |= O_CLOEXEC | O_NOFOLLOW;
     if (root_fd < 0)
         return errno == ENOENT || errno == ENOTDIR ? -TARN_E_UFS_NO_BUCKET : -errno;

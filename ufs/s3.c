@@ -25,10 +25,11 @@
 #include "ufs/s3_priv.h"
 #include "ufs/ufs_priv.h"
 
-#define S3_MAGIC          0x73336131u
-#define S3_ERROR_BODY_MAX (64u << 10)
-#define S3_CONNECT_NS     (10 * TARN_NS_PER_S)
-#define S3_RELOAD_NS      (5 * TARN_NS_PER_S) /* between two looks at files of keys */
+#define S3_MAGIC           0x73336131u
+#define S3_ERROR_BODY_MAX  (64u << 10)
+#define S3_EMPTY_PAGES_MAX 8u
+#define S3_CONNECT_NS      (10 * TARN_NS_PER_S)
+#define S3_RELOAD_NS       (5 * TARN_NS_PER_S) /* between two looks at files of keys */
 
 enum s3_verb { S3_HEAD, S3_LIST, S3_GET };
 
@@ -59,6 +60,7 @@ struct s3_attempt {
     bool asked;             /* get: HEAD was asked */
     bool plain;             /* get: without conditions */
     bool renewed;           /* keys were read again for it */
+    unsigned empty_pages;   /* list: pages without progress in a row */
 };
 
 /* Owner: loop. */
@@ -419,6 +421,14 @@ static void s3_step_list(struct s3_attempt *a)
     free(full);
     if (rc < 0)
         (void)s3_fail(a, rc, tarn_err_text(&side->text, rc)); /* rc is known */
+    if (rc == 0 && !l->complete && !l->count && l->token && strcmp(l->to_key, l->from_key) == 0) {
+        /* Nothing but the repetition of from_key: the token leads on. */
+        if (++a->empty_pages <= S3_EMPTY_PAGES_MAX) {
+            s3_begin(a);
+            return;
+        }
+        rc = s3_fail(a, -TARN_E_UFS_LIED, "the listing does not advance");
+    }
     s3_finish(a, rc);
 }
 

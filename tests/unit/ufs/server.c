@@ -259,6 +259,7 @@ static void srv_list_answer(struct srv_request *q)
     srv_param(q, "max-keys", l.max, sizeof(l.max));
     srv_param(q, "start-after", l.after, sizeof(l.after));
     srv_param(q, "continuation-token", token, sizeof(token));
+    srv_decode(token);
     if (*token) {
         (void)snprintf(l.after, sizeof(l.after), "%s", token + 2); /* fits; "t:" is in front */
         (void)snprintf(l.last, sizeof(l.last), "%s",
@@ -282,7 +283,7 @@ static void srv_list_answer(struct srv_request *q)
     tarn_str_addf(&l.out, "<IsTruncated>%s</IsTruncated>", l.truncated ? "true" : "false");
     if (l.truncated && q->action != SRV_LOOP) {
         tarn_str_adds(&l.out, "<NextContinuationToken>t:");
-        tarn_str_adds(&l.out, l.last);
+        srv_encode(&l.out, l.last);
         tarn_str_adds(&l.out, "</NextContinuationToken>");
     }
     if (q->action != SRV_BAD_XML)

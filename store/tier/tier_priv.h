@@ -15,6 +15,7 @@
 #include "store/tier/tier_format.h"
 
 struct tarn_kv;
+struct tarn_kv_batch;
 struct stat;
 
 #define TIER_MAGIC      0x74696572u         /* "tier" */
@@ -274,24 +275,36 @@ bool tarn_tier_group_quiet(struct tier_group *g);
  * read. */
 void tarn_tier_report(struct tarn_tier_file *f, uint32_t group, int rc);
 
-/* ---- tier_op.c: requests that change a file
- * -------------------------------------------------------- */
+/* ---- tier_op.c: requests that change a file, in turn; stores
+ * ------------------------------------------------ */
 
 void tarn_tier_group_set(struct tarn_tier_file *f, uint32_t group, uint64_t present,
                          uint64_t verified);
 void tarn_tier_group_clear(struct tarn_tier_file *f, uint32_t group, uint64_t mask);
-/* Starts removing a group; false when it is busy or not there. */
+/* A request has begun; with `g` it has the group, with `exclusive` the file for itself. */
+void tarn_tier_turn_begin(struct tarn_tier_file *f, struct tier_group *g, bool exclusive);
+/* It has ended. The caller holds a reference; afterwards others may have begun, or an empty file's
+ * removal. */
+void tarn_tier_turn_end(struct tarn_tier_file *f, struct tier_group *g);
+/* A store or a drop begins when it is its turn: now or later. */
+void tarn_tier_turn_take(struct tarn_tier_op *op);
+/* A store that waited for readers goes on. */
+void tarn_tier_store_go(struct tarn_tier_op *op);
+
+/* ---- tier_remove.c: what takes bytes away
+ * -------------------------------------------------------------------- */
+
+/* Starts removing a group; false when it is busy or not there. `counted`: as evicted. */
 bool tarn_tier_evict(struct tarn_tier_file *f, uint32_t group, bool counted);
 void tarn_tier_lose_file(struct tarn_tier_file *f); /* starts removing all of it */
+void tarn_tier_drop_begin(struct tarn_tier_op *op); /* it is the turn of a TIER_DROP or TIER_LOST */
+void tarn_tier_clean(struct tarn_tier_file *f); /* starts removing a file with nothing present */
 void tarn_tier_fix(struct tarn_tier_file *f, uint32_t group, uint64_t bad); /* bad granules go */
 void tarn_tier_unpin_wake(struct tarn_task *task);
 
-/* ---- tier_index.c
- * ----------------------------------------------------------------------------------- */
+/* ---- tier_index.c: the index while it is used
+ * ------------------------------------------------------------------ */
 
-/* Opens it and makes the files that it names; a damaged one is deleted. */
-int tarn_tier_index_open(struct tarn_tier *t, struct tarn_errbuf *err);
-void tarn_tier_index_close(struct tarn_tier *t); /* saves access times */
 /* Has op's record written (or deleted); op->done runs on the loop with op->rc. */
 void tarn_tier_index_enqueue(struct tarn_tier_op *op, tarn_tier_step_fn *done);
 /* Loads and reads: true when they may start; else op->done runs again when they may. */
@@ -299,6 +312,19 @@ bool tarn_tier_index_enter(struct tarn_tier_op *op, tarn_tier_step_fn *done);
 void tarn_tier_index_leave(struct tarn_tier *t);
 /* Pool threads: the record of op's group. -ENOENT, -TARN_E_INDEX_CORRUPT, -TARN_E_KV*. */
 int tarn_tier_index_get(const struct tarn_tier_op *op, struct tarn_tier_record *ret);
+void tarn_tier_index_put(struct tarn_kv_batch *b, const uint8_t *key,
+                         const struct tarn_tier_record *rec);
+void tarn_tier_index_write(struct tarn_tier *t); /* writes index_batch, sets index_rc; one thread */
+void tarn_tier_index_measure(struct tarn_tier *t); /* sets index_bytes; one thread */
+uint64_t
+tarn_tier_index_buffer(const struct tarn_tier *t); /* RocksDB's write buffer, by the quota */
+
+/* ---- tier_scan.c: the index at the start and at the end
+ * ---------------------------------------------------------- */
+
+/* Opens it and makes the files that it names; a damaged one is deleted. */
+int tarn_tier_index_open(struct tarn_tier *t, struct tarn_errbuf *err);
+void tarn_tier_index_close(struct tarn_tier *t); /* saves access times */
 
 /* ---- tier_quota.c
  * ----------------------------------------------------------------------------------- */

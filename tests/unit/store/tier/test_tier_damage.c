@@ -254,7 +254,7 @@ static void swapped_files(void **state)
  */
 
 /* Stores, drops and reads for ever; the quota makes it evict, too. */
-static void victim(const char *dir, unsigned round)
+static _Noreturn void victim(const char *dir, unsigned round)
 {
     struct tarn_rng_seeded rng;
     char parent[256];
@@ -275,6 +275,16 @@ static void victim(const char *dir, unsigned round)
     }
 }
 
+/* A process of its own, not a copy of one with threads. */
+static _Noreturn void victim_exec(const char *dir, unsigned round)
+{
+    char nr[16];
+
+    (void)snprintf(nr, sizeof(nr), "%u", round);
+    (void)execl("/proc/self/exe", "test_tier_damage", "victim", dir, nr, (char *)NULL);
+    _exit(1);
+}
+
 static void killed_while_storing(void **state)
 {
     struct rig *r = *state;
@@ -286,11 +296,9 @@ static void killed_while_storing(void **state)
         int status;
 
         assert_true(pid >= 0);
-        if (pid == 0) {
-            victim(r->dir, round);
-            _exit(1);
-        }
-        (void)usleep(30000 + (round * 7919) % 60 * 5000);
+        if (pid == 0)
+            victim_exec(r->dir, round);
+        (void)usleep(60000 + (round * 7919) % 60 * 5000);
         assert_int_equal(kill(pid, SIGKILL), 0);
         assert_int_equal(waitpid(pid, &status, 0), pid);
         assert_true(WIFSIGNALED(status));
@@ -313,7 +321,7 @@ static void killed_while_storing(void **state)
 
 #define TIER_TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         TIER_TEST(killed_while_storing), TIER_TEST(one_granule),       TIER_TEST(read_finds_it),
@@ -322,5 +330,7 @@ int main(void)
     };
 
     tarn_log_set_level(TARN_LOG_ERROR);
+    if (argc == 4)
+        victim(argv[2], (unsigned)strtoul(argv[3], NULL, 10));
     return cmocka_run_group_tests_name("tier_damage", tests, NULL, NULL);
 }

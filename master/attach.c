@@ -132,7 +132,7 @@ struct attach_op {
     struct tarn_task task;
     uint64_t check_timeout_ns;
     bool timed_out;
-    bool known;                   /* attached before, in this directory */
+    bool known; /* attached before, in this directory */
     int rc;
     struct tarn_errbuf err;
     void (*cb)(void *arg, int rc, const struct tarn_errbuf *err);
@@ -248,7 +248,8 @@ static void attach_failed(struct tarn_task *t)
     attach_end(op, op->rc);
 }
 
-/* A directory that was used for another store is refused; for this one, the store need not be asked. */
+/* A directory that was used for another store is refused; for this one, the store need not be
+ * asked. */
 static int attach_compare(struct attach_op *op)
 {
     struct tarn_str uri = {0}, store_id = {0};
@@ -256,8 +257,10 @@ static int attach_compare(struct attach_op *op)
 
     if (rc == 0 && (strcmp(tarn_str_z(&uri), op->a->uri) != 0 ||
                     strcmp(tarn_str_z(&store_id), tarn_ufs_store_id(op->a->ufs)) != 0))
-        rc = tarn_err_set(&op->err, -TARN_E_DIR_FOREIGN, "the cache directory was made for %s (%s), not for %s (%s)",
-                          tarn_str_z(&uri), tarn_str_z(&store_id), op->a->uri, tarn_ufs_store_id(op->a->ufs));
+        rc = tarn_err_set(&op->err, -TARN_E_DIR_FOREIGN,
+                          "the cache directory was made for %s (%s), not for %s (%s)",
+                          tarn_str_z(&uri), tarn_str_z(&store_id), op->a->uri,
+                          tarn_ufs_store_id(op->a->ufs));
     op->known = rc == 0;
     tarn_str_fini(&uri);
     tarn_str_fini(&store_id);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The cache directory's outer shell. FORMAT is one line, "tarn cache 1": a greater number is a newer tarn's and nothing is
- * touched then. A directory without FORMAT is taken only when it is empty, so that nobody's files are mixed with ours.
+ * The cache directory's outer shell. FORMAT is one line, "tarn cache 1": a greater number is a
+ * newer tarn's and nothing is touched then. A directory without FORMAT is taken only when it is
+ * empty, so that nobody's files are mixed with ours.
  */
 #include "tools/cache_dir.h"
 
@@ -21,7 +22,7 @@
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
 
-#define CACHE_FORMAT 1
+#define CACHE_FORMAT   1
 #define CACHE_SIZE_MAX (100ull << 30)
 
 void cache_dir_default(const char *uri, struct tarn_str *ret)
@@ -50,7 +51,8 @@ static int cache_mkdirs(const char *path, struct tarn_errbuf *err)
             continue;
         *at = 0;
         if (mkdir(p, 0755) < 0 && errno != EEXIST)
-            return tarn_err_set(err, -errno, "cache directory %s: make %s: %s", path, p, strerrordesc_np(errno));
+            return tarn_err_set(err, -errno, "cache directory %s: make %s: %s", path, p,
+                                strerrordesc_np(errno));
         *at = '/';
     }
     if (mkdir(p, 0700) < 0 && errno != EEXIST)
@@ -67,8 +69,9 @@ static bool cache_dir_empty(int dir_fd)
     bool empty = d != NULL;
 
     while (d && (e = readdir(d)) != NULL)
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 && strcmp(e->d_name, "LOCK") != 0 &&
-            strcmp(e->d_name, "lost+found") != 0 && strcmp(e->d_name, "tarn.log") != 0)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 &&
+            strcmp(e->d_name, "LOCK") != 0 && strcmp(e->d_name, "lost+found") != 0 &&
+            strcmp(e->d_name, "tarn.log") != 0)
             empty = false;
     if (d)
         (void)closedir(d);
@@ -87,22 +90,27 @@ static int cache_format(int dir_fd, const char *path, struct tarn_errbuf *err)
         n = read(fd, buf, sizeof(buf) - 1);
         if (n < 0)
             return tarn_err_set(err, -errno, "%s/FORMAT: %s", path, strerrordesc_np(errno));
-        if (sscanf(buf, "tarn cache %u", &format) != 1) { /* NOLINT(cert-err34-c): the range is checked below */
+        if (sscanf(buf, "tarn cache %u", &format) !=
+            1) { /* NOLINT(cert-err34-c): the range is checked below */
             tarn_warn("cache", "FORMAT is damaged, taken as 1: path=%s", path);
             format = CACHE_FORMAT;
         }
         if (format > CACHE_FORMAT)
-            return tarn_err_set(err, -TARN_E_FORMAT_NEWER, "cache directory %s: written by a newer tarn (format %u, known is %d)", path,
-                                format, CACHE_FORMAT);
+            return tarn_err_set(
+                err, -TARN_E_FORMAT_NEWER,
+                "cache directory %s: written by a newer tarn (format %u, known is %d)", path,
+                format, CACHE_FORMAT);
         return 0;
     }
     if (errno != ENOENT)
         return tarn_err_set(err, -errno, "%s/FORMAT: %s", path, strerrordesc_np(errno));
     if (!cache_dir_empty(dir_fd))
-        return tarn_err_set(err, -TARN_E_DIR_FOREIGN, "cache directory %s: not empty, and not a cache of tarn", path);
+        return tarn_err_set(err, -TARN_E_DIR_FOREIGN,
+                            "cache directory %s: not empty, and not a cache of tarn", path);
     fd = openat(dir_fd, "FORMAT", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0 || write(fd, line, sizeof(line) - 1) != (ssize_t)(sizeof(line) - 1) || fsync(fd) < 0)
-        return tarn_err_set(err, -errno, "cache directory %s: write FORMAT: %s", path, strerrordesc_np(errno));
+        return tarn_err_set(err, -errno, "cache directory %s: write FORMAT: %s", path,
+                            strerrordesc_np(errno));
     return 0;
 }
 
@@ -123,16 +131,21 @@ int cache_dir_open(const char *path, struct cache_dir *ret, struct tarn_errbuf *
         goto out;
     }
     if (st.st_uid != geteuid() || (st.st_mode & 022)) {
-        rc = tarn_err_set(err, -TARN_E_DENIED, "cache directory %s: must belong to this user, and others must not be able to write to it", real);
+        rc = tarn_err_set(err, -TARN_E_DENIED,
+                          "cache directory %s: must belong to this user, and others must not be "
+                          "able to write to it",
+                          real);
         goto out;
     }
     ret->lock_fd = openat(dir_fd, "LOCK", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (ret->lock_fd < 0) {
-        rc = tarn_err_set(err, -errno, "cache directory %s: LOCK: %s", real, strerrordesc_np(errno));
+        rc =
+            tarn_err_set(err, -errno, "cache directory %s: LOCK: %s", real, strerrordesc_np(errno));
         goto out;
     }
     if (flock(ret->lock_fd, LOCK_EX | LOCK_NB) < 0)
-        rc = tarn_err_set(err, -TARN_E_DIR_LOCKED, "cache directory %s: another tarn uses it", real);
+        rc =
+            tarn_err_set(err, -TARN_E_DIR_LOCKED, "cache directory %s: another tarn uses it", real);
     if (rc == 0)
         rc = cache_format(dir_fd, real, err);
     if (rc < 0)

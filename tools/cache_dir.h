@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tools/cache_dir.h — the cache directory of `tarn local`: LOCK (flock), FORMAT, meta/ (the master's store), tier0/.
- * docs/formats/cache-dir.md.
+ * tools/cache_dir.h — the cache directory of `tarn local`: LOCK (flock), FORMAT, meta/ (the
+ * master's store), tier0/. docs/formats/cache-dir.md.
  */
 #pragma once
 
@@ -18,8 +18,8 @@ struct cache_dir {
 /* /var/cache/tarn/HASH, or below the user's cache directory. */
 void cache_dir_default(const char *uri, struct tarn_str *ret);
 /*
- * Makes it when missing (mode 0700), locks it, checks FORMAT. DIR_LOCKED, FORMAT_NEWER, DIR_FOREIGN (something else lives
- * there), errno class.
+ * Makes it when missing (mode 0700), locks it, checks FORMAT. DIR_LOCKED, FORMAT_NEWER, DIR_FOREIGN
+ * (something else lives there), errno class.
  */
 int cache_dir_open(const char *path, struct cache_dir *ret, struct tarn_errbuf *err);
 void cache_dir_close(struct cache_dir *d);

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tarn local: master, worker and mount for one machine in one process. The same parts as in a cluster, wired over socketpairs
- * (metadata, frames and all) and by the local-read vtable (bytes).
+ * tarn local: master, worker and mount for one machine in one process. The same parts as in a
+ * cluster, wired over socketpairs (metadata, frames and all) and by the local-read vtable (bytes).
  *
- * Threads: this one runs the control loop (master, worker, RPC, curl); the disk pool; the journal; FUSE's; the notifier; the
- * HTTP listener's; one that waits for signals. With -d the process forks before any of them starts, and the parent
- * returns when the child says that the mountpoint answers.
+ * Threads: this one runs the control loop (master, worker, RPC, curl); the disk pool; the journal;
+ * FUSE's; the notifier; the HTTP listener's; one that waits for signals. With -d the process forks
+ * before any of them starts, and the parent returns when the child says that the mountpoint
+ * answers.
  *
- * Start, step by step (local_start), each step with the loop running until it is done; the stop is the exact reverse.
+ * Start, step by step (local_start), each step with the loop running until it is done; the stop is
+ * the exact reverse.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -39,28 +41,29 @@
 #include "ufs/ufs_opts.h"
 #include "worker/worker.h"
 
-#define LOCAL_PORT      7100u
-#define LOCAL_HTTP_PORT 7101u
-#define LOCAL_PORTS     100u /* how many are tried */
+#define LOCAL_PORT       7100u
+#define LOCAL_HTTP_PORT  7101u
+#define LOCAL_PORTS      100u /* how many are tried */
 #define CHECK_TIMEOUT_NS (8 * TARN_NS_PER_S)
 #define NAME_TIMEOUT_NS  (30 * TARN_NS_PER_S)
 #define STEP_TIMEOUT_NS  (20 * TARN_NS_PER_S)
 
 struct cli_local {
 #define TARN_PARAM TARN_CONF_FIELD
-#include "tools/local_params.def"
 #include "tools/daemon_params.def"
+#include "tools/local_params.def"
 #undef TARN_PARAM
 };
 
 #define TARN_CONF_STRUCT struct cli_local
 static const struct tarn_conf_param local_rows[] = {
 #define TARN_PARAM TARN_CONF_ROW
-#include "tools/local_params.def"
 #include "tools/daemon_params.def"
+#include "tools/local_params.def"
 #undef TARN_PARAM
 };
-const struct tarn_conf_table cli_local_table = TARN_CONF_TABLE("local", "One machine (tarn local)", local_rows);
+const struct tarn_conf_table cli_local_table =
+    TARN_CONF_TABLE("local", "One machine (tarn local)", local_rows);
 
 struct local {
     struct cli *cli;
@@ -83,19 +86,20 @@ struct local {
     uint8_t cap_key[32];
     struct tarn_str token, token_path;
     char listen_addr[280];
-    int ready_fd;                 /* -d: tells the parent; -1 otherwise */
+    int ready_fd; /* -d: tells the parent; -1 otherwise */
     pthread_t signals;
     bool signals_started;
     struct tarn_task stop_task, end_task;
-    _Atomic bool stop_wanted;     /* a signal, or the kernel ended the mount */
-    _Atomic bool ended;           /* unmounted from outside */
+    _Atomic bool stop_wanted; /* a signal, or the kernel ended the mount */
+    _Atomic bool ended;       /* unmounted from outside */
     /* the step under way */
     bool step_done;
     int step_rc;
     struct tarn_errbuf *err;
 };
 
-/* ---- steps that run the loop ------------------------------------------------------------------------------------------ */
+/* ---- steps that run the loop
+ * ------------------------------------------------------------------------------------------ */
 
 static void step_end(struct local *l, int rc)
 {
@@ -114,7 +118,8 @@ static void step_done_rc(void *arg, int rc)
     step_end(arg, rc);
 }
 
-/* Runs the loop until the step's callback; a signal does not cut a step short, each has its deadline. */
+/* Runs the loop until the step's callback; a signal does not cut a step short, each has its
+ * deadline. */
 static int step_wait(struct local *l)
 {
     while (!l->step_done)
@@ -132,7 +137,9 @@ static void local_attached(void *arg, int rc, const struct tarn_errbuf *err)
     step_end(l, rc);
 }
 
-/* ---- signals ------------------------------------------------------------------------------------------------------------- */
+/* ---- signals
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
 static void local_stop_task(struct tarn_task *t)
 {
@@ -188,7 +195,8 @@ static void local_mount_ended(void *ctx, int rc)
         tarn_loop_post(l->loop, &l->stop_task, local_stop_task);
 }
 
-/* ---- what the parts ask of each other --------------------------------------------------------------------------------------- */
+/* ---- what the parts ask of each other
+ * --------------------------------------------------------------------------------------- */
 
 static struct tarn_ufs *local_ufs_of(void *ctx, uint32_t attachment, const char **ret_isolation)
 {
@@ -213,7 +221,8 @@ static void local_invalidate(void *ctx, const Tarn__Wire__Invalidate *inv)
         tarn_fuse_invalidate(l->fuse, inv);
 }
 
-/* ---- checks before anything is made ---------------------------------------------------------------------------------------------- */
+/* ---- checks before anything is made
+ * ---------------------------------------------------------------------------------------------- */
 
 /* True when `path` is `dir` or below it. Both canonical. */
 static bool path_inside(const char *path, const char *dir)
@@ -231,8 +240,9 @@ static int local_check_nesting(struct local *l, const char *cache_dir)
     if (!tarn_starts_with(l->uri, "file://") || !realpath(l->uri + 7, served))
         return 0; /* the store's own check says what is wrong with it */
     if (realpath(l->mountpoint, real) && (path_inside(real, served) || path_inside(served, real)))
-        return tarn_err_set(l->err, -TARN_E_MOUNTPOINT, "mountpoint %s: lies inside the served directory %s (or around it)", real,
-                            served);
+        return tarn_err_set(l->err, -TARN_E_MOUNTPOINT,
+                            "mountpoint %s: lies inside the served directory %s (or around it)",
+                            real, served);
     /* The cache directory may not exist yet: its nearest existing ancestor decides. */
     probe = tarn_xstrdup(cache_dir);
     while (probe[0] && !realpath(probe, real)) {
@@ -243,24 +253,29 @@ static int local_check_nesting(struct local *l, const char *cache_dir)
         *slash = 0;
     }
     if (probe[0] && path_inside(real, served))
-        return tarn_err_set(l->err, -TARN_E_CONFIG, "--cache-dir %s: lies inside the served directory %s", cache_dir, served);
+        return tarn_err_set(l->err, -TARN_E_CONFIG,
+                            "--cache-dir %s: lies inside the served directory %s", cache_dir,
+                            served);
     return 0;
 }
 
 static bool addr_is_loopback(const char *addr)
 {
-    return tarn_starts_with(addr, "127.") || tarn_starts_with(addr, "localhost:") || tarn_starts_with(addr, "[::1]:") ||
-           tarn_starts_with(addr, "unix:");
+    return tarn_starts_with(addr, "127.") || tarn_starts_with(addr, "localhost:") ||
+           tarn_starts_with(addr, "[::1]:") || tarn_starts_with(addr, "unix:");
 }
 
 static int local_check_addr(struct local *l, const char *flag, const char *addr)
 {
     if (!addr[0] || strcmp(addr, "none") == 0 || l->p->insecure || addr_is_loopback(addr))
         return 0;
-    return tarn_err_set(l->err, -TARN_E_CONFIG, "--%s %s: listening beyond loopback needs --insecure", flag, addr);
+    return tarn_err_set(l->err, -TARN_E_CONFIG,
+                        "--%s %s: listening beyond loopback needs --insecure", flag, addr);
 }
 
-/* ---- start -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- start
+ * --------------------------------------------------------------------------------------------------------------------------
+ */
 
 static void local_raise_fds(void)
 {
@@ -287,7 +302,10 @@ static int local_open_meta(struct local *l)
 {
     TARN_AUTO_FREE char *path = tarn_xasprintf("%s/meta", l->dir.path);
     extern const char *const tarn_core_cf_names[];
-    struct tarn_kv_args args = {.path = path, .cfs = tarn_core_cf_names, .cf_count = 3, .cache_bytes = 32ull << 20,
+    struct tarn_kv_args args = {.path = path,
+                                .cfs = tarn_core_cf_names,
+                                .cf_count = 3,
+                                .cache_bytes = 32ull << 20,
                                 .write_buffer_bytes = 8ull << 20};
     int rc = tarn_kv_rocksdb_open(&args, l->err, &l->kv);
 
@@ -302,9 +320,17 @@ static int local_open_meta(struct local *l)
 
 static int local_open_master(struct local *l)
 {
-    struct tarn_master_args args = {.loop = l->loop, .disk = l->disk, .clock = tarn_clock_system(), .rng = tarn_rng_system(),
-                                    .cap_key = l->cap_key, .name_timeout_ns = NAME_TIMEOUT_NS};
-    struct tarn_master_attach at = {.path = "/", .uri = l->uri, .opts = &l->opts, .ttl_ns = l->p->meta_ttl, .check = l->p->check,
+    struct tarn_master_args args = {.loop = l->loop,
+                                    .disk = l->disk,
+                                    .clock = tarn_clock_system(),
+                                    .rng = tarn_rng_system(),
+                                    .cap_key = l->cap_key,
+                                    .name_timeout_ns = NAME_TIMEOUT_NS};
+    struct tarn_master_attach at = {.path = "/",
+                                    .uri = l->uri,
+                                    .opts = &l->opts,
+                                    .ttl_ns = l->p->meta_ttl,
+                                    .check = l->p->check,
                                     .check_timeout_ns = CHECK_TIMEOUT_NS};
     int rc = local_open_meta(l);
 
@@ -321,10 +347,18 @@ static int local_open_master(struct local *l)
 static int local_open_tier(struct local *l)
 {
     TARN_AUTO_FREE char *path = tarn_xasprintf("%s/tier0", l->dir.path);
-    struct tarn_tier_args args = {.loop = l->loop, .disk = l->disk, .clock = tarn_clock_system(), .path = path,
-                                  .owner_id = tarn_master_cluster_id(l->master), .replace = true, .medium = TARN_MEDIUM_SSD,
-                                  .quota_bytes = l->p->cache_size, .high_bp = l->p->evict_high, .low_bp = l->p->evict_low,
-                                  .disk_free_bp = l->p->disk_free, .fds_max = local_fds(l)};
+    struct tarn_tier_args args = {.loop = l->loop,
+                                  .disk = l->disk,
+                                  .clock = tarn_clock_system(),
+                                  .path = path,
+                                  .owner_id = tarn_master_cluster_id(l->master),
+                                  .replace = true,
+                                  .medium = TARN_MEDIUM_SSD,
+                                  .quota_bytes = l->p->cache_size,
+                                  .high_bp = l->p->evict_high,
+                                  .low_bp = l->p->evict_low,
+                                  .disk_free_bp = l->p->disk_free,
+                                  .fds_max = local_fds(l)};
 
     if (!args.quota_bytes)
         args.quota_bytes = cache_dir_default_size(&l->dir);
@@ -333,9 +367,16 @@ static int local_open_tier(struct local *l)
 
 static int local_open_worker(struct local *l)
 {
-    struct tarn_worker_args args = {.loop = l->loop, .disk = l->disk, .clock = tarn_clock_system(), .tier = l->tier, .id = 1,
-                                    .cluster_id = tarn_master_cluster_id(l->master), .cap_key = l->cap_key,
-                                    .fetch_bytes_max = l->p->fetch_memory, .ctx = l, .ufs_of = local_ufs_of};
+    struct tarn_worker_args args = {.loop = l->loop,
+                                    .disk = l->disk,
+                                    .clock = tarn_clock_system(),
+                                    .tier = l->tier,
+                                    .id = 1,
+                                    .cluster_id = tarn_master_cluster_id(l->master),
+                                    .cap_key = l->cap_key,
+                                    .fetch_bytes_max = l->p->fetch_memory,
+                                    .ctx = l,
+                                    .ufs_of = local_ufs_of};
 
     return tarn_worker_new(&args, &l->worker);
 }
@@ -349,7 +390,8 @@ static int local_listen(struct local *l)
     if (l->p->listen[0]) {
         rc = tarn_rpc_server_listen(l->server, l->p->listen, &got);
         if (rc < 0)
-            return tarn_err_set(l->err, rc == -TARN_E_ADDR_IN_USE ? rc : -TARN_E_CONFIG, "--listen %s: %s", l->p->listen, tarn_strerror(rc));
+            return tarn_err_set(l->err, rc == -TARN_E_ADDR_IN_USE ? rc : -TARN_E_CONFIG,
+                                "--listen %s: %s", l->p->listen, tarn_strerror(rc));
     }
     for (unsigned i = 0; !got && i < LOCAL_PORTS && rc == -TARN_E_ADDR_IN_USE; i++) {
         char addr[32];
@@ -360,19 +402,24 @@ static int local_listen(struct local *l)
         rc = tarn_rpc_server_listen(l->server, addr, &got);
     }
     if (!got)
-        return tarn_err_set(l->err, rc, "no free control port from %u on: %s", LOCAL_PORT, tarn_strerror(rc));
+        return tarn_err_set(l->err, rc, "no free control port from %u on: %s", LOCAL_PORT,
+                            tarn_strerror(rc));
     (void)snprintf(l->listen_addr, sizeof(l->listen_addr), "%s", got); /* an address is short */
     return 0;
 }
 
 static int local_open_server(struct local *l)
 {
-    struct tarn_rpc_server_args args = {.loop = l->loop, .rng = tarn_rng_system(), .cluster_id = tarn_master_cluster_id(l->master),
-                                        .ctx = l, .on_gone = local_session_gone};
+    struct tarn_rpc_server_args args = {.loop = l->loop,
+                                        .rng = tarn_rng_system(),
+                                        .cluster_id = tarn_master_cluster_id(l->master),
+                                        .ctx = l,
+                                        .on_gone = local_session_gone};
     uint8_t first[32];
     int rc;
 
-    /* The token's file is named by the port, which is known only after listening; nobody is served before set_token. */
+    /* The token's file is named by the port, which is known only after listening; nobody is served
+     * before set_token. */
     tarn_rng_system()->fill(tarn_rng_system(), first, sizeof(first));
     args.token = first;
     args.token_len = sizeof(first);
@@ -404,10 +451,16 @@ static int local_pair(struct local *l, struct tarn_conn **ret)
 
 static int local_open_clients(struct local *l)
 {
-    struct tarn_rpc_client_args rpc = {.loop = l->loop, .rng = tarn_rng_system(), .default_timeout_ns = 3600 * TARN_NS_PER_S};
+    struct tarn_rpc_client_args rpc = {
+        .loop = l->loop, .rng = tarn_rng_system(), .default_timeout_ns = 3600 * TARN_NS_PER_S};
     struct tarn_local_ops local_ops;
-    struct tarn_client_args args = {.loop = l->loop, .rng = tarn_rng_system(), .kind = "mount", .mountpoint = l->mountpoint,
-                                    .local = &local_ops, .ctx = l, .on_invalidate = local_invalidate};
+    struct tarn_client_args args = {.loop = l->loop,
+                                    .rng = tarn_rng_system(),
+                                    .kind = "mount",
+                                    .mountpoint = l->mountpoint,
+                                    .local = &local_ops,
+                                    .ctx = l,
+                                    .on_invalidate = local_invalidate};
     int rc = local_pair(l, &rpc.conn);
 
     if (rc == 0)
@@ -442,18 +495,31 @@ static void local_statfs(void *ctx, uint64_t *ret_bytes, uint64_t *ret_files)
 
 static int local_open_fuse(struct local *l)
 {
-    struct tarn_fuse_args args = {.client = l->client, .loop = l->loop, .mountpoint = l->mountpoint, .source = l->uri,
-                                  .allow_other = l->p->allow_other, .threads = (unsigned)l->p->fuse_threads,
-                                  .timeout_ns = NAME_TIMEOUT_NS, .always_fresh = l->p->meta_ttl == TARN_TTL_ALWAYS, .ctx = l,
-                                  .on_end = local_mount_ended, .statfs = local_statfs};
+    struct tarn_fuse_args args = {.client = l->client,
+                                  .loop = l->loop,
+                                  .mountpoint = l->mountpoint,
+                                  .source = l->uri,
+                                  .allow_other = l->p->allow_other,
+                                  .threads = (unsigned)l->p->fuse_threads,
+                                  .timeout_ns = NAME_TIMEOUT_NS,
+                                  .always_fresh = l->p->meta_ttl == TARN_TTL_ALWAYS,
+                                  .ctx = l,
+                                  .on_end = local_mount_ended,
+                                  .statfs = local_statfs};
 
     return tarn_fuse_start(&args, l->err, &l->fuse);
 }
 
 static int local_open_http(struct local *l)
 {
-    struct local_http_args args = {.loop = l->loop, .addr = l->p->http_listen, .first_port = LOCAL_HTTP_PORT, .ports = LOCAL_PORTS,
-                                   .master = l->master, .worker = l->worker, .tier = l->tier, .client = l->client,
+    struct local_http_args args = {.loop = l->loop,
+                                   .addr = l->p->http_listen,
+                                   .first_port = LOCAL_HTTP_PORT,
+                                   .ports = LOCAL_PORTS,
+                                   .master = l->master,
+                                   .worker = l->worker,
+                                   .tier = l->tier,
+                                   .client = l->client,
                                    .fuse = l->fuse};
 
     return local_http_start(&args, l->err, &l->http);
@@ -467,14 +533,16 @@ static int local_write_pid(struct local *l)
         return 0;
     f = fopen(l->p->pid_file, "we");
     if (!f || fprintf(f, "%d\n", (int)getpid()) < 0 || fclose(f) != 0)
-        return tarn_err_set(l->err, -errno, "--pid-file %s: %s", l->p->pid_file, strerrordesc_np(errno));
+        return tarn_err_set(l->err, -errno, "--pid-file %s: %s", l->p->pid_file,
+                            strerrordesc_np(errno));
     return 0;
 }
 
 static int local_start(struct local *l)
 {
-    static int (*const steps[])(struct local *l) = {local_open_master, local_open_tier,  local_open_worker, local_open_server,
-                                                    local_open_clients, local_open_fuse, local_open_http,   local_write_pid};
+    static int (*const steps[])(struct local * l) = {
+        local_open_master,  local_open_tier, local_open_worker, local_open_server,
+        local_open_clients, local_open_fuse, local_open_http,   local_write_pid};
     int rc = tarn_loop_new(&l->loop);
 
     if (rc == 0)
@@ -490,7 +558,9 @@ static int local_start(struct local *l)
     return rc;
 }
 
-/* ---- stop: the reverse ------------------------------------------------------------------------------------------------------------------- */
+/* ---- stop: the reverse
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
 static void local_stop_parts(struct local *l)
 {
@@ -559,7 +629,9 @@ static void local_stop(struct local *l)
     tarn_wipe(l->cap_key, sizeof(l->cap_key));
 }
 
-/* ---- the background -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the background
+ * --------------------------------------------------------------------------------------------------------------------------
+ */
 
 struct local_ready {
     int32_t rc;
@@ -573,7 +645,8 @@ static void local_tell(struct local *l, int rc)
 
     if (l->ready_fd < 0)
         return;
-    (void)snprintf(msg.text, sizeof(msg.text), "%s", rc < 0 ? tarn_err_text(l->err, rc) : ""); /* cut is fine */
+    (void)snprintf(msg.text, sizeof(msg.text), "%s",
+                   rc < 0 ? tarn_err_text(l->err, rc) : ""); /* cut is fine */
     (void)!write(l->ready_fd, &msg, sizeof(msg)); /* a parent that is gone does not want to know */
     (void)close(l->ready_fd);
     l->ready_fd = -1;
@@ -596,7 +669,9 @@ static int local_parent(struct local *l, int fd, pid_t child)
         int status = 0;
 
         (void)waitpid(child, &status, 0); /* for the message only */
-        return tarn_err_set(l->err, -TARN_E_INTERNAL, "the background process ended while starting (wait status %d); see its log", status);
+        return tarn_err_set(
+            l->err, -TARN_E_INTERNAL,
+            "the background process ended while starting (wait status %d); see its log", status);
     }
     msg.text[sizeof(msg.text) - 1] = 0;
     return msg.rc < 0 ? tarn_err_set(l->err, msg.rc, "%s", msg.text) : 0;
@@ -645,7 +720,8 @@ static int local_open_log(struct local *l)
         path = own = tarn_xasprintf("%s/tarn.log", l->dir.path);
     if (!path)
         return 0;
-    rc = tarn_log_open(path, (enum tarn_log_level)l->cli->common.log_level, (enum tarn_log_format)l->cli->common.log_format);
+    rc = tarn_log_open(path, (enum tarn_log_level)l->cli->common.log_level,
+                       (enum tarn_log_format)l->cli->common.log_format);
     return rc < 0 ? tarn_err_set(l->err, rc, "--log-file %s: %s", path, tarn_strerror(rc)) : 0;
 }
 
@@ -655,11 +731,14 @@ static void local_say_ready(struct local *l)
     char size[32];
 
     tarn_tier_info(l->tier, &info);
-    tarn_info("local", "ready: uri=%s mountpoint=%s master=%s http=%s cache=%s size=%s", l->uri, l->mountpoint, l->listen_addr,
-              local_http_addr(l->http), l->dir.path, tarn_format_size(info.capacity_bytes, size));
+    tarn_info("local", "ready: uri=%s mountpoint=%s master=%s http=%s cache=%s size=%s", l->uri,
+              l->mountpoint, l->listen_addr, local_http_addr(l->http), l->dir.path,
+              tarn_format_size(info.capacity_bytes, size));
     if (l->ready_fd < 0 && !l->cli->common.quiet)
-        (void)fprintf(stderr, "tarn local: %s is at %s (control %s, metrics http://%s/metrics, cache %s in %s)\n", l->uri,
-                      l->mountpoint, l->listen_addr, local_http_addr(l->http), size, l->dir.path);
+        (void)fprintf(
+            stderr,
+            "tarn local: %s is at %s (control %s, metrics http://%s/metrics, cache %s in %s)\n",
+            l->uri, l->mountpoint, l->listen_addr, local_http_addr(l->http), size, l->dir.path);
 }
 
 static int local_serve(struct local *l)
@@ -685,12 +764,14 @@ static int local_prepare(struct local *l, struct tarn_str *cache_dir)
 {
     int rc;
 
-    if (strlen(l->cli->args[0]) >= sizeof(l->uri) || strlen(l->cli->args[1]) >= sizeof(l->mountpoint))
+    if (strlen(l->cli->args[0]) >= sizeof(l->uri) ||
+        strlen(l->cli->args[1]) >= sizeof(l->mountpoint))
         return tarn_err_set(l->err, -TARN_E_USAGE, "the URI or the mountpoint is too long");
     memcpy(l->uri, l->cli->args[0], strlen(l->cli->args[0]) + 1);
     if (l->cli->args[1][0] == '/' || !realpath(l->cli->args[1], l->mountpoint))
         memcpy(l->mountpoint, l->cli->args[1], strlen(l->cli->args[1]) + 1);
-    rc = tarn_ufs_opts_parse(l->p->option.v, l->p->option.n, false, &l->opts, &l->opts_conf, l->err);
+    rc =
+        tarn_ufs_opts_parse(l->p->option.v, l->p->option.n, false, &l->opts, &l->opts_conf, l->err);
     if (rc == 0)
         rc = local_check_addr(l, "listen", l->p->listen);
     if (rc == 0)
@@ -737,14 +818,16 @@ out:
     return rc;
 }
 
-static const struct tarn_conf_table *const local_tables[] = {&cli_local_table, &cli_common_table, NULL};
+static const struct tarn_conf_table *const local_tables[] = {&cli_local_table, &cli_common_table,
+                                                             NULL};
 static const struct tarn_conf_table *const local_opt_tables[] = {&tarn_ufs_opts_table, NULL};
 static const struct tarn_flags_short local_shorts[] = {{'d', "daemon"}, {'o', "option"}};
 static const struct tarn_flags_spec local_spec = {
     .command = "tarn local",
     .args = "UFS_URI MOUNTPOINT",
     .summary = "Mount a bucket or a directory on this machine, with a cache.",
-    .text = "UFS_URI is s3://BUCKET[/PREFIX] or file:///DIR. MOUNTPOINT is an empty directory. The cache directory of an earlier\n"
+    .text = "UFS_URI is s3://BUCKET[/PREFIX] or file:///DIR. MOUNTPOINT is an empty directory. The "
+            "cache directory of an earlier\n"
             "start with the same URI is used again: the second start is warm.\n\n"
             "  tarn local s3://bucket/data /mnt/data -o endpoint=http://127.0.0.1:9000 -d",
     .tables = local_tables,
@@ -755,5 +838,8 @@ static const struct tarn_flags_spec local_spec = {
     .min_args = 2,
     .max_args = 2,
 };
-const struct cli_command cmd_local_command = {
-    .name = "local", .spec = &local_spec, .run = local_run, .own = &cli_local_table, .own_size = sizeof(struct cli_local)};
+const struct cli_command cmd_local_command = {.name = "local",
+                                              .spec = &local_spec,
+                                              .run = local_run,
+                                              .own = &cli_local_table,
+                                              .own_size = sizeof(struct cli_local)};

@@ -31,7 +31,8 @@ static const struct tarn_stat_row local_stat_rows[] = {
 #include "tools/local_stats.def"
 #undef TARN_STAT
 };
-static const struct tarn_stat_table local_stat_table = TARN_STAT_TABLE("One machine (tarn local)", local_stat_rows);
+static const struct tarn_stat_table local_stat_table =
+    TARN_STAT_TABLE("One machine (tarn local)", local_stat_rows);
 
 struct local_http {
     struct local_http_args args;
@@ -148,7 +149,8 @@ static int http_listen(struct local_http *h, struct tarn_errbuf *err)
         args.addr = h->args.addr;
         rc = tarn_http_start(&args, &h->http, &why);
         if (rc < 0)
-            return tarn_err_set(err, rc == -TARN_E_ADDR_IN_USE ? rc : -TARN_E_CONFIG, "--http-listen %s: %s", h->args.addr, tarn_err_text(&why, rc));
+            return tarn_err_set(err, rc == -TARN_E_ADDR_IN_USE ? rc : -TARN_E_CONFIG,
+                                "--http-listen %s: %s", h->args.addr, tarn_err_text(&why, rc));
     }
     for (unsigned i = 0; !h->http && i < h->args.ports && rc == -TARN_E_ADDR_IN_USE; i++) {
         (void)snprintf(addr, sizeof(addr), "127.0.0.1:%u", h->args.first_port + i); /* fits */
@@ -156,12 +158,15 @@ static int http_listen(struct local_http *h, struct tarn_errbuf *err)
         rc = tarn_http_start(&args, &h->http, &why);
     }
     if (rc < 0)
-        return tarn_err_set(err, rc, "no free port for metrics from %u on: %s", h->args.first_port, tarn_err_text(&why, rc));
-    (void)snprintf(h->addr, sizeof(h->addr), "%s", tarn_http_addr(h->http)); /* an address is short */
+        return tarn_err_set(err, rc, "no free port for metrics from %u on: %s", h->args.first_port,
+                            tarn_err_text(&why, rc));
+    (void)snprintf(h->addr, sizeof(h->addr), "%s",
+                   tarn_http_addr(h->http)); /* an address is short */
     return 0;
 }
 
-int local_http_start(const struct local_http_args *args, struct tarn_errbuf *err, struct local_http **ret)
+int local_http_start(const struct local_http_args *args, struct tarn_errbuf *err,
+                     struct local_http **ret)
 {
     struct local_http *h = tarn_xnew(struct local_http);
     struct tarn_clock *clock = tarn_clock_system();

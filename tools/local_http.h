@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tools/local_http.h — metrics and health of `tarn local`. Figures of objects that belong to the loop are copied on it, four times a
- * second; the listener's threads read the copies.
+ * tools/local_http.h — metrics and health of `tarn local`. Figures of objects that belong to the
+ * loop are copied on it, four times a second; the listener's threads read the copies.
  */
 #pragma once
 
@@ -17,7 +17,8 @@ struct tarn_worker;
 
 struct local_http_args {
     struct tarn_loop *loop;
-    const char *addr;              /* "": the first free port of `ports` from `first_port` on; "none": no listener */
+    const char
+        *addr; /* "": the first free port of `ports` from `first_port` on; "none": no listener */
     unsigned first_port, ports;
     struct tarn_master *master;
     struct tarn_worker *worker;
@@ -25,6 +26,7 @@ struct local_http_args {
     struct tarn_client *client;
     struct tarn_fuse *fuse;
 };
-int local_http_start(const struct local_http_args *args, struct tarn_errbuf *err, struct local_http **ret);
+int local_http_start(const struct local_http_args *args, struct tarn_errbuf *err,
+                     struct local_http **ret);
 const char *local_http_addr(const struct local_http *h); /* "none" without a listener */
 void local_http_stop(struct local_http **h);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Tokens: loopback is not a permission. A server makes a secret in a file that only its user can read; that user's commands
- * find it by the port. Others get "authentication failed".
+ * Tokens: loopback is not a permission. A server makes a secret in a file that only its user can
+ * read; that user's commands find it by the port. Others get "authentication failed".
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -49,7 +49,9 @@ static int token_dir_make(const char *dir, struct tarn_errbuf *err)
     if (lstat(dir, &st) < 0)
         return tarn_err_set(err, -errno, "%s: %s", dir, strerrordesc_np(errno));
     if (!S_ISDIR(st.st_mode) || st.st_uid != getuid() || (st.st_mode & 022))
-        return tarn_err_set(err, -TARN_E_DENIED, "%s: must be a directory of this user that others cannot write to", dir);
+        return tarn_err_set(err, -TARN_E_DENIED,
+                            "%s: must be a directory of this user that others cannot write to",
+                            dir);
     return 0;
 }
 
@@ -61,21 +63,24 @@ int cli_token_read(const char *path, struct tarn_str *ret_token, struct tarn_err
     ssize_t n;
 
     if (fd < 0)
-        return tarn_err_set(err, errno == ENOENT ? -ENOENT : -TARN_E_DENIED, "token file %s: %s", path, strerrordesc_np(errno));
+        return tarn_err_set(err, errno == ENOENT ? -ENOENT : -TARN_E_DENIED, "token file %s: %s",
+                            path, strerrordesc_np(errno));
     if (fstat(fd, &st) < 0 || (st.st_mode & 077))
         return tarn_err_set(err, -TARN_E_CONFIG, "token file %s: must have mode 0600", path);
     n = read(fd, buf, sizeof(buf));
     while (n > 0 && (buf[n - 1] == '\n' || buf[n - 1] == ' '))
         n--;
     if (n < 16)
-        return tarn_err_set(err, -TARN_E_CONFIG, "token file %s: needs at least 16 characters", path);
+        return tarn_err_set(err, -TARN_E_CONFIG, "token file %s: needs at least 16 characters",
+                            path);
     tarn_str_reset(ret_token);
     tarn_str_add(ret_token, buf, (size_t)n);
     tarn_wipe(buf, sizeof(buf));
     return 0;
 }
 
-int cli_token_make(const char *path, unsigned port, struct tarn_str *ret_token, struct tarn_str *ret_path, struct tarn_errbuf *err)
+int cli_token_make(const char *path, unsigned port, struct tarn_str *ret_token,
+                   struct tarn_str *ret_path, struct tarn_errbuf *err)
 {
     uint8_t raw[TOKEN_BYTES];
     char hex[2 * TOKEN_BYTES + 2];

@@ -107,6 +107,13 @@ enum tarn_exit tarn_err_exit(int rc)
     }
 }
 
+int tarn_err_of_store(int rc)
+{
+    int nr = rc == INT_MIN ? 0 : rc < 0 ? -rc : rc;
+
+    return nr >= TARN_E_UFS_DNS && nr < TARN_E_NO_ENTRY;
+}
+
 int tarn_err_known(int nr)
 {
     return nr > 0 && (err_find(nr) || (nr < 1000 && strerrorname_np(nr)));

@@ -35,6 +35,8 @@ const char *tarn_err_name(int rc);
 int tarn_err_errno(int rc);
 enum tarn_retry tarn_err_retry(int rc);
 enum tarn_exit tarn_err_exit(int rc);
+/* True for the block of errors that stores cause: UFS_*. */
+int tarn_err_of_store(int rc);
 /* True if `nr` (positive) is a named error or an errno: what a peer may send. */
 int tarn_err_known(int nr);
 

@@ -44,7 +44,7 @@ struct tarn_client {
     struct tarn_name_cache *cache;
     uint64_t session;
     uint64_t lease_ms;
-    uint64_t connect_timeout_ns;          /* of each try to open the session */
+    uint64_t connect_timeout_ns; /* of each try to open the session */
     _Atomic uint64_t kernel_trust_ns;
     uint64_t seq; /* of the last Invalidate */
     bool have_seq;
@@ -53,7 +53,6 @@ struct tarn_client {
     bool session_busy, connected_once, stopping;
     void (*connect_cb)(void *arg, int rc);
     void *connect_arg;
-    uint64_t connect_timeout_ns;
     _Atomic uint64_t local_bytes, remote_bytes, ufs_bytes;
     void (*stopped)(void *arg);
     void *stopped_arg;

@@ -226,8 +226,8 @@ static void read_send(struct tarn_read *r)
     msg.length = r->len_bytes;
     s->rpc = (struct tarn_rpc_req){.method = TARN_RPC_read,
                                    .msg = &msg.base,
-                                   .timeout_ns = c->args.timeout_ns ? c->args.timeout_ns
-                                                                    : READ_TIMEOUT_NS,
+                                   .timeout_ns =
+                                       c->args.timeout_ns ? c->args.timeout_ns : READ_TIMEOUT_NS,
                                    .cb = read_rpc_done,
                                    .arg = s};
     s->rpc_running = true;

@@ -167,12 +167,8 @@ void client_session_start(struct tarn_client *c)
     msg.host = host;
     msg.pid = (uint64_t)getpid();
     c->session_busy = true;
-    c->session_req = (struct tarn_rpc_req){.method = TARN_RPC_session_open,
-                                           .msg = &msg.base,
-                                           .timeout_ns = c->connect_timeout_ns,
-                                           .no_retry = c->connect_cb != NULL, /* say at once that nobody is there */
-                                           .cb = session_opened,
-                                           .arg = c};
+    c->session_req = (struct tarn_rpc_req){
+        .method = TARN_RPC_session_open, .msg = &msg.base, .cb = session_opened, .arg = c};
     if (c->connect_cb) { /* somebody waits to hear whether there is a server at all */
         c->session_req.timeout_ns = c->connect_timeout_ns;
         c->session_req.no_retry = true;

@@ -11,7 +11,8 @@
  *     connection lost after it was sent   sent again, once       CONN_LOST
  *     answer: BUSY, SHUTDOWN              after a pause          the same: it was not begun
  *     answer: NOT_LEADER                  next address           the same: it was not begun
- *     answer: another BACKOFF error       after a pause          given to the caller
+ *     answer: another BACKOFF error,      after a pause          given to the caller
+ *             but not a store's
  *     answer: CAP_EXPIRED                 once, if the capability changed meanwhile
  *     any other answer                    given to the caller
  *
@@ -299,7 +300,8 @@ static bool req_again(struct tarn_rpc_req *req, int rc, uint64_t *ret_pause_ns)
     case TARN_RETRY_SAME:
         return rc == -TARN_E_CAP_EXPIRED && req->attempt == 0 && req->meta_gen != c->meta_gen;
     case TARN_RETRY_BACKOFF:
-        return idempotent || not_begun;
+        /* A store's failure was tried again where the store is asked: not once more from here. */
+        return not_begun || (idempotent && !tarn_err_of_store(rc));
     case TARN_RETRY_LEADER:
         return c->addrs_n > 0;
     case TARN_RETRY_NEVER:

@@ -35,13 +35,13 @@ struct tarn_journal {
 /*
  * The local journal: its own thread ("journal") takes all proposals that wait (at most 256 entries or 4 MiB of batch), applies them in order into one
  * batch and writes it, synced if any of them asks for it: group commit. On KV_NO_SPACE the proposals of that batch fail and
- * the store is re-opened before the next. In a test without threads: tarn_journal_local_inline_new().
+ * the store is re-opened before the next, on the loop (the only thread that may read meanwhile). In a test without threads: tarn_journal_local_inline_new().
  */
 int tarn_journal_local_new(struct tarn_loop *loop, struct tarn_kv *kv, struct tarn_journal **ret);
 /* The same on the loop's own thread, as a posted task per group: for deterministic tests. */
 struct tarn_journal *tarn_journal_local_inline_new(struct tarn_loop *loop, struct tarn_kv *kv);
 
-/* cb with -TARN_E_BUSY when TARN_JOURNAL_QUEUE_MAX bytes wait already. */
+/* cb with -TARN_E_BUSY when TARN_JOURNAL_QUEUE_MAX bytes wait already, with -TARN_E_SHUTDOWN after stop. */
 static inline void tarn_journal_propose(struct tarn_journal *j, struct tarn_proposal *p)
 {
     j->ops->propose(j, p);

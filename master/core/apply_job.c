@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Jobs, their manifests and their lists. The core gives manifest lines and list items their
- * numbers: `manifest_next` and `items_next` of a stored record are its own, whatever an entry says. What a job's states mean is the business of
- * master/jobs.
+ * numbers: `manifest_next` and `items_next` of a stored record are its own, whatever an entry says.
+ * What a job's states mean is the business of master/jobs.
  */
 #include "master/core/core_priv.h"
 

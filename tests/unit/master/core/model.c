@@ -413,15 +413,39 @@ static void model_collect(struct model *m, uint64_t index, const Tarn__Core__Col
         m->inodes[c->ino].exists = false;
 }
 
+static uint64_t model_job_id(const Tarn__Core__Entry *e)
+{
+    if (e->job_put)
+        return e->job_put->job->id;
+    if (e->job_lines)
+        return e->job_lines->job->id;
+    return e->job_items ? e->job_items->id : e->job_drop->id;
+}
+
+/* Lines first, then items, then the job itself. */
+static void model_job_drop(struct model_job *j, uint64_t max, struct model_result *r)
+{
+    while (max > 0 && j->line_first < j->line_next) {
+        j->line_first++;
+        max--;
+    }
+    while (max > 0 && j->item_first < j->item_next) {
+        j->item_first++;
+        max--;
+    }
+    r->more = j->line_first < j->line_next || j->item_first < j->item_next;
+    j->exists = r->more;
+}
+
 static void model_job(struct model *m, const Tarn__Core__Entry *e, struct model_result *r)
 {
-    uint64_t id = e->job_put     ? e->job_put->job->id
-                  : e->job_lines ? e->job_lines->job->id
-                                 : e->job_drop->id;
+    uint64_t id = model_job_id(e);
     struct model_job *j = &m->jobs[id];
 
     assert_true(id >= 1 && id <= MODEL_JOBS);
-    if (e->job_put) {
+    if (e->job_items && e->job_items->n_items == 0) {
+        r->rc = -TARN_E_ENTRY_BAD;
+    } else if (e->job_put) {
         if (!j->exists)
             *j = (struct model_job){.exists = true};
         j->files_done = e->job_put->job->files_done;
@@ -430,12 +454,10 @@ static void model_job(struct model *m, const Tarn__Core__Entry *e, struct model_
     } else if (e->job_lines) {
         j->files_done = e->job_lines->job->files_done;
         j->line_next += e->job_lines->n_lines;
+    } else if (e->job_items) {
+        j->item_next += e->job_items->n_items;
     } else {
-        uint64_t n = j->line_next - j->line_first;
-
-        r->more = n > e->job_drop->max;
-        j->line_first += r->more ? e->job_drop->max : n;
-        j->exists = r->more;
+        model_job_drop(j, e->job_drop->max, r);
     }
 }
 
@@ -602,9 +624,19 @@ static int count_lines(void *arg, uint64_t seq, const Tarn__Core__JobLine *line)
     return 0;
 }
 
+static int count_items(void *arg, uint64_t seq, const Tarn__Core__JobItem *item)
+{
+    uint64_t *next = arg;
+
+    (void)item;
+    assert_int_equal(seq, *next);
+    (*next)++;
+    return 0;
+}
+
 static void compare_job(const struct model_job *m, struct tarn_kv *kv, uint64_t id)
 {
-    uint64_t next = m->line_first;
+    uint64_t next = m->line_first, item = m->item_first;
     Tarn__Core__JobRecord *j;
     int rc = tarn_core_job(kv, id, &j);
 
@@ -613,9 +645,12 @@ static void compare_job(const struct model_job *m, struct tarn_kv *kv, uint64_t 
         return;
     assert_int_equal(j->files_done, m->files_done);
     assert_int_equal(j->manifest_next, m->line_next);
+    assert_int_equal(j->items_next, m->item_next);
     tarn__core__job_record__free_unpacked(j, NULL);
     assert_int_equal(tarn_core_manifest(kv, id, 0, count_lines, &next), 0);
     assert_int_equal(next, m->line_next);
+    assert_int_equal(tarn_core_job_items(kv, id, 0, count_items, &item), 0);
+    assert_int_equal(item, m->item_next);
 }
 
 void model_compare(const struct model *m, struct tarn_kv *kv, uint64_t applied)

@@ -41,7 +41,7 @@ struct model_inode {
 
 struct model_job {
     bool exists;
-    uint64_t files_done, line_first, line_next;
+    uint64_t files_done, line_first, line_next, item_first, item_next;
 };
 
 struct model {

@@ -252,7 +252,7 @@ static void gen_collect(struct gen_entry *g, const struct model *m, struct tarn_
 
 static void gen_job(struct gen_entry *g, struct tarn_rng *rng)
 {
-    unsigned kind = (unsigned)pick(rng, 3);
+    unsigned kind = (unsigned)pick(rng, 4);
 
     tarn__core__job_record__init(&g->job);
     g->job.id = 1 + pick(rng, MODEL_JOBS);
@@ -270,6 +270,15 @@ static void gen_job(struct gen_entry *g, struct tarn_rng *rng)
             g->line_p[i] = &g->line;
         g->lines.lines = g->line_p;
         g->e.job_lines = &g->lines;
+    } else if (kind == 2) {
+        tarn__core__job_items__init(&g->items);
+        tarn__core__job_item__init(&g->item);
+        g->items.id = g->job.id;
+        g->items.n_items = pick(rng, TARN_ARRAY_LEN(g->item_p));
+        for (size_t i = 0; i < g->items.n_items; i++)
+            g->item_p[i] = &g->item;
+        g->items.items = g->item_p;
+        g->e.job_items = &g->items;
     } else {
         tarn__core__job_drop__init(&g->drop);
         g->drop.id = g->job.id;

@@ -534,6 +534,28 @@ static int fx_job(struct core_fx *fx, uint64_t id, uint64_t done, size_t lines)
     return fx_apply(fx, &e);
 }
 
+static int fx_items(struct core_fx *fx, uint64_t id, size_t n)
+{
+    Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
+    Tarn__Core__JobItems m = TARN__CORE__JOB_ITEMS__INIT;
+    Tarn__Core__JobItem item = TARN__CORE__JOB_ITEM__INIT, *list[16];
+
+    for (size_t i = 0; i < n; i++)
+        list[i] = &item;
+    m.id = id;
+    m.n_items = n;
+    m.items = list;
+    e.job_items = &m;
+    return fx_apply(fx, &e);
+}
+
+static int sum_item(void *arg, uint64_t seq, const Tarn__Core__JobItem *item)
+{
+    (void)item;
+    *(uint64_t *)arg = *(uint64_t *)arg * 10 + seq;
+    return 0;
+}
+
 static int fx_drop(struct core_fx *fx, uint64_t id, uint32_t max)
 {
     Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
@@ -582,7 +604,17 @@ static void jobs(void **state)
     assert_int_equal(tarn_core_jobs(fx.kv, stop_at_second, &id), 7);
     assert_int_equal(fx_drop(&fx, 2, 0), -TARN_E_ENTRY_BAD);
     assert_int_equal(fx_drop(&fx, 4, 1), -TARN_E_NO_JOB);
-    assert_int_equal(fx_drop(&fx, 2, 4), 0);
+    assert_int_equal(fx_items(&fx, 4, 1), -TARN_E_NO_JOB);
+    assert_int_equal(fx_items(&fx, 2, 0), -TARN_E_ENTRY_BAD);
+    assert_int_equal(fx_items(&fx, 2, 2), 0);
+    assert_int_equal(fx_items(&fx, 2, 1), 0);
+    assert_int_equal(fx_job(&fx, 2, 7, 0), 0); /* a record does not move the numbers */
+    seqs = 0;
+    assert_int_equal(tarn_core_job_items(fx.kv, 2, 1, sum_item, &seqs), 0);
+    assert_int_equal(seqs, 12);
+    assert_int_equal(fx_drop(&fx, 2, 4), 0); /* 5 lines, 3 items */
+    assert_true(fx.res.more);
+    assert_int_equal(fx_drop(&fx, 2, 1), 0);
     assert_true(fx.res.more);
     assert_int_equal(fx_drop(&fx, 2, 4), 0);
     assert_false(fx.res.more);

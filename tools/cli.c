@@ -6,6 +6,9 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -16,7 +19,9 @@
 #include "lib/base/assert.h"
 #include "lib/base/env.h"
 #include "lib/base/hash.h"
+#include "lib/base/limits.h"
 #include "lib/base/mem.h"
+#include "lib/base/mtx.h"
 #include "lib/base/name.h"
 
 #define TARN_CONF_STRUCT struct cli_common
@@ -25,7 +30,8 @@ static const struct tarn_conf_param common_rows[] = {
 #include "tools/common_params.def"
 #undef TARN_PARAM
 };
-const struct tarn_conf_table cli_common_table = TARN_CONF_TABLE("common", "Every command", common_rows);
+const struct tarn_conf_table cli_common_table =
+    TARN_CONF_TABLE("common", "Every command", common_rows);
 #undef TARN_CONF_STRUCT
 
 #define TARN_CONF_STRUCT struct cli_remote
@@ -34,12 +40,18 @@ static const struct tarn_conf_param remote_rows[] = {
 #include "tools/remote_params.def"
 #undef TARN_PARAM
 };
-const struct tarn_conf_table cli_remote_table = TARN_CONF_TABLE("remote", "Commands that talk to a server", remote_rows);
+const struct tarn_conf_table cli_remote_table =
+    TARN_CONF_TABLE("remote", "Commands that talk to a server", remote_rows);
 #undef TARN_CONF_STRUCT
 
-const struct tarn_conf_table *const cli_all_tables[] = {&cli_common_table, &cli_remote_table, &cli_local_table, NULL};
+const struct tarn_conf_table *const cli_all_tables[] = {
+    &cli_common_table, &cli_remote_table, &cli_local_table, &cli_ls_table, &cli_cp_table, NULL};
 
-/* ---- connection ------------------------------------------------------------------------------------------------------- */
+/* ---- connection ------------------------------------------------------------------------------ */
+
+#define CONNECT_NS (10 * TARN_NS_PER_S)
+
+static void cli_signals_end(struct cli *c);
 
 static int cli_token(struct cli *c, struct tarn_str *ret)
 {
@@ -79,10 +91,29 @@ static void cli_waited_plain(void *arg)
     cli_waited(arg, 0);
 }
 
+/* Why there is no session, in words that say what to do. */
+static int cli_connect_error(struct cli *c, int rc)
+{
+    const char *at = c->remote.master;
+
+    if (tarn_err_exit(rc) == TARN_EXIT_DENIED)
+        return tarn_err_set(
+            &c->err, rc, "%s: %s (the token is that of another user or server; see --token-file)",
+            at, tarn_strerror(rc));
+    if (rc == -TARN_E_CONN_REFUSED)
+        return tarn_err_set(&c->err, rc,
+                            "no tarn serves at %s (--master or TARN_MASTER names another)", at);
+    return tarn_err_set(&c->err, rc, "%s: %s", at, tarn_strerror(rc));
+}
+
 int cli_connect(struct cli *c)
 {
     struct tarn_str token = {0};
-    struct tarn_client_args args = {.rng = tarn_rng_system(), .addrs = c->remote.master, .kind = "cli", .cache_entries = 1024};
+    struct tarn_client_args args = {.rng = tarn_rng_system(),
+                                    .addrs = c->remote.master,
+                                    .kind = "cli",
+                                    .cache_entries = 1024,
+                                    .timeout_ns = c->remote.timeout};
     struct cli_wait wait = {0};
     int rc = cli_token(c, &token);
 
@@ -90,6 +121,7 @@ int cli_connect(struct cli *c)
         rc = tarn_loop_new(&c->loop);
     if (rc < 0)
         return rc;
+    (void)signal(SIGPIPE, SIG_IGN); /* a peer that is gone is an error, not our end */
     args.loop = wait.loop = c->loop;
     args.token = token.len ? token.p : NULL;
     args.token_len = token.len;
@@ -98,19 +130,21 @@ int cli_connect(struct cli *c)
         tarn_wipe(token.p, token.cap);
     tarn_str_fini(&token);
     if (rc < 0)
-        return tarn_err_set(&c->err, rc, "--master %s: %s", c->remote.master, tarn_strerror(rc));
-    tarn_client_connect(c->client, TARN_MIN(c->remote.timeout, 10 * TARN_NS_PER_S), cli_waited, &wait);
+        return tarn_err_set(&c->err, rc == -TARN_E_INVALID ? -TARN_E_USAGE : rc, "--master %s: %s",
+                            c->remote.master,
+                            rc == -TARN_E_INVALID ? "must be HOST:PORT[,HOST:PORT...]"
+                                                  : tarn_strerror(rc));
+    tarn_client_connect(c->client, TARN_MIN(c->remote.timeout, CONNECT_NS), cli_waited, &wait);
     while (!wait.done)
         tarn_loop_run(c->loop);
-    if (wait.rc < 0)
-        return tarn_err_set(&c->err, wait.rc, "no tarn that serves this user at %s: %s", c->remote.master, tarn_strerror(wait.rc));
-    return 0;
+    return wait.rc < 0 ? cli_connect_error(c, wait.rc) : 0;
 }
 
 void cli_disconnect(struct cli *c)
 {
     struct cli_wait wait = {.loop = c->loop};
 
+    cli_signals_end(c);
     if (c->client) {
         tarn_client_stop(c->client, cli_waited_plain, &wait);
         while (!wait.done)
@@ -121,14 +155,15 @@ void cli_disconnect(struct cli *c)
         tarn_loop_free(&c->loop);
 }
 
-int cli_call(struct cli *c, struct tarn_rpc_req *req, uint32_t method, const ProtobufCMessage *msg, const char *what)
+int cli_call_waiting(struct cli *c, struct tarn_rpc_req *req, uint32_t method,
+                     const ProtobufCMessage *msg, uint64_t wait_ns, const char *what)
 {
     int rc;
 
     memset(req, 0, sizeof(*req));
     req->method = method;
     req->msg = msg;
-    req->timeout_ns = c->remote.timeout;
+    req->timeout_ns = c->remote.timeout + wait_ns;
     rc = tarn_rpc_call_sync(tarn_client_rpc(c->client), req);
     if (rc == 0 && !req->resp)
         rc = -TARN_E_MSG_BAD;
@@ -137,7 +172,168 @@ int cli_call(struct cli *c, struct tarn_rpc_req *req, uint32_t method, const Pro
     return rc;
 }
 
-/* ---- paths and output --------------------------------------------------------------------------------------------------- */
+int cli_call(struct cli *c, struct tarn_rpc_req *req, uint32_t method, const ProtobufCMessage *msg,
+             const char *what)
+{
+    return cli_call_waiting(c, req, method, msg, 0, what);
+}
+
+int cli_op(struct cli *c, struct tarn_client_op *op, const char *what)
+{
+    int rc = tarn_client_sync(c->client, op);
+
+    return rc < 0 ? tarn_err_set(&c->err, rc, "%s: %s", what, tarn_strerror(rc)) : 0;
+}
+
+int cli_resolve(struct cli *c, const char *path, struct tarn_attr *ret)
+{
+    struct tarn_client_op op = {
+        .kind = TARN_CLIENT_RESOLVE, .name = path, .name_len = strlen(path)};
+    int rc = cli_op(c, &op, path);
+
+    if (rc == 0)
+        *ret = op.attr;
+    return rc;
+}
+
+/* One page. *ret_cookie: where the next one starts; 0 behind the last. */
+static int cli_entries_page(struct cli *c, const Tarn__Wire__ReaddirResponse *page,
+                            cli_entry_fn *fn, void *arg, uint64_t *ret_cookie)
+{
+    struct tarn_attr attr;
+    int rc = 0;
+
+    for (size_t i = 0; i < page->n_entries && rc == 0; i++) {
+        const Tarn__Wire__Dirent *d = page->entries[i];
+
+        rc = tarn_client_attr_decode(d->attr, tarn_now_ns(), &attr);
+        if (rc == 0)
+            rc = fn(arg, (const char *)d->name.data, d->name.len, &attr);
+        *ret_cookie = d->cookie;
+    }
+    if (page->eof)
+        *ret_cookie = 0;
+    else if (rc == 0 && page->n_entries == 0)
+        rc = tarn_err_set(&c->err, -TARN_E_MSG_BAD, "an empty page of a listing");
+    return rc;
+}
+
+int cli_each_entry(struct cli *c, tarn_ino_t dir, const char *what, cli_entry_fn *fn, void *arg)
+{
+    uint64_t cookie = 0;
+    int rc;
+
+    do {
+        struct tarn_client_op op = {
+            .kind = TARN_CLIENT_READDIR, .ino = dir, .cookie = cookie, .max = TARN_READDIR_ENTRIES};
+
+        rc = cli_op(c, &op, what);
+        if (rc < 0)
+            return rc;
+        rc = cli_entries_page(c, (const Tarn__Wire__ReaddirResponse *)op.resp, fn, arg, &cookie);
+        protobuf_c_message_free_unpacked(op.resp, NULL);
+    } while (rc == 0 && cookie != 0);
+    return rc;
+}
+
+static void cli_slept(struct tarn_timer *t, void *arg)
+{
+    (void)t; /* the sleeper's */
+    cli_waited(arg, 0);
+}
+
+void cli_sleep(struct cli *c, uint64_t ns)
+{
+    struct cli_wait wait = {.loop = c->loop};
+    struct tarn_timer timer = {0};
+
+    tarn_timer_start(c->loop, &timer, ns, cli_slept, &wait);
+    while (!wait.done && cli_interrupts(c) == 0)
+        tarn_loop_run(c->loop);
+    tarn_timer_stop(&timer);
+}
+
+/* ---- interrupts ------------------------------------------------------------------------------ */
+
+/* Lock: none. One thread waits for signals and posts to the loop. */
+struct cli_signals {
+    struct tarn_loop *loop;
+    pthread_t thread;
+    struct tarn_task task; /* the loop's while `posted` */
+    _Atomic bool posted;
+    _Atomic unsigned caught; /* by the thread */
+    unsigned count;          /* as the loop knows it */
+};
+
+static void cli_signals_task(struct tarn_task *t)
+{
+    struct cli_signals *s = TARN_CONTAINER(t, struct cli_signals, task);
+
+    atomic_store(&s->posted, false);
+    s->count = atomic_load(&s->caught);
+    tarn_loop_stop(s->loop);
+}
+
+static void cli_signals_set(sigset_t *set)
+{
+    (void)sigemptyset(set); /* cannot fail, nor the next ones */
+    (void)sigaddset(set, SIGINT);
+    (void)sigaddset(set, SIGTERM);
+    (void)sigaddset(set, SIGUSR2);
+}
+
+static void *cli_signals_run(void *arg)
+{
+    struct cli_signals *s = arg;
+    sigset_t set;
+    int sig;
+
+    cli_signals_set(&set);
+    while (sigwait(&set, &sig) == 0 && sig != SIGUSR2) { /* SIGUSR2 is ours: the end */
+        atomic_fetch_add(&s->caught, 1);
+        if (!atomic_exchange(&s->posted, true))
+            tarn_loop_post(s->loop, &s->task, cli_signals_task);
+    }
+    return NULL;
+}
+
+int cli_catch_interrupts(struct cli *c)
+{
+    struct cli_signals *s = tarn_xnew(struct cli_signals);
+    sigset_t set;
+    int rc;
+
+    TARN_ASSERT(c->loop && !c->signals);
+    s->loop = c->loop;
+    cli_signals_set(&set);
+    TARN_ASSERT(pthread_sigmask(SIG_BLOCK, &set, NULL) == 0);
+    rc = tarn_thread_start(&s->thread, "signals", cli_signals_run, s);
+    if (rc < 0) {
+        free(s);
+        return rc;
+    }
+    c->signals = s;
+    return 0;
+}
+
+unsigned cli_interrupts(const struct cli *c)
+{
+    return c->signals ? c->signals->count : 0;
+}
+
+static void cli_signals_end(struct cli *c)
+{
+    if (!c->signals)
+        return;
+    (void)pthread_kill(c->signals->thread, SIGUSR2); /* it runs until it gets this */
+    (void)pthread_join(c->signals->thread, NULL);
+    while (atomic_load(&c->signals->posted))
+        tarn_loop_run(c->loop);
+    free(c->signals);
+    c->signals = NULL;
+}
+
+/* ---- paths and output ------------------------------------------------------------------------ */
 
 int cli_path(struct cli *c, const char *arg, char *ret)
 {
@@ -150,10 +346,14 @@ int cli_path(struct cli *c, const char *arg, char *ret)
     if (rc < 0)
         return tarn_err_set(&c->err, rc, "%s: %s", arg, tarn_strerror(rc));
     if (arg[0] == '/' && ret[1] && tarn_fuse_find_mount(arg, mnt)) {
-        const char *inside = tarn_starts_with(ret, mnt) ? ret + strlen(mnt) : realpath(arg, real) ? real + strlen(mnt) : "";
+        const char *inside = tarn_starts_with(ret, mnt) ? ret + strlen(mnt)
+                             : realpath(arg, real)      ? real + strlen(mnt)
+                                                        : "";
 
-        return tarn_err_set(&c->err, -TARN_E_UNDER_MOUNT, "%s: is a path below the mountpoint %s; the path of the name space is %s", arg,
-                            mnt, inside[0] ? inside : "/");
+        return tarn_err_set(
+            &c->err, -TARN_E_UNDER_MOUNT,
+            "%s: is a path below the mountpoint %s; the path of the name space is %s", arg, mnt,
+            inside[0] ? inside : "/");
     }
     return 0;
 }
@@ -168,14 +368,102 @@ void cli_json(json_t *doc)
     json_decref(doc);
 }
 
+/* Bytes of the UTF-8 sequence at p[0..n), 0 if there is none. */
+static size_t utf8_len(const unsigned char *p, size_t n)
+{
+    size_t len = p[0] < 0x80 ? 1 : p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
+
+    if (len > n || p[0] > 0xf4 || (p[0] >= 0x80 && p[0] < 0xc2))
+        return 0;
+    for (size_t i = 1; i < len; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
+        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
+        return 0; /* overlong, a surrogate, or beyond U+10FFFF */
+    return len;
+}
+
+json_t *cli_json_bytes(const void *p, size_t len)
+{
+    const unsigned char *s = p;
+    struct tarn_str text = {0};
+    json_t *j = json_stringn(p, len);
+
+    if (j)
+        return j;
+    for (size_t i = 0; i < len;) {
+        size_t n = utf8_len(s + i, len - i);
+
+        tarn_str_add(&text, n ? (const char *)s + i : "\xef\xbf\xbd", n ? n : 3);
+        i += n ? n : 1;
+    }
+    j = json_stringn(tarn_str_z(&text), text.len);
+    tarn_str_fini(&text);
+    TARN_ASSERT(j != NULL);
+    return j;
+}
+
+json_t *cli_json_text(const char *z)
+{
+    return cli_json_bytes(z, strlen(z));
+}
+
+void cli_json_set(json_t *object, const char *key, const void *p, size_t len)
+{
+    json_t *j = json_stringn(p, len);
+    TARN_AUTO_FREE char *hex = NULL, *hex_key = NULL;
+
+    if (!j) {
+        hex = tarn_xcalloc(2, len + 1);
+        hex_key = tarn_xasprintf("%s_hex", key);
+        tarn_hex(p, len, hex);
+        (void)json_object_set_new(object, hex_key, json_string(hex)); /* out of memory only */
+        j = cli_json_bytes(p, len);
+    }
+    (void)json_object_set_new(object, key, j); /* out of memory only */
+}
+
 void cli_put_name(FILE *out, const char *name, size_t len)
 {
-    for (size_t i = 0; i < len; i++) {
-        unsigned char ch = (unsigned char)name[i];
+    const unsigned char *s = (const unsigned char *)name;
 
-        if (ch < 0x20 || ch == 0x7f)
-            (void)fprintf(out, "\\x%02x", ch); /* main() checks the stream at the end */
-        else
-            (void)putc(ch, out);
+    for (size_t i = 0; i < len;) {
+        size_t n = utf8_len(s + i, len - i);
+        bool control =
+            n == 1 ? s[i] < 0x20 || s[i] == 0x7f : n == 2 && s[i] == 0xc2 && s[i + 1] < 0xa0;
+
+        if (n == 0 || control) {
+            (void)fprintf(out, "\\x%02x", s[i]); /* whoever owns the stream checks it */
+            n = 1;
+            if (control && s[i] == 0xc2)
+                (void)fprintf(out, "\\x%02x", s[i + n++]);
+        } else {
+            (void)fwrite(s + i, 1, n, out);
+        }
+        i += n;
     }
+}
+
+void cli_print_name(const struct cli *c, const char *name, size_t len)
+{
+    if (c->terminal)
+        cli_put_name(stdout, name, len);
+    else
+        (void)fwrite(name, 1, len, stdout); /* main() checks the stream at the end */
+}
+
+int cli_out_check(struct cli *c)
+{
+    return ferror(stdout) ? tarn_err_set(&c->err, -EIO, "standard output: write failed") : 0;
+}
+
+void cli_usage(FILE *out)
+{
+    const struct cli_command *cmd;
+
+    (void)fprintf(out, "usage: tarn COMMAND [FLAGS] [ARGUMENTS]\n\ncommands:\n"); /* only help */
+    for (size_t i = 0; (cmd = cli_at(i)) != NULL; i++)
+        (void)fprintf(out, "  %-10s %s\n", cmd->name, cmd->spec->summary);
+    (void)fprintf(out, "\n`tarn help COMMAND` (or `tarn COMMAND --help`) tells more.\n");
 }

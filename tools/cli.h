@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tools/cli.h — what the commands of `tarn` share: flags and configuration, the connection to a running server, output.
- * A command is a row of commands.def and a function int cmd_<noun>(struct cli *c), which returns 0 or a negative code after
- * it has set c->err; main() prints it and turns it into the exit code.
+ * tools/cli.h — what the commands of `tarn` share: flags and configuration, the connection to a
+ * running server, output. A command is a row of commands.def and a function int cmd_<noun>(struct
+ * cli *c), which returns 0 or a negative code after it has set c->err; main() prints it and turns
+ * it into the exit code.
  */
 #pragma once
 
@@ -28,7 +29,9 @@ struct cli_remote {
 #include "tools/remote_params.def"
 #undef TARN_PARAM
 };
-extern const struct tarn_conf_table cli_common_table, cli_remote_table, cli_daemon_table, cli_local_table;
+extern const struct tarn_conf_table cli_common_table, cli_remote_table, cli_local_table;
+/* ls, cp: flags of commands, which a configuration file may set in a section of that name. */
+extern const struct tarn_conf_table cli_ls_table, cli_cp_table;
 /* Every table whose keys may stand in a configuration file; NULL-terminated. */
 extern const struct tarn_conf_table *const cli_all_tables[];
 
@@ -51,38 +54,82 @@ struct cli {
     struct tarn_conf *conf;
     struct cli_common common;
     struct cli_remote remote;
-    void *own;                         /* the command's own struct */
-    const char *const *args;           /* positionals */
+    void *own;               /* the command's own struct */
+    const char *const *args; /* positionals */
     size_t n_args;
-    int *argc;                         /* as main() got them: `tarn local` hides nothing there */
+    int *argc; /* as main() got them: `tarn local` hides nothing there */
     char **argv;
-    struct tarn_errbuf err;            /* why it failed */
-    bool failed_quietly;               /* the command has said already what failed */
+    struct tarn_errbuf err; /* why it failed */
+    bool failed_quietly;    /* the command has said already what failed */
     /* after cli_connect(): */
     struct tarn_loop *loop;
     struct tarn_client *client;
-    int exit_code;                     /* when not negative: the exit code, whatever run returned */
+    struct cli_signals *signals; /* after cli_catch_interrupts() */
+    bool terminal;               /* standard output is one */
+    int exit_code;               /* when not negative: the exit code, whatever run returned */
 };
 
-/* Connects to the master and opens a session. Sets c->err. */
+/*
+ * Connects to the master and opens a session. Sets c->err. Tries as long as --timeout says, but at
+ * most 10 s; fails at once when nobody listens.
+ */
 int cli_connect(struct cli *c);
 void cli_disconnect(struct cli *c);
-/* One call; the answer is in req->resp until cli_call_fini. Sets c->err to "WHAT: reason". */
-int cli_call(struct cli *c, struct tarn_rpc_req *req, uint32_t method, const ProtobufCMessage *msg, const char *what);
+/*
+ * One call; the answer is in req->resp until cli_call_fini. Sets c->err to "WHAT: reason".
+ * `wait_ns` is how long the server may hold the call on purpose, beyond --timeout.
+ */
+int cli_call(struct cli *c, struct tarn_rpc_req *req, uint32_t method, const ProtobufCMessage *msg,
+             const char *what);
+int cli_call_waiting(struct cli *c, struct tarn_rpc_req *req, uint32_t method,
+                     const ProtobufCMessage *msg, uint64_t wait_ns, const char *what);
+/* One metadata call. Sets c->err to "WHAT: reason". */
+int cli_op(struct cli *c, struct tarn_client_op *op, const char *what);
+/* Attributes of a path in normal form. */
+int cli_resolve(struct cli *c, const char *path, struct tarn_attr *ret);
+/*
+ * Calls `fn` for each entry of a directory, in the order of the server, outside of callbacks, until
+ * it returns non-zero, which is returned.
+ */
+typedef int cli_entry_fn(void *arg, const char *name, size_t len, const struct tarn_attr *attr);
+int cli_each_entry(struct cli *c, tarn_ino_t dir, const char *what, cli_entry_fn *fn, void *arg);
+/* Runs the loop for a while. */
+void cli_sleep(struct cli *c, uint64_t ns);
 
-/* A path of the name space from an argument: normal form, or UNDER_MOUNT for a path below a mountpoint, with the one to type. */
+/*
+ * From now on SIGINT and SIGTERM do not end the process: they are counted, and a call under way
+ * ends with -TARN_E_CANCELLED. After cli_connect().
+ */
+int cli_catch_interrupts(struct cli *c);
+unsigned cli_interrupts(const struct cli *c);
+
+/* A path of the name space from an argument: normal form, or UNDER_MOUNT for a path below a
+ * mountpoint, with the one to type. */
 int cli_path(struct cli *c, const char *arg, char *ret /* TARN_PATH_MAX */);
 /* Prints one JSON document and takes the reference. */
 void cli_json(struct json_t *doc);
-/* A text that is safe on a terminal: control characters escaped. */
+/* A JSON text of bytes that need not be UTF-8: what is not becomes U+FFFD. New reference. */
+struct json_t *cli_json_text(const char *z);
+struct json_t *cli_json_bytes(const void *p, size_t len);
+/* Sets `key`, and KEY_hex too where the bytes are not UTF-8. */
+void cli_json_set(struct json_t *object, const char *key, const void *p, size_t len);
+/* A name that is safe on a terminal: control characters and what is not UTF-8 as \xNN. */
 void cli_put_name(FILE *out, const char *name, size_t len);
+/* The same, but the bytes as they are when standard output is no terminal. */
+void cli_print_name(const struct cli *c, const char *name, size_t len);
+/* For streams: an error once standard output does not take more. */
+int cli_out_check(struct cli *c);
+/* The commands, for `tarn --help` and `tarn help`. */
+void cli_usage(FILE *out);
 
-/* ---- tokens (token.c) --------------------------------------------------------------------------------------------------- */
+/* ---- tokens (token.c) ------------------------------------------------------------------------ */
 
 /* The directory of this user's token files: /run/tarn, or below the runtime directory. */
 void cli_token_dir(struct tarn_str *ret);
-/* Makes PORT.token (mode 0600) with 32 random bytes in hex, or reads `path` when given. Text without newline. */
-int cli_token_make(const char *path, unsigned port, struct tarn_str *ret_token, struct tarn_str *ret_path, struct tarn_errbuf *err);
+/* Makes PORT.token (mode 0600) with 32 random bytes in hex, or reads `path` when given. Text
+ * without newline. */
+int cli_token_make(const char *path, unsigned port, struct tarn_str *ret_token,
+                   struct tarn_str *ret_path, struct tarn_errbuf *err);
 int cli_token_read(const char *path, struct tarn_str *ret_token, struct tarn_errbuf *err);
 /* "HOST:PORT" -> PORT; 0 when there is none. */
 unsigned cli_port(const char *addr);

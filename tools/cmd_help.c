@@ -14,15 +14,13 @@ static int help_run(struct cli *c)
     struct tarn_str out = {0};
 
     if (c->n_args == 0) {
-        (void)printf("usage: tarn COMMAND [FLAGS] [ARGUMENTS]\n\ncommands:\n");
-        for (size_t i = 0; (cmd = cli_at(i)) != NULL; i++)
-            (void)printf("  %-10s %s\n", cmd->name, cmd->spec->summary);
-        (void)printf("\n`tarn help COMMAND` tells more.\n");
+        cli_usage(stdout);
         return 0;
     }
     cmd = cli_find(c->args[0]);
     if (!cmd)
-        return tarn_err_set(&c->err, -TARN_E_USAGE, "\"%s\" is not a command; `tarn help` lists them", c->args[0]);
+        return tarn_err_set(&c->err, -TARN_E_USAGE,
+                            "\"%s\" is not a command; `tarn help` lists them", c->args[0]);
     tarn_flags_usage(cmd->spec, &out);
     (void)fputs(tarn_str_z(&out), stdout); /* main() checks the stream at the end */
     tarn_str_fini(&out);
@@ -32,16 +30,23 @@ static int help_run(struct cli *c)
 static int version_run(struct cli *c)
 {
     if (c->common.json)
-        cli_json(json_pack("{s:s, s:i}", "version", TARN_VERSION, "protocol", (int)TARN_FRAME_VERSION));
+        cli_json(
+            json_pack("{s:s, s:i}", "version", TARN_VERSION, "protocol", (int)TARN_FRAME_VERSION));
     else
         (void)printf("tarn %s (protocol %u)\n", TARN_VERSION, TARN_FRAME_VERSION);
     return 0;
 }
 
 static const struct tarn_conf_table *const common_only[] = {&cli_common_table, NULL};
-static const struct tarn_flags_spec help_spec = {
-    .command = "tarn help", .args = "[COMMAND]", .summary = "Say what a command does and takes.", .tables = common_only, .max_args = 1};
-static const struct tarn_flags_spec version_spec = {
-    .command = "tarn version", .args = "", .summary = "Say which tarn this is.", .tables = common_only};
+static const struct tarn_flags_spec help_spec = {.command = "tarn help",
+                                                 .args = "[COMMAND]",
+                                                 .summary = "Say what a command does and takes.",
+                                                 .tables = common_only,
+                                                 .max_args = 1};
+static const struct tarn_flags_spec version_spec = {.command = "tarn version",
+                                                    .args = "",
+                                                    .summary = "Say which tarn this is.",
+                                                    .tables = common_only};
 const struct cli_command cmd_help_command = {.name = "help", .spec = &help_spec, .run = help_run};
-const struct cli_command cmd_version_command = {.name = "version", .spec = &version_spec, .run = version_run};
+const struct cli_command cmd_version_command = {
+    .name = "version", .spec = &version_spec, .run = version_run};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * umount: takes a mount away and waits until the process that served it has ended, so that its cache directory is free when
- * the command returns.
+ * umount: takes a mount away and waits until the process that served it has ended, so that its
+ * cache directory is free when the command returns.
  */
 #include <errno.h>
 #include <limits.h>
@@ -23,7 +23,8 @@ static const struct tarn_conf_param umount_rows[] = {
 #include "tools/umount_params.def"
 #undef TARN_PARAM
 };
-static const struct tarn_conf_table umount_table = TARN_CONF_TABLE("umount", "tarn umount", umount_rows);
+static const struct tarn_conf_table umount_table =
+    TARN_CONF_TABLE("umount", "tarn umount", umount_rows);
 
 static int umount_run(struct cli *c)
 {
@@ -38,15 +39,20 @@ static int umount_run(struct cli *c)
     return tarn_fuse_umount(path, p->lazy, &c->err);
 }
 
-static const struct tarn_conf_table *const umount_tables[] = {&umount_table, &cli_common_table, NULL};
+static const struct tarn_conf_table *const umount_tables[] = {&umount_table, &cli_common_table,
+                                                              NULL};
 static const struct tarn_flags_short umount_shorts[] = {{'l', "lazy"}};
-static const struct tarn_flags_spec umount_spec = {.command = "tarn umount",
-                                                   .args = "MOUNTPOINT",
-                                                   .summary = "Take a mount away; the process that serves it ends.",
-                                                   .tables = umount_tables,
-                                                   .shorts = umount_shorts,
-                                                   .n_shorts = TARN_ARRAY_LEN(umount_shorts),
-                                                   .min_args = 1,
-                                                   .max_args = 1};
-const struct cli_command cmd_umount_command = {
-    .name = "umount", .spec = &umount_spec, .run = umount_run, .own = &umount_table, .own_size = sizeof(struct cli_umount)};
+static const struct tarn_flags_spec umount_spec = {
+    .command = "tarn umount",
+    .args = "MOUNTPOINT",
+    .summary = "Take a mount away; the process that serves it ends.",
+    .tables = umount_tables,
+    .shorts = umount_shorts,
+    .n_shorts = TARN_ARRAY_LEN(umount_shorts),
+    .min_args = 1,
+    .max_args = 1};
+const struct cli_command cmd_umount_command = {.name = "umount",
+                                               .spec = &umount_spec,
+                                               .run = umount_run,
+                                               .own = &umount_table,
+                                               .own_size = sizeof(struct cli_umount)};

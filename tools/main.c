@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The binary `tarn`: finds the command, reads its flags, environment and configuration file, runs it and turns its code into
- * the exit code (docs/errors.md). What fails is said once, here: "tarn CMD: text".
+ * The binary `tarn`: finds the command, reads its flags, environment and configuration file, runs
+ * it and turns its code into the exit code (docs/errors.md). What fails is said once, here: "tarn
+ * CMD: text".
  */
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,7 +43,8 @@ const struct cli_command *cli_at(size_t i)
     return i < TARN_ARRAY_LEN(cli_table) ? cli_table[i] : NULL;
 }
 
-/* Secrets of a store may be in this process: no core dumps, and no other process of the user looks in. */
+/* Secrets of a store may be in this process: no core dumps, and no other process of the user looks
+ * in. */
 static void main_harden(void)
 {
     struct rlimit none = {0, 0};
@@ -55,7 +58,8 @@ static int main_fail(struct cli *c, int rc)
     const char *text = tarn_err_text(&c->err, rc);
 
     if (!c->failed_quietly && tarn_starts_with(text, c->cmd->spec->command))
-        (void)fprintf(stderr, "%s\n", text); /* the command line's parser names the command itself */
+        (void)fprintf(stderr, "%s\n",
+                      text); /* the command line's parser names the command itself */
     else if (!c->failed_quietly)
         (void)fprintf(stderr, "tarn %s: %s\n", c->cmd->name, text);
     return (int)tarn_err_exit(rc);
@@ -98,7 +102,8 @@ static int main_run(struct cli *c, int argc, char **argv)
         rc = main_load(c);
     if (rc == 0) {
         c->args = tarn_flags_args(c->flags, &c->n_args);
-        rc = tarn_log_open(NULL, (enum tarn_log_level)c->common.log_level, (enum tarn_log_format)c->common.log_format);
+        rc = tarn_log_open(NULL, (enum tarn_log_level)c->common.log_level,
+                           (enum tarn_log_format)c->common.log_format);
     }
     if (rc == 0)
         rc = c->cmd->run(c);
@@ -117,16 +122,21 @@ static void main_unknown(const char *name)
                   near.best[0] ? "; did you mean " : "", near.best, near.best[0] ? "?" : "");
 }
 
-/* Nobody reads any more: we end as other programs do, without a word. */
+/* Where nobody reads standard output any more we end as other programs do, without a word. */
 static void main_end_by_pipe(void)
 {
-    (void)signal(SIGPIPE, SIG_DFL);
+    struct pollfd p = {.fd = STDOUT_FILENO, .events = POLLOUT};
+
+    if (poll(&p, 1, 0) != 1 || !(p.revents & POLLERR))
+        return;
+    (void)signal(SIGPIPE, SIG_DFL); /* neither can fail */
     (void)raise(SIGPIPE);
 }
 
 int main(int argc, char **argv)
 {
-    struct cli c = {.argv = argv, .argc = &argc, .exit_code = -1};
+    struct cli c = {
+        .argv = argv, .argc = &argc, .exit_code = -1, .terminal = isatty(STDOUT_FILENO)};
     const char *name = argc > 1 ? argv[1] : NULL;
     bool failed;
     int rc;
@@ -155,7 +165,7 @@ int main(int argc, char **argv)
     tarn_flags_free(&c.flags);
     free(c.own);
     failed = fflush(stdout) != 0 || ferror(stdout);
-    if (failed && errno == EPIPE)
+    if (failed || rc == -EPIPE)
         main_end_by_pipe();
     if (rc < 0)
         return main_fail(&c, rc);

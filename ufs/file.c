@@ -87,8 +87,7 @@ struct file_op {
 
 static void file_submit(struct file_op *op, tarn_disk_fn *work);
 
-/* ---- on pool threads
- * ---------------------------------------------------------------------------------------- */
+/* ---- on pool threads ------------------------------------------------------------------------ */
 
 static int64_t file_real_ns(void)
 {
@@ -193,8 +192,7 @@ static void file_list_work(struct tarn_disk_io *io)
                             &op->snap, &op->page);
 }
 
-/* ---- listings between pages
- * ------------------------------------------------------------------------------------ */
+/* ---- listings between pages ----------------------------------------------------------------- */
 
 static void file_kept_free(struct file_store *s, struct file_kept *k)
 {
@@ -263,9 +261,7 @@ static struct tarn_file_snap *file_unkeep(struct file_store *s, const char *toke
     return NULL;
 }
 
-/* ---- results
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- results -------------------------------------------------------------------------------- */
 
 static struct tarn_buf *file_buf_get(struct file_store *s)
 {
@@ -442,9 +438,7 @@ static void file_io_cb(struct tarn_disk_io *io)
     }
 }
 
-/* ---- attempts
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- attempts ------------------------------------------------------------------------------- */
 
 static void file_submit(struct file_op *op, tarn_disk_fn *work)
 {

@@ -64,8 +64,7 @@ void tarn_file_page_fini(struct tarn_file_page *p)
     *p = (struct tarn_file_page){0};
 }
 
-/* ---- scanning
- * ------------------------------------------------------------------------------------------- */
+/* ---- scanning ------------------------------------------------------------------------------- */
 
 static int snap_compare(const void *a, const void *b, void *arena)
 {
@@ -228,9 +227,7 @@ static int snap_scan(const struct tarn_file_list_args *a, int dir_fd, struct tar
     return 0;
 }
 
-/* ---- pages
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- pages ---------------------------------------------------------------------------------- */
 
 /* An entry in the making: its texts are offsets until their memory stops moving. */
 struct build_entry {

@@ -20,8 +20,7 @@ struct tarn_ufs_version;
 
 #define TARN_FILE_SNAP_BYTES (64u << 20) /* of one sorted listing in memory */
 
-/* ---- file_open.c
- * -------------------------------------------------------------------------------------- */
+/* ---- file_open.c ---------------------------------------------------------------------------- */
 
 /* The directory that is served. Immutable but for the flag. */
 struct tarn_file_root {
@@ -43,8 +42,7 @@ bool tarn_file_attr(const struct stat *st, struct tarn_ufs_attr *ret);
  * ns. */
 uint64_t tarn_file_young_ns(int fd, const struct stat *st, int64_t real_ns);
 
-/* ---- file_list.c
- * --------------------------------------------------------------------------------------- */
+/* ---- file_list.c ---------------------------------------------------------------------------- */
 
 /*
  * The names of one directory in key order, as far as they fit `max_bytes`: all names behind a

@@ -79,8 +79,7 @@ struct tarn_ufs_http_req {
 
 static void http_drain(struct tarn_ufs_http *h);
 
-/* ---- the loop
- * ------------------------------------------------------------------------------------------- */
+/* ---- the loop ------------------------------------------------------------------------------- */
 
 static void http_action(struct tarn_ufs_http *h, curl_socket_t fd, int events)
 {
@@ -151,8 +150,7 @@ static int http_curl_socket_cb(CURL *easy, curl_socket_t fd, int what, void *arg
     return tarn_poll_start(h->loop, fd, events, http_poll_cb, h, &s->poll) < 0 ? -1 : 0;
 }
 
-/* ---- the answer
- * ------------------------------------------------------------------------------------------- */
+/* ---- the answer ----------------------------------------------------------------------------- */
 
 static bool http_stop(struct tarn_ufs_http_req *r, int rc)
 {
@@ -212,8 +210,7 @@ static size_t http_write_cb(char *p, size_t size, size_t n, void *arg)
     return n;
 }
 
-/* ---- what went wrong, for people
- * ---------------------------------------------------------------------------- */
+/* ---- what went wrong, for people ------------------------------------------------------------ */
 
 /* Which of the many ways TLS fails; curl's own text where no better one is known. */
 static const char *http_tls_text(struct tarn_ufs_http_req *r)
@@ -304,8 +301,7 @@ static int http_curl_code(struct tarn_ufs_http_req *r, CURLcode code, const char
     }
 }
 
-/* ---- starting and ending
- * ------------------------------------------------------------------------------------- */
+/* ---- starting and ending -------------------------------------------------------------------- */
 
 static void http_setup(struct tarn_ufs_http *h, CURL *e)
 {
@@ -503,9 +499,7 @@ bool tarn_ufs_http_suspect(const struct tarn_ufs_http_req *r)
     return connects == 0;
 }
 
-/* ---- clients
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- clients -------------------------------------------------------------------------------- */
 
 static int http_open_curl(struct tarn_ufs_http *h, unsigned max_connections)
 {

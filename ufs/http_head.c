@@ -36,7 +36,7 @@ bool tarn_ufs_http_date(const char *s, int64_t *ret_ns)
         return false;
     m = strlen(mon) == 3 ? strstr(months, mon) : NULL;
     if (!m || (m - months) % 3 || day < 1 || day > 31 || hour > 23 || min > 59 || sec > 60 ||
-        year < 1970)
+        year < 1970 || year > 2200)
         return false;
     *ret_ns = (tarn_ufs_http_days((int64_t)year, (unsigned)(m - months) / 3 + 1, day) * 86400 +
                (int64_t)hour * 3600 + (int64_t)min * 60 + (int64_t)sec) *

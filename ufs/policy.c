@@ -85,8 +85,7 @@ static void policy_unlink(struct tarn_ufs *u, struct tarn_ufs_req *r)
         tarn_list_del(&r->node);
 }
 
-/* ---- the end of a request
- * ----------------------------------------------------------------------------- */
+/* ---- the end of a request ------------------------------------------------------------------- */
 
 static void policy_count_end(struct tarn_ufs *u, struct tarn_ufs_req *r, int rc)
 {
@@ -129,8 +128,7 @@ static void policy_end_later(struct tarn_ufs *u, struct tarn_ufs_req *r, int rc)
     tarn_loop_post(u->loop, &r->task, policy_deliver_cb);
 }
 
-/* ---- bandwidth
- * ------------------------------------------------------------------------------------------ */
+/* ---- bandwidth ------------------------------------------------------------------------------ */
 
 static void policy_bandwidth_cb(struct tarn_timer *t, void *arg)
 {
@@ -177,8 +175,7 @@ static void policy_refund(struct tarn_ufs *u, struct tarn_ufs_req *r)
     r->charged_bytes = 0;
 }
 
-/* ---- starting
- * ------------------------------------------------------------------------------------------- */
+/* ---- starting ------------------------------------------------------------------------------- */
 
 static unsigned policy_cost(const struct tarn_ufs *u, struct tarn_ufs_req *r)
 {
@@ -242,8 +239,7 @@ static void policy_pump_cb(struct tarn_task *t)
     }
 }
 
-/* ---- deadlines and retries
- * -------------------------------------------------------------------------------- */
+/* ---- deadlines and retries ------------------------------------------------------------------ */
 
 /* Takes a running request out of the running set; its attempt is over or was aborted. */
 static void policy_stopped(struct tarn_ufs *u, struct tarn_ufs_req *r)
@@ -363,8 +359,7 @@ static void policy_timer_cb(struct tarn_timer *t, void *arg)
     tarn_timer_start(u->loop, t, TARN_MIN(timeout - silent, timeout / 3), policy_timer_cb, r);
 }
 
-/* ---- in and out
- * ------------------------------------------------------------------------------------------- */
+/* ---- in and out ----------------------------------------------------------------------------- */
 
 static void policy_take(struct tarn_ufs *u, struct tarn_ufs_req *r)
 {

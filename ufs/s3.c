@@ -28,7 +28,6 @@
 #define S3_MAGIC           0x73336131u
 #define S3_ERROR_BODY_MAX  (64u << 10)
 #define S3_EMPTY_PAGES_MAX 8u
-#define S3_CONNECT_NS      (10 * TARN_NS_PER_S)
 #define S3_RELOAD_NS       (5 * TARN_NS_PER_S) /* between two looks at files of keys */
 
 enum s3_verb { S3_HEAD, S3_LIST, S3_GET };
@@ -63,23 +62,14 @@ struct s3_attempt {
     unsigned empty_pages;   /* list: pages without progress in a row */
 };
 
-/* Owner: loop. */
-struct s3_store {
-    struct tarn_s3_site site;              /* borrows from creds and below */
-    struct tarn_ufs_http *http;            /* connections */
-    struct tarn_ufs_credentials_set creds; /* keys */
-    uint64_t creds_ns;                     /* loop time when they were read */
-};
-
 static void s3_begin(struct s3_attempt *a);
 
-/* ---- error texts
- * ---------------------------------------------------------------------------------------- */
+/* ---- error texts ---------------------------------------------------------------------------- */
 
 /* "s3://bucket/key at host:port", printable. */
 static void s3_object_text(const struct s3_attempt *a, char *buf, size_t size)
 {
-    const struct s3_store *s = a->u->store;
+    const struct tarn_s3_store *s = a->u->store;
     struct tarn_ufs_req *r = a->r;
     const char *key = "";
 
@@ -107,7 +97,7 @@ static int s3_fail(struct s3_attempt *a, int rc, const char *why)
 /* Of an error answer: the code for it, and what to tell people. */
 static int s3_answer_error(struct s3_attempt *a, struct s3_side *side)
 {
-    const struct s3_store *s = a->u->store;
+    const struct tarn_s3_store *s = a->u->store;
     unsigned status = side->head.status;
     struct tarn_s3_error e;
     char why[500], hint[200] = "";
@@ -145,9 +135,7 @@ static int s3_answer_error(struct s3_attempt *a, struct s3_side *side)
     return s3_fail(a, rc, why);
 }
 
-/* ---- sides
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- sides ---------------------------------------------------------------------------------- */
 
 static void s3_side_reset(struct s3_side *side)
 {
@@ -270,7 +258,7 @@ static const struct tarn_ufs_http_ops s3_http_ops = {s3_on_head, s3_on_body, s3_
 /* Sends `call` as one side; a failure to start is told like any other, by a later turn's step. */
 static void s3_send(struct s3_attempt *a, enum s3_verb verb, struct tarn_s3_call *call)
 {
-    const struct s3_store *s = a->u->store;
+    const struct tarn_s3_store *s = a->u->store;
     struct s3_side *side = &a->side[a->n_sides++];
     struct tarn_ufs_http_call request = {.head = verb == S3_HEAD,
                                          .fresh = a->r->last_rc == -TARN_E_UFS_STALLED,
@@ -303,7 +291,7 @@ static char *s3_full_key(const struct s3_attempt *a, const char *key, const char
 static void s3_send_head(struct s3_attempt *a, const char *key)
 {
     struct tarn_s3_call call = {0};
-    struct s3_store *s = a->u->store;
+    struct tarn_s3_store *s = a->u->store;
     char *full = s3_full_key(a, key, "");
 
     tarn_s3_call_head(&s->site, full, s3_real_ns(), &call);
@@ -315,7 +303,7 @@ static void s3_send_get(struct s3_attempt *a)
 {
     struct tarn_ufs_get *g = ufs_req_get(a->r);
     struct tarn_s3_call call = {0};
-    struct s3_store *s = a->u->store;
+    struct tarn_s3_store *s = a->u->store;
     char *full = s3_full_key(a, g->key, "");
 
     tarn_s3_call_get(&s->site, full, g->off_bytes + g->done_bytes, g->off_bytes + g->len_bytes - 1,
@@ -327,20 +315,18 @@ static void s3_send_get(struct s3_attempt *a)
 static void s3_send_list(struct s3_attempt *a, const struct tarn_s3_list_args *args)
 {
     struct tarn_s3_call call = {0};
-    struct s3_store *s = a->u->store;
+    struct tarn_s3_store *s = a->u->store;
 
     tarn_s3_call_list(&s->site, args, s3_real_ns(), &call);
     s3_send(a, S3_LIST, &call);
 }
 
-/* ---- steps
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- steps ---------------------------------------------------------------------------------- */
 
 /* True when keys that the store rejected were replaced by newer ones from their files. */
 static bool s3_renew_keys(struct s3_attempt *a, int rc)
 {
-    struct s3_store *s = a->u->store;
+    struct tarn_s3_store *s = a->u->store;
     struct tarn_ufs_credentials_set fresh = {0};
     bool other;
 
@@ -617,125 +603,9 @@ static bool s3_suspect(struct tarn_ufs_req *r)
     return suspect;
 }
 
-/* ---- open
- * -----------------------------------------------------------------------------------------------------
- */
-
-static const char *s3_env(const char *option, const char *env, const char *env2)
-{
-    const char *v = option;
-
-    if (!*v && (v = getenv(env)) == NULL)
-        v = "";
-    if (!*v && env2 && (v = getenv(env2)) == NULL)
-        v = "";
-    return v;
-}
-
-static bool s3_region_ok(const char *s)
-{
-    size_t n = strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.");
-
-    return n && n < 64 && !s[n];
-}
-
-static bool s3_path_style(const struct tarn_ufs_opts *o, const struct tarn_s3_endpoint *e,
-                          const char *bucket)
-{
-    if (o->path_style != TARN_UFS_PATH_AUTO)
-        return o->path_style == TARN_UFS_PATH_TRUE;
-    if (e->https && strchr(bucket, '.'))
-        return true; /* a wildcard certificate does not cover two labels */
-    return !tarn_s3_endpoint_is_aws(e);
-}
-
-static void s3_site_set(struct tarn_ufs *u, struct s3_store *s, const struct tarn_s3_endpoint *e)
-{
-    bool path = s3_path_style(&u->opts, e, s->site.bucket);
-    struct tarn_str host = {0};
-
-    tarn_s3_endpoint_authority(e, path ? NULL : s->site.bucket, &host);
-    s->site.authority = tarn_str_detach(&host);
-    s->site.base = tarn_xasprintf("%s://%s", e->https ? "https" : "http", s->site.authority);
-    s->site.path = path ? tarn_xasprintf("/%s", s->site.bucket) : tarn_xstrdup("");
-    s->site.access_key = s->creds.access_key;
-    s->site.secret_key = s->creds.secret_key;
-    s->site.token = s->creds.token;
-    u->where = tarn_xasprintf(" at %s:%u", e->host, (unsigned)e->port);
-    u->store_id = tarn_xasprintf("%s:%u/%s", e->host, (unsigned)e->port, s->site.bucket);
-    u->uri = tarn_xasprintf("s3://%s%s%s", s->site.bucket, *u->prefix ? "/" : "", u->prefix);
-}
-
-static void s3_store_free(struct s3_store *s)
-{
-    tarn_ufs_http_free(&s->http);
-    tarn_ufs_credentials_fini(&s->creds);
-    free(s->site.bucket);
-    free(s->site.region);
-    free(s->site.base);
-    free(s->site.authority);
-    free(s->site.path);
-    free(s);
-}
-
-static int s3_endpoint(const struct tarn_ufs_opts *o, const char *region,
-                       struct tarn_s3_endpoint *ret, struct tarn_errbuf *err)
-{
-    const char *text = s3_env(o->endpoint, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL");
-    char *aws;
-    int rc;
-
-    if (*text)
-        return tarn_s3_endpoint_parse(text, ret, err);
-    aws = tarn_xasprintf("https://s3.%s.amazonaws.com%s", region,
-                         tarn_starts_with(region, "cn-") ? ".cn" : "");
-    rc = tarn_s3_endpoint_parse(aws, ret, err);
-    free(aws);
-    return rc;
-}
-
-static int s3_open(struct tarn_ufs *u, const char *rest, struct tarn_errbuf *err)
-{
-    struct s3_store *s = tarn_xnew(struct s3_store);
-    struct tarn_s3_endpoint e;
-    const char *region = s3_env(u->opts.region, "AWS_REGION", "AWS_DEFAULT_REGION");
-    int rc;
-
-    if (!*region)
-        region = "us-east-1";
-    rc = s3_region_ok(region)
-             ? 0
-             : tarn_err_set(err, -TARN_E_CONFIG, "region: \"%.64s\" is not a region", region);
-    if (rc == 0)
-        rc = s3_endpoint(&u->opts, region, &e, err);
-    if (rc == 0)
-        rc = tarn_s3_uri_parse(rest, &s->site.bucket, &u->prefix, err);
-    if (rc == 0)
-        rc = tarn_ufs_credentials_find(&u->opts, err, &s->creds);
-    if (rc == 0)
-        rc = tarn_ufs_http_new(
-            &(struct tarn_ufs_http_args){.loop = u->loop,
-                                         .max_connections = (unsigned)u->opts.max_connections,
-                                         .connect_ns = TARN_MIN(u->opts.timeout, S3_CONNECT_NS),
-                                         .tls_ca = u->opts.tls_ca,
-                                         .tls_verify = u->opts.tls_verify,
-                                         .proxy = u->opts.proxy,
-                                         .max_rate = u->opts.max_bandwidth},
-            err, &s->http);
-    if (rc < 0) {
-        s3_store_free(s);
-        return rc;
-    }
-    s->site.region = tarn_xstrdup(region);
-    s->creds_ns = tarn_loop_now_ns(u->loop);
-    s3_site_set(u, s, &e);
-    u->store = s;
-    return 0;
-}
-
 static void s3_close(struct tarn_ufs *u)
 {
-    s3_store_free(u->store);
+    tarn_s3_store_free(u->store);
     u->store = NULL;
     tarn_ufs_closed(u);
 }
@@ -743,7 +613,7 @@ static void s3_close(struct tarn_ufs *u)
 const struct tarn_ufs_ops tarn_ufs_s3_ops = {
     .scheme = "s3",
     .root_is_dir = true,
-    .open = s3_open,
+    .open = tarn_s3_open,
     .start = s3_start,
     .abort = s3_abort,
     .suspect = s3_suspect,

@@ -11,11 +11,11 @@
 #include "lib/base/err.h"
 #include "lib/base/limits.h"
 #include "lib/base/str.h"
+#include "ufs/credentials_priv.h"
 
 struct tarn_ufs_list;
 
-/* ---- s3_url.c: pure
- * --------------------------------------------------------------------------------- */
+/* ---- s3_url.c: pure ------------------------------------------------------------------------- */
 
 /* Appends `n` bytes, all but A-Z a-z 0-9 - . _ ~ (and '/' when `keep_slash`) as %XX. */
 void tarn_s3_url_encode(struct tarn_str *out, const char *p, size_t n, bool keep_slash);
@@ -41,8 +41,7 @@ void tarn_s3_endpoint_authority(const struct tarn_s3_endpoint *e, const char *bu
 int tarn_s3_uri_parse(const char *rest, char **ret_bucket, char **ret_prefix,
                       struct tarn_errbuf *err);
 
-/* ---- s3_sign.c: AWS Signature Version 4
- * ---------------------------------------------------------------- */
+/* ---- s3_sign.c: AWS Signature Version 4 ----------------------------------------------------- */
 
 #define TARN_S3_EMPTY_SHA256 "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
@@ -69,8 +68,7 @@ void tarn_s3_sign(const struct tarn_s3_sign_args *a, struct tarn_str *ret_author
 /* "20130524T000000Z"; returns buf. */
 const char *tarn_s3_amz_date(int64_t real_ns, char buf[20]);
 
-/* ---- s3_xml.c: answers
- * ----------------------------------------------------------------------------------- */
+/* ---- s3_xml.c: answers ---------------------------------------------------------------------- */
 
 /* A key of a listing; texts are offsets into the arena. */
 struct tarn_s3_key {
@@ -101,6 +99,13 @@ struct tarn_s3_listing {
 };
 void tarn_s3_list_xml_result(struct tarn_s3_list_xml *x, struct tarn_s3_listing *ret);
 
+/* A name without its namespace prefix. */
+const char *tarn_s3_xml_local(const char *name);
+/* "2009-10-12T17:50:30.000Z" -> ns of the whole second; 0 when malformed. */
+int64_t tarn_s3_xml_date(const char *s);
+
+/* ---- s3_error.c -------------------------------------------------------------------------- */
+
 /* <Error>. Texts are cut and printable. */
 struct tarn_s3_error {
     char code[64];     /* "NoSuchKey"; "" when the answer says none */
@@ -111,11 +116,8 @@ struct tarn_s3_error {
 void tarn_s3_error_xml(const char *p, size_t n, struct tarn_s3_error *ret);
 /* Our code for the store's, or for the status where the code is unknown. */
 int tarn_s3_error_code(const char *code, unsigned status);
-/* "2009-10-12T17:50:30.000Z" -> ns of the whole second; 0 when malformed. */
-int64_t tarn_s3_xml_date(const char *s);
 
-/* ---- s3_page.c
- * -------------------------------------------------------------------------------------------- */
+/* ---- s3_page.c ------------------------------------------------------------------------------ */
 
 /*
  * Makes the page of `l` from a listing: `full_dir` is the store's prefix of the directory. Fills
@@ -125,8 +127,7 @@ int64_t tarn_s3_xml_date(const char *s);
 int tarn_s3_page(struct tarn_ufs_list *l, const char *full_dir, const struct tarn_s3_listing *x,
                  struct tarn_errbuf *err);
 
-/* ---- s3_call.c: one signed request
- * ------------------------------------------------------------------------ */
+/* ---- s3_call.c: one signed request ---------------------------------------------------------- */
 
 struct tarn_ufs_http;
 struct tarn_ufs_http_call;
@@ -173,8 +174,7 @@ void tarn_s3_call_list(const struct tarn_s3_site *s, const struct tarn_s3_list_a
 /* Overwrites what was secret. */
 void tarn_s3_call_fini(struct tarn_s3_call *c);
 
-/* ---- s3_get.c: does an answer fit the version?
- * ---------------------------------------------------------------- */
+/* ---- s3_get.c: does an answer fit the version? ---------------------------------------------- */
 
 struct tarn_ufs_get;
 
@@ -196,3 +196,19 @@ enum tarn_s3_fit tarn_s3_get_fit(struct tarn_ufs_get *g, const struct tarn_ufs_h
  */
 enum tarn_s3_fit tarn_s3_get_adopt(struct tarn_ufs_get *g, const struct tarn_ufs_http_head *head,
                                    bool *ret_plain);
+
+/* ---- s3_open.c --------------------------------------------------------------------------- */
+
+struct tarn_ufs;
+
+/* Owner: loop. */
+struct tarn_s3_store {
+    struct tarn_s3_site site;              /* borrows from creds and below */
+    struct tarn_ufs_http *http;            /* connections */
+    struct tarn_ufs_credentials_set creds; /* keys */
+    uint64_t creds_ns;                     /* loop time when they were read */
+};
+
+/* The back end's `open`. */
+int tarn_s3_open(struct tarn_ufs *u, const char *rest, struct tarn_errbuf *err);
+void tarn_s3_store_free(struct tarn_s3_store *s);

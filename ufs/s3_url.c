@@ -77,8 +77,7 @@ int64_t tarn_s3_url_decode(char *p, size_t n)
     return (int64_t)out;
 }
 
-/* ---- endpoints
- * ---------------------------------------------------------------------------------------- */
+/* ---- endpoints ------------------------------------------------------------------------------ */
 
 static int endpoint_bad(struct tarn_errbuf *err, const char *why)
 {

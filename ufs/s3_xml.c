@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * XML answers of S3 stores, by expat. What a store sends is not trusted: a document type ends the
+ * Listings of S3 stores, by expat. What a store sends is not trusted: a document type ends the
  * parse (so there are no entities but the five of XML), depth and the length of texts are bounded,
  * and only known elements at known places are looked at. The whole answer's length is bounded by
  * the caller.
@@ -34,10 +34,7 @@ enum xml_field {
     XML_PREFIX,
     XML_TRUNCATED,
     XML_TOKEN,
-    XML_ENCODING,
-    XML_CODE,
-    XML_MESSAGE,
-    XML_REGION
+    XML_ENCODING
 };
 
 /* Owner: caller. */
@@ -62,6 +59,13 @@ struct tarn_s3_list_xml {
     int rc;                   /* first error */
 };
 
+const char *tarn_s3_xml_local(const char *name)
+{
+    const char *colon = strchr(name, ':');
+
+    return colon ? colon + 1 : name;
+}
+
 static void list_fail(struct tarn_s3_list_xml *x, int rc)
 {
     if (x->rc == 0)
@@ -77,13 +81,6 @@ static void list_doctype(void *arg, const XML_Char *name, const XML_Char *sysid,
     (void)pubid;
     (void)internal;
     list_fail(arg, -TARN_E_UFS_PROTO);
-}
-
-static const char *xml_local(const char *name)
-{
-    const char *colon = strchr(name, ':');
-
-    return colon ? colon + 1 : name;
 }
 
 static enum xml_field list_field(const struct tarn_s3_list_xml *x, const char *name)
@@ -123,7 +120,7 @@ static void list_start(void *arg, const XML_Char *name, const XML_Char **attrs)
     (void)attrs;
     if (x->rc < 0)
         return;
-    name = xml_local(name);
+    name = tarn_s3_xml_local(name);
     if (++x->depth > XML_DEPTH_MAX) {
         list_fail(x, -TARN_E_UFS_PROTO);
         return;
@@ -217,9 +214,6 @@ static void list_value(struct tarn_s3_list_xml *x)
         x->encoded = strcmp(x->text, "url") == 0;
         break;
     case XML_NONE:
-    case XML_CODE:
-    case XML_MESSAGE:
-    case XML_REGION:
     default:
         break;
     }
@@ -369,167 +363,10 @@ int64_t tarn_s3_xml_date(const char *s)
         !xml_digits(s + 11, 2, &hour) || !xml_digits(s + 14, 2, &min) ||
         !xml_digits(s + 17, 2, &sec))
         return 0;
-    if (year < 1970 || month < 1 || month > 12 || day < 1 || day > 31 || hour > 23 || min > 59 ||
-        sec > 60)
+    if (year < 1970 || year > 2200 || month < 1 || month > 12 || day < 1 || day > 31 || hour > 23 ||
+        min > 59 || sec > 60)
         return 0;
     return (tarn_ufs_http_days((int64_t)year, month, day) * 86400 + (int64_t)hour * 3600 +
             (int64_t)min * 60 + (int64_t)sec) *
            (int64_t)TARN_NS_PER_S;
-}
-
-/* ---- errors
- * -------------------------------------------------------------------------------------------------
- */
-
-struct xml_error {
-    XML_Parser parser;         /* expat's */
-    unsigned depth;            /* open elements */
-    enum xml_field field;      /* of the open element */
-    struct tarn_s3_error *out; /* result */
-};
-
-static void error_doctype(void *arg, const XML_Char *name, const XML_Char *sysid,
-                          const XML_Char *pubid, int internal)
-{
-    struct xml_error *x = arg;
-
-    (void)name;
-    (void)sysid;
-    (void)pubid;
-    (void)internal;
-    (void)XML_StopParser(x->parser, XML_FALSE); /* fails only when it has stopped already */
-}
-
-static void error_start(void *arg, const XML_Char *name, const XML_Char **attrs)
-{
-    struct xml_error *x = arg;
-
-    (void)attrs;
-    name = xml_local(name);
-    x->field = XML_NONE;
-    if (++x->depth > XML_DEPTH_MAX || (x->depth == 1 && strcmp(name, "Error") != 0))
-        (void)XML_StopParser(x->parser, XML_FALSE); /* as above */
-    else if (x->depth == 2 && strcmp(name, "Code") == 0)
-        x->field = XML_CODE;
-    else if (x->depth == 2 && strcmp(name, "Message") == 0)
-        x->field = XML_MESSAGE;
-    else if (x->depth == 2 && strcmp(name, "Region") == 0)
-        x->field = XML_REGION;
-}
-
-static void error_append(char *dst, size_t size, const char *p, int n)
-{
-    size_t used = strlen(dst);
-
-    for (int i = 0; i < n && used + 1 < size; i++)
-        dst[used++] = (char)((unsigned char)p[i] < 0x20 || p[i] == 0x7f ? ' ' : p[i]);
-    dst[used] = 0;
-}
-
-static void error_text(void *arg, const XML_Char *p, int n)
-{
-    struct xml_error *x = arg;
-
-    if (x->field == XML_CODE)
-        error_append(x->out->code, sizeof(x->out->code), p, n);
-    else if (x->field == XML_MESSAGE)
-        error_append(x->out->message, sizeof(x->out->message), p, n);
-    else if (x->field == XML_REGION)
-        error_append(x->out->region, sizeof(x->out->region), p, n);
-}
-
-static void error_close(void *arg, const XML_Char *name)
-{
-    struct xml_error *x = arg;
-
-    (void)name;
-    x->depth--;
-    x->field = XML_NONE;
-}
-
-void tarn_s3_error_xml(const char *p, size_t n, struct tarn_s3_error *ret)
-{
-    struct xml_error x = {.parser = XML_ParserCreate("UTF-8"), .out = ret};
-
-    *ret = (struct tarn_s3_error){0};
-    TARN_ASSERT(n <= INT32_MAX);
-    if (!x.parser)
-        return;
-    XML_SetUserData(x.parser, &x);
-    XML_SetElementHandler(x.parser, error_start, error_close);
-    XML_SetCharacterDataHandler(x.parser, error_text);
-    XML_SetStartDoctypeDeclHandler(x.parser, error_doctype);
-    (void)XML_Parse(x.parser, p, (int)n, 1); /* what was read until an error stays */
-    XML_ParserFree(x.parser);
-}
-
-int tarn_s3_error_code(const char *code, unsigned status)
-{
-    static const struct {
-        const char *code; /* the store's */
-        int rc;           /* ours, positive */
-    } rows[] = {
-        {"NoSuchBucket", TARN_E_UFS_NO_BUCKET},
-        {"InvalidBucketName", TARN_E_UFS_NO_BUCKET},
-        {"NoSuchKey", TARN_E_UFS_NOT_FOUND},
-        {"NoSuchVersion", TARN_E_UFS_NOT_FOUND},
-        {"AccessDenied", TARN_E_UFS_DENIED},
-        {"AllAccessDisabled", TARN_E_UFS_DENIED},
-        {"AccountProblem", TARN_E_UFS_DENIED},
-        {"InvalidObjectState", TARN_E_UFS_DENIED},
-        {"SignatureDoesNotMatch", TARN_E_UFS_SIGNATURE},
-        {"InvalidAccessKeyId", TARN_E_UFS_SIGNATURE},
-        {"RequestTimeTooSkewed", TARN_E_UFS_SIGNATURE},
-        {"ExpiredToken", TARN_E_UFS_SIGNATURE},
-        {"InvalidToken", TARN_E_UFS_SIGNATURE},
-        {"TokenRefreshRequired", TARN_E_UFS_SIGNATURE},
-        {"InvalidSecurity", TARN_E_UFS_SIGNATURE},
-        {"XAmzContentSHA256Mismatch", TARN_E_UFS_SIGNATURE},
-        {"AuthorizationHeaderMalformed", TARN_E_CONFIG},
-        {"PermanentRedirect", TARN_E_CONFIG},
-        {"TemporaryRedirect", TARN_E_CONFIG},
-        {"IllegalLocationConstraintException", TARN_E_CONFIG},
-        {"SlowDown", TARN_E_UFS_THROTTLED},
-        {"ServiceUnavailable", TARN_E_UFS_THROTTLED},
-        {"RequestLimitExceeded", TARN_E_UFS_THROTTLED},
-        {"Throttling", TARN_E_UFS_THROTTLED},
-        {"ThrottlingException", TARN_E_UFS_THROTTLED},
-        {"TooManyRequests", TARN_E_UFS_THROTTLED},
-        {"BandwidthLimitExceeded", TARN_E_UFS_THROTTLED},
-        {"InternalError", TARN_E_UFS_SERVER},
-        {"RequestTimeout", TARN_E_UFS_STALLED},
-        {"PreconditionFailed", TARN_E_UFS_CHANGED},
-        {"InvalidRange", TARN_E_UFS_CHANGED},
-        {"MethodNotAllowed", TARN_E_UNSUPPORTED},
-        {"NotImplemented", TARN_E_UNSUPPORTED},
-    };
-
-    for (size_t i = 0; i < TARN_ARRAY_LEN(rows); i++)
-        if (strcmp(code, rows[i].code) == 0)
-            return -rows[i].rc;
-    switch (status) {
-    case 401:
-    case 403:
-        return -TARN_E_UFS_DENIED;
-    case 404:
-    case 410:
-        return -TARN_E_UFS_NOT_FOUND;
-    case 408:
-        return -TARN_E_UFS_STALLED;
-    case 412:
-    case 416:
-        return -TARN_E_UFS_CHANGED;
-    case 429:
-    case 503:
-    case 509:
-        return -TARN_E_UFS_THROTTLED;
-    case 501:
-    case 505:
-        return -TARN_E_UNSUPPORTED;
-    default:
-        break;
-    }
-    if (status >= 300 && status < 400)
-        return -TARN_E_CONFIG;
-    return status >= 500 ? -TARN_E_UFS_SERVER : -TARN_E_UFS_PROTO;
 }

@@ -20,8 +20,7 @@
 
 static const struct tarn_ufs_ops *const ufs_back_ends[] = {&tarn_ufs_s3_ops, &tarn_ufs_file_ops};
 
-/* ---- open and close
- * ------------------------------------------------------------------------------------- */
+/* ---- open and close ------------------------------------------------------------------------- */
 
 static int ufs_find_back_end(const char *uri, const struct tarn_ufs_ops **ret_ops,
                              const char **ret_rest, struct tarn_errbuf *err)
@@ -138,8 +137,7 @@ void tarn_ufs_counts(const struct tarn_ufs *u, struct tarn_ufs_counts *ret)
     ret->queued = u->n_queued;
 }
 
-/* ---- content ids
- * ---------------------------------------------------------------------------------------- */
+/* ---- content ids ---------------------------------------------------------------------------- */
 
 /* One field: its length, so that no two sequences of fields give the same bytes, then its bytes. */
 static void cid_field(struct tarn_sha256 *s, const void *p, size_t n)
@@ -209,8 +207,7 @@ bool tarn_ufs_version_eq(const struct tarn_ufs_version *a, const struct tarn_ufs
     return a->mtime_ns == b->mtime_ns && a->ctime_ns == b->ctime_ns && a->file_id == b->file_id;
 }
 
-/* ---- requests
- * ------------------------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------------- */
 
 /* 0 if `key` may be asked for; else the code, with r->err set. */
 static int ufs_key_check(struct tarn_ufs *u, struct tarn_ufs_req *r, const char *key)
@@ -337,8 +334,7 @@ void tarn_ufs_cancel(struct tarn_ufs_req *r)
     tarn_ufs_policy_cancel(r);
 }
 
-/* ---- results
- * -------------------------------------------------------------------------------------------- */
+/* ---- results -------------------------------------------------------------------------------- */
 
 static void ufs_stat_end(struct tarn_ufs_stat *s, int rc)
 {

@@ -62,8 +62,7 @@ enum tarn_verified {
     TARN_VERIFIED_STORE_CHECKSUM
 };
 
-/* ---- open
- * ---------------------------------------------------------------------------------------- */
+/* ---- open ----------------------------------------------------------------------------------- */
 
 struct tarn_ufs_args {
     struct tarn_loop *loop;           /* where it lives */
@@ -97,8 +96,7 @@ tarn_cid_t tarn_ufs_cid_of(const struct tarn_ufs *u, const char *isolation, cons
                            const struct tarn_ufs_version *version);
 bool tarn_ufs_version_eq(const struct tarn_ufs_version *a, const struct tarn_ufs_version *b);
 
-/* ---- requests
- * ------------------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------------- */
 
 struct tarn_ufs_req; /* the policy's part, first in each request */
 

@@ -85,8 +85,7 @@ struct tarn_ufs {
     struct tarn_ufs_counts counts; /* running and queued are lengths of the lists */
 };
 
-/* ---- policy.c: queue, concurrency, retries, deadlines, bandwidth
- * ------------------------------------ */
+/* ---- policy.c: queue, concurrency, retries, deadlines, bandwidth ---------------------------- */
 
 void tarn_ufs_policy_init(struct tarn_ufs *u);
 /* Takes an idle request in; `kind` and the in-fields are set. The result comes by
@@ -104,8 +103,7 @@ int tarn_ufs_policy_data(struct tarn_ufs_get *g, const uint8_t *p, size_t n);
 /* From back ends: the attempt is over. May call the caller back; r may be gone afterwards. */
 void tarn_ufs_policy_done(struct tarn_ufs_req *r, int rc);
 
-/* ---- ufs.c
- * ------------------------------------------------------------------------------------------ */
+/* ---- ufs.c ---------------------------------------------------------------------------------- */
 
 /* Delivers the result of r; the caller's callback runs inside. */
 void tarn_ufs_req_end(struct tarn_ufs_req *r, int rc);

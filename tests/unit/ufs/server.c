@@ -95,8 +95,7 @@ static void srv_error(struct srv_request *q, const char *status, const char *hea
     free(body);
 }
 
-/* ---- objects
- * -------------------------------------------------------------------------------------------- */
+/* ---- objects -------------------------------------------------------------------------------- */
 
 static const struct srv_object *srv_find(struct srv *s, const char *key)
 {
@@ -156,9 +155,7 @@ static void srv_object_answer(struct srv_request *q, const struct srv_object *o)
     srv_body(q, o->body + first, last - first + 1);
 }
 
-/* ---- listings
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- listings ------------------------------------------------------------------------------- */
 
 static int srv_hex(char c)
 {
@@ -293,9 +290,7 @@ static void srv_list_answer(struct srv_request *q)
     tarn_str_fini(&l.out);
 }
 
-/* ---- requests
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- requests ------------------------------------------------------------------------------- */
 
 static void srv_sleep_until_gone(struct srv_request *q)
 {

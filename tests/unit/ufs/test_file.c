@@ -290,8 +290,7 @@ static void test_list_large(void **state)
     fx_listing_fini(&l);
 }
 
-/* ---- leading away
- * --------------------------------------------------------------------------------------------- */
+/* ---- leading away --------------------------------------------------------------------------- */
 
 static void check_escape(struct env *e, const char *key)
 {
@@ -412,9 +411,7 @@ static void test_swap_during_walk(void **state)
     print_message("swap: found %u of 1000\n", found);
 }
 
-/* ---- bytes
- * -----------------------------------------------------------------------------------------------------------
- */
+/* ---- bytes ---------------------------------------------------------------------------------- */
 
 static void test_get(void **state)
 {

@@ -37,9 +37,7 @@ static int remove_tmp(void **state)
     return 0;
 }
 
-/* ---- options
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- options -------------------------------------------------------------------------------- */
 
 static void check_bad(const char *text, bool trusted, int want, const char *part)
 {
@@ -86,8 +84,7 @@ static void test_options(void **state)
     check_bad("secret-key=sekrit,secret-file=/x", true, -TARN_E_CONFIG, "secret-file");
 }
 
-/* ---- credentials
- * ---------------------------------------------------------------------------------------------- */
+/* ---- credentials ---------------------------------------------------------------------------- */
 
 static int find(const char *text, struct tarn_ufs_credentials_set *c, struct tarn_errbuf *err)
 {
@@ -194,9 +191,7 @@ static void test_credentials_env_and_file(void **state)
     check_lost("", -TARN_E_CONFIG, "AWS_SECRET_ACCESS_KEY");
 }
 
-/* ---- opening
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- opening -------------------------------------------------------------------------------- */
 
 static void check_open(const char *uri, const char *opts, const char *want_uri, const char *want_id)
 {
@@ -254,8 +249,7 @@ static void test_open(void **state)
     free(want);
 }
 
-/* ---- content ids: the vectors of docs/formats/cid.md
- * ---------------------------------------------------------------- */
+/* ---- content ids: the vectors of docs/formats/cid.md ---------------------------------------- */
 
 static void check_cid(const char *isolation, const char *store, const char *key,
                       const struct tarn_ufs_version *v, const char *want)

@@ -120,8 +120,7 @@ static int get(struct env *e, const char *key, uint64_t off, uint64_t len)
     return rc;
 }
 
-/* ---- what works
- * ------------------------------------------------------------------------------------------- */
+/* ---- what works ----------------------------------------------------------------------------- */
 
 static void test_stat(void **state)
 {
@@ -244,9 +243,7 @@ static void test_adopt(void **state)
     assert_int_equal(fx_get(&e->fx, "gone", &v, 0, 10, NULL, NULL), -TARN_E_UFS_NOT_FOUND);
 }
 
-/* ---- lies
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- lies ----------------------------------------------------------------------------------- */
 
 static void check_lie(struct env *e, enum srv_action a, int want)
 {
@@ -333,8 +330,7 @@ static void test_list_bad_token(void **state)
     fx_listing_fini(&l);
 }
 
-/* ---- retries and deadlines
- * -------------------------------------------------------------------------------------- */
+/* ---- retries and deadlines ------------------------------------------------------------------ */
 
 static void test_retries(void **state)
 {
@@ -415,9 +411,7 @@ static void test_refused(void **state)
     fx_close(&f);
 }
 
-/* ---- many at a time
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- many at a time ------------------------------------------------------------------------- */
 
 #define MANY 60
 

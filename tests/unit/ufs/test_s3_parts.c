@@ -15,8 +15,7 @@
 #include "ufs/s3_priv.h"
 #include "ufs/ufs_priv.h"
 
-/* ---- signatures: the examples of "Signature Calculations for the Authorization Header", Amazon S3
- * ------- */
+/* ---- signatures: the examples of "Signature Calculations for the Authorization Header", Amazon S3  */
 
 static void check_signature(const char *method, const char *path, const char *query,
                             const struct tarn_s3_header *headers, size_t n, const char *payload,
@@ -154,9 +153,7 @@ static void test_calls(void **state)
     tarn_s3_call_fini(&c);
 }
 
-/* ---- URLs
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- URLs ----------------------------------------------------------------------------------- */
 
 static void test_url_encode(void **state)
 {
@@ -259,9 +256,7 @@ static void test_uri(void **state)
     check_uri("b\nkt", NULL, NULL);
 }
 
-/* ---- listings
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- listings ------------------------------------------------------------------------------- */
 
 static int parse_list(const char *xml, unsigned max, struct tarn_s3_list_xml **x)
 {
@@ -416,9 +411,7 @@ static void test_list_garbage(void **state)
     tarn_str_fini(&text);
 }
 
-/* ---- pages
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- pages ---------------------------------------------------------------------------------- */
 
 /* Parses `xml` and makes a page of `dir`; the entries as "name|name/|" in `out`. */
 static int make_page(struct tarn_ufs_list *l, const char *dir, const char *xml,
@@ -498,8 +491,7 @@ static void test_page(void **state)
     tarn_ufs_list_fini(&l);
 }
 
-/* ---- errors, dates, headers
- * --------------------------------------------------------------------------------------- */
+/* ---- errors, dates, headers ----------------------------------------------------------------- */
 
 static void test_error_xml(void **state)
 {
@@ -539,6 +531,8 @@ static void test_dates(void **state)
     assert_int_equal(tarn_s3_xml_date("2009-10-12T17:50:30Z"), 1255369830LL * 1000000000LL);
     assert_int_equal(tarn_s3_xml_date("2009-13-12T17:50:30Z"), 0);
     assert_int_equal(tarn_s3_xml_date("soon"), 0);
+    assert_int_equal(tarn_s3_xml_date("2609-10-12T17:50:30Z"), 0); /* does not fit nanoseconds */
+    assert_false(tarn_ufs_http_date("Sun, 06 Nov 9994 08:49:37 GMT", &ns));
     assert_true(tarn_ufs_http_date("Sun, 06 Nov 1994 08:49:37 GMT", &ns));
     assert_int_equal(ns, 784111777LL * 1000000000LL);
     assert_true(tarn_ufs_http_date("Thu, 29 Feb 2024 23:59:59 GMT", &ns));

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A tier: one directory of cache files with a byte budget. How the files of this folder share the
- * work:
+ * A tier: one directory of cache files with a byte budget. How the files of this folder share it:
  *
- *   tier_format  bytes on the disk           tier_op     store, evict, drop, repair: what changes a
- * file tier_dir     LOCK, FORMAT, ownership     tier_read   try_read, load, read tier_file files,
- * groups, descriptors  tier_quota  room, reservations, LRU tier_index   records through store/kv
- * tier_walk   data/ against the index after a start
+ *   tier_format  bytes of FORMAT               tier_op      stores; who may change a file when
+ *   tier_record  bytes of the index            tier_remove  eviction, drop, repair, users' pins
+ *   tier_dir     LOCK, FORMAT, ownership       tier_read    try_read, load, read
+ *   tier_file    files, groups, descriptors    tier_quota   room, reservations, LRU
+ *   tier_index   records through store/kv      tier_walk    data/ against the index after a start
+ *   tier_scan    the index at start and end
  *
  * Threads. What decides is on the loop: presence, the LRU list, who may change a file,
  * reservations. What blocks is on the disk's pool, as steps of requests (tarn_tier_submit). Readers
@@ -24,17 +25,17 @@
  *
  * Invariants.
  *  1. A bit of `verified` is set only after the bytes were written by a store of this process or
- * compared with the record; it is cleared with the bit of `present`. try_read serves nothing else.
+ *     compared with the record; it goes with the bit of `present`. try_read serves nothing else.
  *  2. Presence in memory implies a record, written before; a record does not imply the bytes
- * (crashes, a power cut): its sums tell.
- *  3. Bytes below a set presence bit are never written: a store over a partly present group clears
- * it first.
+ *     (crashes, a power cut): its sums tell.
+ *  3. Bytes below a set presence bit are never written: a store over a partly present group
+ *     clears it first.
  *  4. used <= quota, unless the directory was opened with more in it; see tier_quota.c.
  *
- * Failures. An error of the errno class that means a broken device (EIO and kin) drops the group;
- * three in a row, or one of the index, take the tier offline for good: it serves and admits
- * nothing, and deletes nothing. No space is not a failure: the store ends with TIER_FULL and leaves
- * nothing.
+ * Failures. An error that means a broken device (EIO and kin) drops the group; three in a row, or
+ * one of the index, take the tier offline until it is opened anew: it then serves nothing, admits
+ * nothing and deletes nothing. No space is not a failure: the store ends with TIER_FULL and leaves
+ * nothing behind.
  */
 #include "store/tier/tier.h"
 
@@ -57,8 +58,7 @@ const char *tarn_medium_name(enum tarn_medium m)
     return names[m];
 }
 
-/* ---- steps of requests
- * ------------------------------------------------------------------------------------ */
+/* ---- steps of requests ------------------------------------------------------------------ */
 
 void tarn_tier_ref(struct tarn_tier *t)
 {
@@ -190,9 +190,7 @@ void tarn_tier_end_later(struct tarn_tier_op *op, int rc)
     tarn_tier_post(op, op_ended);
 }
 
-/* ---- health
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- health ----------------------------------------------------------------------------- */
 
 bool tarn_tier_offline(const struct tarn_tier *t)
 {
@@ -239,8 +237,7 @@ uint32_t tarn_tier_now_s(const struct tarn_tier *t)
     return ns > 0 ? (uint32_t)TARN_MIN((uint64_t)ns / TARN_NS_PER_S, UINT32_MAX) : 0;
 }
 
-/* ---- open and close
- * --------------------------------------------------------------------------------------------- */
+/* ---- open and close --------------------------------------------------------------------- */
 
 static struct tarn_tier *tier_new(const struct tarn_tier_args *args)
 {
@@ -356,9 +353,7 @@ void tarn_tier_close(struct tarn_tier **pt)
     tarn_tier_unref(t);
 }
 
-/* ---- reports
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- reports ---------------------------------------------------------------------------- */
 
 void tarn_tier_info(struct tarn_tier *t, struct tarn_tier_info *ret)
 {

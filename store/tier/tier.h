@@ -64,8 +64,7 @@ int tarn_tier_open(const struct tarn_tier_args *args, struct tarn_errbuf *err,
  */
 void tarn_tier_close(struct tarn_tier **t);
 
-/* ---- files
- * ---------------------------------------------------------------------------------------- */
+/* ---- files ------------------------------------------------------------------------------ */
 
 /*
  * A reference to the file of `cid`, whose version is `length` bytes long; made in memory when
@@ -98,8 +97,8 @@ uint32_t tarn_tier_file_level(struct tarn_tier_file *f);
  */
 int64_t tarn_tier_try_read(struct tarn_tier_file *f, uint64_t off, uint32_t len, void *dst);
 
-/* ---- requests: embedded by the caller, valid until `cb`, which runs once on the tier's loop
- * ------------ */
+/* ---- requests: embedded by the caller, valid until `cb`, which runs once on the tier's loop ----
+ */
 
 struct tarn_tier_op;
 typedef void tarn_tier_fn(struct tarn_tier_op *op, int rc);
@@ -163,8 +162,7 @@ void tarn_tier_read(struct tarn_tier *t, struct tarn_tier_op *op);
  */
 void tarn_tier_drop(struct tarn_tier *t, struct tarn_tier_op *op);
 
-/* ---- reports: any thread
- * ---------------------------------------------------------------------------- */
+/* ---- reports: any thread ---------------------------------------------------------------- */
 
 struct tarn_tier_info {
     enum tarn_medium medium;

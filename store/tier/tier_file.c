@@ -26,8 +26,7 @@
 
 #define RADIX_BITS 6
 
-/* ---- groups
- * --------------------------------------------------------------------------------------- */
+/* ---- groups ----------------------------------------------------------------------------- */
 
 static unsigned radix_height(const struct tarn_tier_file *f)
 {
@@ -147,8 +146,7 @@ static void radix_free(void *p, unsigned h)
     free(p);
 }
 
-/* ---- the table
- * ------------------------------------------------------------------------------------- */
+/* ---- the table -------------------------------------------------------------------------- */
 
 struct tier_shard *tarn_tier_shard(struct tarn_tier *t, const tarn_cid_t *cid)
 {
@@ -359,8 +357,7 @@ uint32_t tarn_tier_file_level(struct tarn_tier_file *f)
     return atomic_load(&f->cached) ? atomic_load(&f->level) : 0;
 }
 
-/* ---- readers' pins
- * ---------------------------------------------------------------------------------- */
+/* ---- readers' pins ---------------------------------------------------------------------- */
 
 void tarn_tier_group_pin(struct tier_group *g)
 {
@@ -391,8 +388,7 @@ bool tarn_tier_group_quiet(struct tier_group *g)
     return true;
 }
 
-/* ---- descriptors
- * ------------------------------------------------------------------------------------ */
+/* ---- descriptors ------------------------------------------------------------------------ */
 
 void tarn_tier_file_name(const struct tarn_tier_file *f, char ret[TIER_NAME_MAX])
 {
@@ -522,8 +518,7 @@ int tarn_tier_file_make(struct tarn_tier_file *f)
     return file_publish(f, fd);
 }
 
-/* ---- failures seen by readers
- * ------------------------------------------------------------------------- */
+/* ---- failures seen by readers ----------------------------------------------------------- */
 
 struct tier_report {
     struct tarn_task task;

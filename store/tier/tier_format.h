@@ -100,8 +100,7 @@ size_t tarn_tier_record_encode(const uint8_t key[TARN_TIER_KEY_BYTES],
 int tarn_tier_record_decode(const uint8_t key[TARN_TIER_KEY_BYTES], const void *p, size_t n,
                             struct tarn_tier_record *ret);
 
-/* ---- geometry: files of at most TARN_TIER_FILE_MAX bytes
- * ------------------------------------------- */
+/* ---- geometry: files of at most TARN_TIER_FILE_MAX bytes -------------------------------- */
 
 /* Groups of a file of `length` bytes. */
 uint64_t tarn_tier_groups(uint64_t length);
@@ -111,3 +110,20 @@ uint32_t tarn_tier_group_bytes(uint64_t length, uint32_t group);
 uint64_t tarn_tier_group_mask(uint64_t length, uint32_t group);
 /* Bytes of the granules in `mask`. */
 uint64_t tarn_tier_mask_bytes(uint64_t length, uint32_t group, uint64_t mask);
+
+/* ---- little-endian integers of 1 to 8 bytes --------------------------------------------- */
+
+static inline void tarn_tier_le_put(uint8_t *p, unsigned bytes, uint64_t v)
+{
+    for (unsigned i = 0; i < bytes; i++)
+        p[i] = (uint8_t)(v >> (8 * i));
+}
+
+static inline uint64_t tarn_tier_le_take(const uint8_t *p, unsigned bytes)
+{
+    uint64_t v = 0;
+
+    for (unsigned i = 0; i < bytes; i++)
+        v |= (uint64_t)p[i] << (8 * i);
+    return v;
+}

@@ -46,8 +46,7 @@ void tarn_tier_index_measure(struct tarn_tier *t)
     atomic_store(&t->index_bytes, TARN_MAX(bytes, t->index_floor));
 }
 
-/* ---- writing
- * ---------------------------------------------------------------------------------------------- */
+/* ---- writing ---------------------------------------------------------------------------- */
 
 void tarn_tier_index_put(struct tarn_kv_batch *b, const uint8_t *key,
                          const struct tarn_tier_record *rec)
@@ -270,8 +269,7 @@ void tarn_tier_index_enqueue(struct tarn_tier_op *op, tarn_tier_step_fn *done)
     index_next(t);
 }
 
-/* ---- reading, and opening again
- * ------------------------------------------------------------------------- */
+/* ---- reading, and opening again --------------------------------------------------------- */
 
 bool tarn_tier_index_enter(struct tarn_tier_op *op, tarn_tier_step_fn *done)
 {

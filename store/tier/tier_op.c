@@ -56,8 +56,7 @@ int tarn_tier_pwrite(int fd, const void *src, size_t n, uint64_t off)
     return 0;
 }
 
-/* ---- presence
- * -------------------------------------------------------------------------------------------- */
+/* ---- presence --------------------------------------------------------------------------- */
 
 /* Adds `n` (which may be "negative") to what is counted for the file's present bytes. */
 static void file_count_bytes(struct tarn_tier_file *f, uint64_t n)
@@ -106,8 +105,7 @@ void tarn_tier_group_clear(struct tarn_tier_file *f, uint32_t group, uint64_t ma
     }
 }
 
-/* ---- taking turns on a file
- * --------------------------------------------------------------------------- */
+/* ---- taking turns on a file ------------------------------------------------------------- */
 
 static struct tier_busy *file_busy(struct tarn_tier_file *f)
 {
@@ -196,9 +194,7 @@ void tarn_tier_turn_take(struct tarn_tier_op *op)
     }
 }
 
-/* ---- store
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- store ------------------------------------------------------------------------------ */
 
 /* ENOSPC and its kin are one thing to the caller: serve without caching. */
 static int store_code(const struct tarn_tier *t, int rc)

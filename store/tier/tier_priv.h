@@ -207,8 +207,7 @@ struct tarn_tier {
 /* Lowers the file's level to that of one more of its groups. Loop's thread. */
 void tarn_tier_file_note_level(struct tarn_tier_file *f, uint32_t level);
 
-/* ---- tier.c: requests and their steps
- * ------------------------------------------------------------- */
+/* ---- tier.c: requests and their steps --------------------------------------------------- */
 
 /* Runs op->work on the pool, then op->done on the loop. */
 void tarn_tier_submit(struct tarn_tier_op *op, tarn_tier_step_fn *work, tarn_tier_step_fn *done);
@@ -231,8 +230,7 @@ bool tarn_tier_note(struct tarn_tier *t, int rc);
 bool tarn_tier_offline(const struct tarn_tier *t);
 uint32_t tarn_tier_now_s(const struct tarn_tier *t);
 
-/* ---- tier_dir.c: the directory itself
- * -------------------------------------------------------------- */
+/* ---- tier_dir.c: the directory itself --------------------------------------------------- */
 
 /* Checks, locks and makes what is missing: dir_fd, lock_fd, data_fd. *ret_fresh: there was no data.
  */
@@ -244,8 +242,7 @@ int tarn_tier_dir_wipe(const struct tarn_tier *t, const char *name);
 int64_t tarn_tier_pread(int fd, void *dst, size_t n, uint64_t off);
 int tarn_tier_pwrite(int fd, const void *src, size_t n, uint64_t off);
 
-/* ---- tier_file.c: files, groups, descriptors
- * ------------------------------------------------------- */
+/* ---- tier_file.c: files, groups, descriptors -------------------------------------------- */
 
 struct tier_shard *tarn_tier_shard(struct tarn_tier *t, const tarn_cid_t *cid);
 void tarn_tier_file_use(
@@ -275,8 +272,7 @@ bool tarn_tier_group_quiet(struct tier_group *g);
  * read. */
 void tarn_tier_report(struct tarn_tier_file *f, uint32_t group, int rc);
 
-/* ---- tier_op.c: requests that change a file, in turn; stores
- * ------------------------------------------------ */
+/* ---- tier_op.c: requests that change a file, in turn; stores ---------------------------- */
 
 void tarn_tier_group_set(struct tarn_tier_file *f, uint32_t group, uint64_t present,
                          uint64_t verified);
@@ -291,8 +287,7 @@ void tarn_tier_turn_take(struct tarn_tier_op *op);
 /* A store that waited for readers goes on. */
 void tarn_tier_store_go(struct tarn_tier_op *op);
 
-/* ---- tier_remove.c: what takes bytes away
- * -------------------------------------------------------------------- */
+/* ---- tier_remove.c: what takes bytes away ----------------------------------------------- */
 
 /* Starts removing a group; false when it is busy or not there. `counted`: as evicted. */
 bool tarn_tier_evict(struct tarn_tier_file *f, uint32_t group, bool counted);
@@ -302,8 +297,7 @@ void tarn_tier_clean(struct tarn_tier_file *f); /* starts removing a file with n
 void tarn_tier_fix(struct tarn_tier_file *f, uint32_t group, uint64_t bad); /* bad granules go */
 void tarn_tier_unpin_wake(struct tarn_task *task);
 
-/* ---- tier_index.c: the index while it is used
- * ------------------------------------------------------------------ */
+/* ---- tier_index.c: the index while it is used ------------------------------------------- */
 
 /* Has op's record written (or deleted); op->done runs on the loop with op->rc. */
 void tarn_tier_index_enqueue(struct tarn_tier_op *op, tarn_tier_step_fn *done);
@@ -319,15 +313,13 @@ void tarn_tier_index_measure(struct tarn_tier *t); /* sets index_bytes; one thre
 uint64_t
 tarn_tier_index_buffer(const struct tarn_tier *t); /* RocksDB's write buffer, by the quota */
 
-/* ---- tier_scan.c: the index at the start and at the end
- * ---------------------------------------------------------- */
+/* ---- tier_scan.c: the index at the start and at the end --------------------------------- */
 
 /* Opens it and makes the files that it names; a damaged one is deleted. */
 int tarn_tier_index_open(struct tarn_tier *t, struct tarn_errbuf *err);
 void tarn_tier_index_close(struct tarn_tier *t); /* saves access times */
 
-/* ---- tier_quota.c
- * ----------------------------------------------------------------------------------- */
+/* ---- tier_quota.c ----------------------------------------------------------------------- */
 
 uint64_t tarn_tier_charge(uint64_t bytes); /* what a reservation of `bytes` counts */
 uint64_t tarn_tier_used(struct tarn_tier *t);
@@ -344,7 +336,6 @@ void tarn_tier_lru_add(struct tarn_tier *t, struct tier_group *g);
 void tarn_tier_lru_del(struct tarn_tier *t, struct tier_group *g);
 uint64_t tarn_tier_free_bytes(struct tarn_tier *t); /* what may still be written without eviction */
 
-/* ---- tier_walk.c
- * ------------------------------------------------------------------------------------ */
+/* ---- tier_walk.c ------------------------------------------------------------------------ */
 
 void tarn_tier_walk_start(struct tarn_tier *t);

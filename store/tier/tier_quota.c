@@ -41,8 +41,7 @@
 #define SCAN_WANT_MAX  (64ull << 20) /* freed ahead for waiting reservations */
 #define STATVFS_NS     (100 * TARN_NS_PER_MS)
 
-/* ---- what is taken
- * ------------------------------------------------------------------------------------------- */
+/* ---- what is taken ---------------------------------------------------------------------- */
 
 uint64_t tarn_tier_charge(uint64_t bytes)
 {
@@ -119,9 +118,7 @@ void tarn_tier_release(struct tarn_tier *t, uint64_t charge)
     TARN_ASSERT(old >= charge); /* given back more than was reserved */
 }
 
-/* ---- the list
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- the list --------------------------------------------------------------------------- */
 
 void tarn_tier_lru_add(struct tarn_tier *t, struct tier_group *g)
 {
@@ -166,9 +163,7 @@ static uint64_t evict_one(struct tarn_tier *t, unsigned *budget)
     return 0;
 }
 
-/* ---- room
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- room ------------------------------------------------------------------------------- */
 
 static void statvfs_refresh(struct tarn_tier *t)
 {

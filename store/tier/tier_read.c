@@ -42,8 +42,7 @@ int64_t tarn_tier_pread(int fd, void *dst, size_t n, uint64_t off)
     return (int64_t)done;
 }
 
-/* ---- on the caller's thread
- * --------------------------------------------------------------------------- */
+/* ---- on the caller's thread ------------------------------------------------------------- */
 
 /* Reads inside one group, which is pinned. */
 static int64_t read_pinned(struct tarn_tier_file *f, const struct tier_group *g, uint64_t off,
@@ -123,8 +122,7 @@ int64_t tarn_tier_try_read(struct tarn_tier_file *f, uint64_t off, uint32_t len,
     return done;
 }
 
-/* ---- on the pool
- * ---------------------------------------------------------------------------------------- */
+/* ---- on the pool ------------------------------------------------------------------------ */
 
 /*
  * A descriptor that reads past the page cache, or -1 where the file system has none of that; then

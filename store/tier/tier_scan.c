@@ -24,8 +24,7 @@
 #define CACHE_BYTES     (8ull << 20)
 #define SAVE_BATCH      1000u
 
-/* ---- at the start
- * ------------------------------------------------------------------------------------------ */
+/* ---- at the start ----------------------------------------------------------------------- */
 
 /* What reading the whole index gathers. */
 struct index_scan {
@@ -215,8 +214,7 @@ int tarn_tier_index_open(struct tarn_tier *t, struct tarn_errbuf *err)
     return 0;
 }
 
-/* ---- at the end
- * --------------------------------------------------------------------------------------------- */
+/* ---- at the end ------------------------------------------------------------------------- */
 
 /* Writes the records whose group was used since. */
 static int save_record(struct tarn_tier *t, struct tarn_kv_batch *b, struct tarn_kv_slice k,

@@ -224,8 +224,7 @@ static void drop_removes(void **state)
     assert_int_equal(info_of(r).files, 0);
 }
 
-/* ---- requests that meet
- * ---------------------------------------------------------------------------------- */
+/* ---- requests that meet ----------------------------------------------------------------- */
 
 struct meeting {
     struct rig *r;
@@ -326,8 +325,7 @@ static void same_group_at_once(void **state)
     tarn_tier_check(r->tier);
 }
 
-/* ---- eviction
- * ---------------------------------------------------------------------------------------------- */
+/* ---- eviction --------------------------------------------------------------------------- */
 
 static void evicts_cold_first(void **state)
 {
@@ -529,8 +527,7 @@ static void descriptors_are_bounded(void **state)
     tarn_tier_check(r->tier);
 }
 
-/* ---- whose directory
- * --------------------------------------------------------------------------------------- */
+/* ---- whose directory -------------------------------------------------------------------- */
 
 static void write_file(const char *dir, const char *name, const void *p, size_t n)
 {
@@ -678,8 +675,7 @@ static void planted_links(void **state)
     assert_int_equal(rig_shell("test \"$(cat '%s')\" = precious", victim), 0);
 }
 
-/* ---- the directory changes behind our back
- * ------------------------------------------------------------------- */
+/* ---- the directory changes behind our back ---------------------------------------------- */
 
 static void orphans_and_lost_files(void **state)
 {
@@ -742,9 +738,7 @@ static void directory_removed(void **state)
     assert_int_equal(rig_check(r, 1, MIB).wrong, 0);
 }
 
-/* ---- faults
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- faults ----------------------------------------------------------------------------- */
 
 /* Stores, reads, restarts, with pass `skip` of a point failing `count` times. Nothing wrong is ever
  * served. */

@@ -55,9 +55,7 @@ static uint64_t length_of(unsigned nr)
     return nr == 0 ? 5 * MIB : nr % 3 == 0 ? 200 * KIB : nr % 3 == 1 ? 64 * KIB : 3333;
 }
 
-/* ---- flips
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- flips ------------------------------------------------------------------------------ */
 
 /* One file of the directory, chosen among those whose path contains `part`. */
 static bool pick_file(const struct rig *r, struct tarn_rng *rng, const char *part, char *path,
@@ -249,9 +247,7 @@ static void swapped_files(void **state)
     tarn_tier_check(r->tier);
 }
 
-/* ---- kill -9
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- kill -9 ---------------------------------------------------------------------------- */
 
 /* Stores, drops and reads for ever; the quota makes it evict, too. */
 static _Noreturn void victim(const char *dir, unsigned round)

@@ -56,8 +56,7 @@ static void mount_end(struct mounted *m)
     assert_int_equal(rig_shell("umount '%s' && rm -rf '%s'", m->mnt, m->base), 0);
 }
 
-/* ---- twice the quota
- * ----------------------------------------------------------------------------------------- */
+/* ---- twice the quota -------------------------------------------------------------------- */
 
 /* Stores file after file, one request at a time; several of them run at once. */
 struct stream {
@@ -151,8 +150,7 @@ static unsigned crowd_run(struct rig *r, uint64_t goal)
     return c.full;
 }
 
-/* ---- who watches
- * ---------------------------------------------------------------------------------------------- */
+/* ---- who watches ------------------------------------------------------------------------ */
 
 struct watch {
     const char *path; /* the tier, or the mount */
@@ -304,9 +302,7 @@ static void quota_tmpfs(void **state)
     quota_by_du("tmpfs", NULL);
 }
 
-/* ---- full disks
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- full disks ------------------------------------------------------------------------- */
 
 static void full_disk(void **state)
 {
@@ -385,8 +381,7 @@ static void no_space_in_write(void **state)
     mount_end(&m);
 }
 
-/* ---- rot below the page cache
- * ------------------------------------------------------------------------------------ */
+/* ---- rot below the page cache ----------------------------------------------------------- */
 
 /* Finds `n` bytes in the image; a fresh file system, so the first match is the file's. */
 static int64_t image_find(const char *path, const void *what, size_t n)

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Starts and ends: closing with work under way, healing after crashes, many files, and the
+ * simulated loop. */
+#include "tests/unit/store/tier/rig.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "lib/base/log.h"
+
+static int set_up(void **state)
+{
+    struct rig *r = calloc(1, sizeof(*r));
+
+    assert_non_null(r);
+    rig_init(r, 3, NULL);
+    *state = r;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    rig_fini(*state);
+    free(*state);
+    return 0;
+}
+
+/* The tier ends in the midst of evictions, walks and index writes; nothing is lost but cache. */
+static void close_at_once(void **state)
+{
+    struct rig *r = *state;
+    uint64_t served = 0;
+
+    rig_must_open(r, 200 * MIB);
+    for (unsigned nr = 0; nr < 30; nr++)
+        assert_int_equal(rig_fill(r, nr, 5 * MIB), 0);
+    rig_close(r);
+    for (unsigned round = 0; round < 12; round++) {
+        rig_must_open(r, (150 - 10 * round) * MIB);
+        if (round % 3)
+            rig_run_for(r, round % 3 * 2 * TARN_NS_PER_MS);
+        rig_close(r);
+    }
+    rig_must_open(r, 64 * MIB);
+    rig_settle(r);
+    for (unsigned nr = 0; nr < 30; nr++) {
+        struct rig_found found = rig_check(r, nr, 5 * MIB);
+
+        assert_int_equal(found.wrong, 0);
+        served += found.served;
+    }
+    assert_true(served > 8 * MIB);
+    assert_true(rig_du(r->dir) <= 64 * MIB);
+    rig_settle(r);
+    tarn_tier_check(r->tier);
+}
+
+/* Blocks of a group without a record: a crash came between the record's deletion and the hole. */
+static void dead_blocks_go(void **state)
+{
+    struct rig *r = *state;
+    struct tarn_tier_file *f;
+    char path[512];
+    uint8_t *p = calloc(1, MIB);
+    int fd;
+
+    assert_non_null(p);
+    rig_must_open(r, 200 * MIB);
+    f = rig_file(r, 1, 100 * MIB);
+    assert_int_equal(rig_store(r, f, 1, 3), 0);
+    assert_int_equal(rig_store(r, f, 1, 24), 0);
+    tarn_tier_file_put(&f);
+    rig_close(r);
+    rig_data_path(r, 1, path, sizeof(path));
+    fd = open(path, O_RDWR);
+    for (unsigned i = 30; i < 60; i++)
+        assert_int_equal(pwrite(fd, p, MIB, (off_t)(i * MIB)), MIB);
+    assert_int_equal(close(fd), 0);
+    free(p);
+    assert_true(rig_du(path) > 36 * MIB);
+    rig_must_open(r, 200 * MIB);
+    rig_settle(r);
+    assert_true(rig_du(path) < 9 * MIB);
+    f = rig_file(r, 1, 100 * MIB);
+    assert_int_equal(rig_load(r, f, 3, false, NULL), 0);
+    assert_int_equal(rig_load(r, f, 24, false, NULL), 0);
+    assert_int_equal(tarn_tier_file_cached(f), 8 * MIB);
+    tarn_tier_file_put(&f);
+    tarn_tier_check(r->tier);
+}
+
+/* ---- reservations ----------------------------------------------------------------------- */
+
+struct queue {
+    struct rig *r;
+    unsigned order[16], n, left;
+};
+
+static void queue_granted(struct tarn_tier_op *op, int rc)
+{
+    struct queue *q = op->arg;
+
+    assert_int_equal(rc, 0);
+    q->order[q->n++] = op->group;
+    tarn_tier_unreserve(q->r->tier, op->reserved_bytes);
+    if (--q->left == 0)
+        tarn_loop_stop(q->r->loop);
+}
+
+/* Those that wait for evictions are served in their order, also a small one behind a big one. */
+static void reservations_queue(void **state)
+{
+    struct rig *r = *state;
+    struct queue q = {.r = r, .left = 8};
+    struct tarn_tier_op ops[8] = {0};
+
+    rig_must_open(r, 64 * MIB);
+    for (unsigned nr = 0; nr < 12; nr++)
+        assert_int_equal(rig_fill(r, nr, 4 * MIB), 0);
+    for (unsigned i = 0; i < 8; i++) {
+        ops[i] = (struct tarn_tier_op){.group = i,
+                                       .reserved_bytes = i % 2 ? 4 * KIB : 8 * MIB,
+                                       .cb = queue_granted,
+                                       .arg = &q};
+        tarn_tier_reserve(r->tier, &ops[i]);
+        assert_int_equal(q.n, 0);
+    }
+    tarn_loop_run(r->loop);
+    for (unsigned i = 0; i < 8; i++)
+        assert_int_equal(q.order[i], i);
+    rig_settle(r);
+    tarn_tier_check(r->tier);
+}
+
+/* ---- many files ------------------------------------------------------------------------- */
+
+#define MANY 3000u
+
+static void many_small_files(void **state)
+{
+    struct rig *r = *state;
+    struct tarn_tier_info info;
+    uint64_t start;
+
+    rig_must_open(r, 512 * MIB);
+    for (unsigned nr = 0; nr < MANY; nr++)
+        assert_int_equal(rig_fill(r, nr, 200 + nr % 1000), 0);
+    rig_close(r);
+    start = tarn_now_ns();
+    rig_must_open(r, 512 * MIB);
+    print_message("%u files opened in %llu us\n", MANY,
+                  (unsigned long long)(tarn_now_ns() - start) / 1000);
+    tarn_tier_info(r->tier, &info);
+    assert_int_equal(info.files, MANY);
+    rig_settle(r);
+    for (unsigned nr = 0; nr < MANY; nr += 97)
+        assert_int_equal(rig_check(r, nr, 200 + nr % 1000).served, 200 + nr % 1000);
+    tarn_tier_info(r->tier, &info);
+    assert_true(rig_du(r->dir) <= info.used_bytes);
+    tarn_tier_check(r->tier);
+}
+
+/* ---- the simulated loop ----------------------------------------------------------------- */
+
+static void on_sim(void **state)
+{
+    const struct tarn_disk_sim_args sim = {.seed = 7, .delay_ns_max = 3 * TARN_NS_PER_MS};
+    struct rig *r = *state;
+    struct tarn_loop *loop = r->loop;
+    struct tarn_disk *disk = r->disk;
+
+    r->args.loop = r->loop = tarn_loop_sim_new(TARN_NS_PER_S);
+    r->args.disk = r->disk = tarn_disk_sim_new(r->loop, &sim);
+    for (int round = 0; round < 2; round++) {
+        rig_must_open(r, 64 * MIB);
+        for (unsigned nr = 0; nr < 20; nr++)
+            assert_int_equal(rig_fill(r, nr, 4 * MIB), 0);
+        for (unsigned nr = 0; nr < 20; nr++)
+            assert_int_equal(rig_check(r, nr, 4 * MIB).wrong, 0);
+        assert_int_equal(rig_check(r, 19, 4 * MIB).served, 4 * MIB);
+        rig_settle(r);
+        tarn_tier_check(r->tier);
+        rig_close(r);
+    }
+    rig_must_open(r, 40 * MIB);
+    rig_close(r); /* with evictions and the walk in the simulated disk */
+    rig_run_for(r, TARN_NS_PER_S);
+    tarn_disk_free(&r->disk);
+    rig_run_for(r, TARN_NS_PER_S);
+    tarn_loop_free(&r->loop);
+    r->loop = loop;
+    r->disk = disk;
+}
+
+#define TIER_TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TIER_TEST(close_at_once),    TIER_TEST(dead_blocks_go), TIER_TEST(reservations_queue),
+        TIER_TEST(many_small_files), TIER_TEST(on_sim),
+    };
+
+    tarn_log_set_level(TARN_LOG_ERROR);
+    return cmocka_run_group_tests_name("tier_life", tests, NULL, NULL);
+}

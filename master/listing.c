@@ -36,6 +36,7 @@ struct mlisting {
     char *from_key;    /* last key proposed */
     unsigned proposed; /* entries under way */
     bool asking;       /* a page is asked for */
+    bool more;         /* an entry reached its bound: go on behind what was committed */
     bool complete;     /* the last page was proposed */
     bool cancelled;
     int rc;
@@ -48,6 +49,7 @@ struct list_entry {
 };
 
 static void listing_ask(struct mlisting *l);
+static void listing_begin(struct mlisting *l, bool resume);
 
 static void listing_wake(struct mlisting *l, bool done, int rc)
 {
@@ -111,6 +113,11 @@ static void listing_step(struct mlisting *l)
 {
     if (l->asking)
         return;
+    if (l->more && l->rc == 0 && !l->cancelled && !l->master->stopping) {
+        if (l->proposed == 0)
+            listing_begin(l, true); /* behind what the bounded entry reached */
+        return;
+    }
     if (l->rc < 0 || l->complete || l->cancelled || l->master->stopping) {
         if (l->proposed > 0)
             return;
@@ -129,8 +136,11 @@ static void page_committed(struct mproposal *p)
     struct mlisting *l = le->listing;
     int rc = mproposal_rc(p);
 
+    l->more |= p->p.rc == 0 && p->p.result.more;
     free(le);
     l->proposed--;
+    if (rc == -TARN_E_ENTRY_STALE && l->more)
+        rc = 0; /* proposed behind an entry that went only part of its way: asked again */
     if (rc < 0 && l->rc == 0) {
         l->rc = rc;
         (void)tarn_err_set(&l->err, rc, "listing %s%s: %s", l->dir->at->uri, l->dir->key,
@@ -279,6 +289,7 @@ static void listing_page(struct tarn_ufs_list *list, int rc)
 static void listing_ask(struct mlisting *l)
 {
     l->asking = true;
+    l->asked_index = master_applied(l->master);
     l->master->counts.listings++;
     l->list.max_entries = TARN_LIST_PAGE_ENTRIES;
     l->list.cb = listing_page;
@@ -301,10 +312,10 @@ static void listing_begun(struct mproposal *p)
     if (rc == 0)
         rc = tarn_core_dir_state(l->master->args.kv, l->dir->ino, &state);
     if (rc == 0) {
+        free(l->from_key);
         l->from_key = tarn_xcalloc(1, state->upto_key.len + 1);
         if (state->upto_key.len)
             memcpy(l->from_key, state->upto_key.data, state->upto_key.len);
-        l->asked_index = state->asked_index;
         if (l->from_key[0])
             l->list.from_key = tarn_xstrdup(l->from_key);
         tarn__core__dir_state__free_unpacked(state, NULL);
@@ -314,13 +325,30 @@ static void listing_begun(struct mproposal *p)
     listing_step(l);
 }
 
+static void listing_begin(struct mlisting *l, bool resume)
+{
+    Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
+    Tarn__Core__ListBegin begin = TARN__CORE__LIST_BEGIN__INIT;
+    enum tarn_ufs_class cls = l->list.req.cls;
+    int rc;
+
+    l->more = false;
+    l->complete = false;
+    tarn_ufs_list_fini(&l->list);
+    l->list = (struct tarn_ufs_list){.req = {.cls = cls}};
+    begin.dir = l->dir->ino.v;
+    begin.asked_index = master_applied(l->master);
+    begin.resume = resume;
+    e.list_begin = &begin;
+    l->asking = true;
+    rc = mpropose(l->master, &l->begin, &e, listing_begun, l);
+    TARN_ASSERT(rc == 0); /* a ListBegin is small */
+}
+
 void mlist_start(struct mdir *d, enum tarn_ufs_class cls)
 {
     struct tarn_master *m = d->master;
-    Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
-    Tarn__Core__ListBegin begin = TARN__CORE__LIST_BEGIN__INIT;
     struct mlisting *l;
-    int rc;
 
     if (d->listing || m->stopping)
         return;
@@ -334,13 +362,7 @@ void mlist_start(struct mdir *d, enum tarn_ufs_class cls)
     tarn_list_init(&l->waiters);
     tarn_list_push(&m->listings, &l->node);
     l->list.req.cls = cls;
-    begin.dir = d->ino.v;
-    begin.asked_index = master_applied(m);
-    begin.resume = d->run_before;
-    e.list_begin = &begin;
-    l->asking = true;
-    rc = mpropose(m, &l->begin, &e, listing_begun, l);
-    TARN_ASSERT(rc == 0); /* a ListBegin is small */
+    listing_begin(l, d->run_before);
 }
 
 void mlist_wait(struct mdir *d, struct mlist_wait *w)

@@ -245,6 +245,7 @@ struct mwalk_frame {
     uint64_t cookie; /* the last entry visited */
     size_t path_len; /* of the path of ino */
     bool listed;     /* the listing was waited for */
+    unsigned tries;  /* listings waited for */
 };
 struct mwalk {
     struct tarn_master *master;                /* in */

@@ -16,6 +16,7 @@
 
 #define WALK_SLICE 1024u /* entries visited in one turn of the loop */
 #define WALK_AHEAD 16u   /* listings of siblings started ahead */
+#define WALK_TRIES 3u    /* listings of one directory */
 #define WALK_PEEK  256u  /* entries looked at to find them */
 
 static void walk_run(struct tarn_task *t);
@@ -123,7 +124,8 @@ static void walk_listed(struct mlist_wait *wait, int rc)
     struct mwalk_frame *f = &w->stack[w->depth - 1];
 
     w->waiting = false;
-    f->listed = true;
+    /* A listing that ended well and is not believed met a change: once more, but not for ever. */
+    f->listed = rc < 0 || w->dir->listed_ns != 0 || ++f->tries >= WALK_TRIES;
     if (rc < 0 && rc != -TARN_E_CANCELLED && w->ops->dir_failed)
         w->ops->dir_failed(w, tarn_str_z(&w->path), rc, &wait->err);
     walk_post(w);

@@ -38,3 +38,5 @@
 #define TARN_READ_MAX          (1u << 20) /* bytes of one read from the kernel */
 #define TARN_HTTP_BODY_MAX     (16u << 20) /* bytes of a listing or error answer of a store */
 #define TARN_UFS_QUEUE_MAX     65536u      /* requests that wait for one store */
+
+#define TARN_FUSE_NOTES_MAX    65536u      /* invalidations that wait for the kernel */

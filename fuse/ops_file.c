@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Open files. A node is one version, so its pages are kept between opens. Opening asks nobody while
+ * the attributes are trusted; else the store or master is asked, and another version is ESTALE,
+ * upon which the kernel looks the name up again and finds the new node.
+ *
+ * A read of cached bytes is a pread on the FUSE thread; what is not cached is read on the loop and
+ * answered from the buffers it came in.
+ */
+#include "fuse/fuse_priv.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/uio.h>
+
+#include "lib/base/assert.h"
+#include "lib/base/log.h"
+
+static struct ffile *ffile_new(struct tarn_fuse *f, const struct tarn_attr *attr)
+{
+    struct ffile *file = tarn_xnew(struct ffile);
+
+    file->magic = FFILE_MAGIC;
+    file->f = f;
+    atomic_init(&file->refs, 1);
+    file->handle = tarn_handle_open(f->args.client, attr);
+    atomic_fetch_add_explicit(&f->open_files, 1, memory_order_relaxed);
+    return file;
+}
+
+void ffile_put(struct ffile *file)
+{
+    if (atomic_fetch_sub(&file->refs, 1) > 1)
+        return;
+    atomic_fetch_sub_explicit(&file->f->open_files, 1, memory_order_relaxed);
+    tarn_handle_close(&file->handle);
+    file->magic = 0;
+    free(file);
+}
+
+static struct ffile *ffile_of(const struct fuse_file_info *fi)
+{
+    struct ffile *file;
+
+    TARN_CAST(file, (void *)(uintptr_t)fi->fh, FFILE_MAGIC); /* the kernel keeps what we gave it */
+    return file;
+}
+
+static void open_reply(struct tarn_fuse *f, fuse_req_t req, const struct tarn_attr *attr,
+                       struct fuse_file_info *fi)
+{
+    struct ffile *file = ffile_new(f, attr);
+
+    fi->fh = (uintptr_t)file;
+    fi->keep_cache = 1;
+    fi->noflush = 1;
+    if (fuse_reply_open(req, fi) < 0)
+        ffile_put(file); /* interrupted: the kernel will not release it */
+}
+
+static void open_checked(struct fop *o, int rc)
+{
+    struct tarn_attr attr;
+    bool outdated = false;
+
+    if (rc == 0 && !fnode_refresh(o->f->nodes, o->id, &o->op.attr))
+        rc = -TARN_E_STALE;
+    if (rc == -TARN_E_NO_ENTRY)
+        rc = -TARN_E_STALE; /* looked up again, it is ENOENT */
+    if (rc == -TARN_E_STALE)
+        fnode_outdate(o->f->nodes, o->id);
+    if (rc == 0 && (!fnode_get(o->f->nodes, o->id, &attr, &outdated) || outdated))
+        rc = -TARN_E_STALE;
+    if (rc < 0)
+        fop_reply_err(o->req, o->cls, rc);
+    else
+        open_reply(o->f, o->req, &attr, &o->fi);
+}
+
+static void file_open(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
+{
+    struct tarn_fuse *f = fuse_of(req);
+    struct tarn_attr attr;
+    bool outdated;
+    struct fop *o;
+
+    if ((fi->flags & O_ACCMODE) != O_RDONLY || (fi->flags & O_TRUNC)) {
+        fop_reply_err(req, FOP_NAME, -TARN_E_READ_ONLY);
+        return;
+    }
+    if (!fnode_get(f->nodes, id, &attr, &outdated) || outdated || attr.type != TARN_TYPE_FILE) {
+        fop_reply_err(req, FOP_NAME, -TARN_E_STALE);
+        return;
+    }
+    if (!f->args.always_fresh && attr.trust_until_ns > tarn_now_ns()) {
+        open_reply(f, req, &attr, fi);
+        return;
+    }
+    o = fop_new(req, FOP_NAME, open_checked);
+    if (!o)
+        return;
+    o->id = id;
+    o->fi = *fi;
+    o->op = (struct tarn_client_op){.kind = TARN_CLIENT_GETATTR, .ino = attr.ino, .fresh = true};
+    fop_start_op(o);
+}
+
+static void file_release(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
+{
+    (void)id;                     /* the handle knows */
+    (void)fuse_reply_err(req, 0); /* nobody waits for it */
+    ffile_put(ffile_of(fi));
+}
+
+/* ---- reads ----------------------------------------------------------------------------------- */
+
+static void read_reply(struct fop *o)
+{
+    struct iovec iov[TARN_SLICES_MAX];
+    const struct tarn_read *r = &o->read;
+
+    TARN_ASSERT(r->slice_count <= TARN_SLICES_MAX);
+    for (unsigned i = 0; i < r->slice_count; i++)
+        iov[i] = (struct iovec){.iov_base = r->slices[i].buf->p + r->slices[i].off,
+                                .iov_len = r->slices[i].len};
+    (void)fuse_reply_iov(o->req, iov, (int)r->slice_count); /* a request that is gone needs none */
+}
+
+static void read_done(struct fop *o, int rc)
+{
+    const struct tarn_attr *attr = tarn_handle_attr(o->file->handle);
+
+    /* A short answer would look like the end of the file, or like zeros. */
+    if (rc == 0 &&
+        o->read.got_bytes != TARN_MIN((uint64_t)o->size, attr->size_bytes - (uint64_t)o->off))
+        rc = -TARN_E_EOF;
+    if (rc < 0 && rc != -TARN_E_CANCELLED)
+        tarn_warn_limited("fuse", "read: ino=%llu version=%llu offset=%llu length=%zu: %s",
+                          (unsigned long long)attr->ino.v, (unsigned long long)attr->version,
+                          (unsigned long long)o->off, o->size, tarn_strerror(rc));
+    if (rc < 0)
+        fop_reply_err(o->req, o->cls, rc);
+    else
+        read_reply(o);
+    ffile_put(o->file);
+}
+
+static void file_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off,
+                      struct fuse_file_info *fi)
+{
+    struct ffile *file = ffile_of(fi);
+    const struct tarn_attr *attr = tarn_handle_attr(file->handle);
+    uint64_t want;
+    struct fop *o;
+    int64_t n;
+
+    (void)id; /* the handle knows */
+    if (off < 0 || size > TARN_READ_MAX) {
+        fop_reply_err(req, FOP_READ, -TARN_E_TOO_BIG);
+        return;
+    }
+    if (size == 0 || (uint64_t)off >= attr->size_bytes) {
+        (void)fuse_reply_buf(req, NULL, 0); /* a request that is gone needs no answer */
+        return;
+    }
+    want = TARN_MIN((uint64_t)size, attr->size_bytes - (uint64_t)off);
+    n = tarn_handle_try_read(file->handle, (uint64_t)off, (uint32_t)want, fworker_self()->data);
+    if (n == (int64_t)want) {
+        (void)fuse_reply_buf(req, (const char *)fworker_self()->data, (size_t)n); /* as above */
+        return;
+    }
+    o = fop_new(req, FOP_READ, read_done);
+    if (!o)
+        return;
+    atomic_fetch_add(&file->refs, 1);
+    o->file = file;
+    o->off = (uint64_t)off;
+    o->size = size;
+    o->read = (struct tarn_read){
+        .handle = file->handle, .off_bytes = (uint64_t)off, .len_bytes = (uint32_t)want};
+    fop_start_read(o);
+}
+
+void fuse_ops_file(struct fuse_lowlevel_ops *ops)
+{
+    ops->open = file_open;
+    ops->release = file_release;
+    ops->read = file_read;
+}

@@ -45,7 +45,8 @@ const struct tarn_conf_table cli_remote_table =
 #undef TARN_CONF_STRUCT
 
 const struct tarn_conf_table *const cli_all_tables[] = {
-    &cli_common_table, &cli_remote_table, &cli_local_table, &cli_ls_table, &cli_cp_table, NULL};
+    &cli_common_table, &cli_remote_table, &cli_local_table, &cli_load_table,
+    &cli_free_table,   &cli_ls_table,     &cli_cp_table,    NULL};
 
 /* ---- connection ------------------------------------------------------------------------------ */
 

@@ -118,8 +118,8 @@ static void main_unknown(const char *name)
         tarn_suggest_offer(&near, cli_table[i]->name);
     (void)fputs("tarn: \"", stderr);
     cli_put_name(stderr, name, strlen(name));
-    (void)fprintf(stderr, "\" is not a command%s%s%s; `tarn help` lists them\n",
-                  near.best[0] ? "; did you mean " : "", near.best, near.best[0] ? "?" : "");
+    (void)fprintf(stderr, "\" is not a command%s%s%s (`tarn help` lists them)\n",
+                  near.best[0] ? "; did you mean `" : "", near.best, near.best[0] ? "`?" : "");
 }
 
 /* Where nobody reads standard output any more we end as other programs do, without a word. */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "lib/base/log.h"
+#include "store/tier/tier_priv.h"
 
 static int set_up(void **state)
 {
@@ -26,6 +27,13 @@ static int tear_down(void **state)
     rig_fini(*state);
     free(*state);
     return 0;
+}
+
+/* Leaves a mark: the request has ended. */
+static void op_noted(struct tarn_tier_op *op, int rc)
+{
+    (void)rc; /* op->rc */
+    op->arg = op;
 }
 
 /* The tier ends in the midst of evictions, walks and index writes; nothing is lost but cache. */
@@ -195,13 +203,135 @@ static void on_sim(void **state)
     r->disk = disk;
 }
 
+/* A drop comes after each possible number of events of a store: afterwards nothing is cached, ever.
+ */
+static void drop_at_each_step(void **state)
+{
+    const struct tarn_disk_sim_args sim = {.seed = 1};
+    struct rig *r = *state;
+    struct tarn_loop *loop = r->loop;
+    struct tarn_disk *disk = r->disk;
+    struct tarn_tier_file *f;
+    unsigned cancelled = 0, stored = 0;
+
+    r->args.loop = r->loop = tarn_loop_sim_new(TARN_NS_PER_S);
+    r->args.disk = r->disk = tarn_disk_sim_new(r->loop, &sim);
+    rig_must_open(r, 64 * MIB);
+    for (unsigned steps = 0; steps < 12; steps++) {
+        struct tarn_tier_op op = {.reserved_bytes = 5 * MIB, .buf = tarn_buf_new(4 * MIB)};
+
+        op.buf->len = 4 * MIB;
+        op.file = f = rig_file(r, steps, 4 * MIB);
+        rig_bytes(steps, 0, op.buf->p, 4 * MIB);
+        assert_int_equal(rig_reserve(r, op.reserved_bytes), 0);
+        op.cb = op_noted;
+        tarn_tier_store(r->tier, &op);
+        for (unsigned i = 0; i < steps; i++)
+            (void)tarn_loop_sim_step(r->loop);
+        assert_int_equal(rig_drop(r, steps, 4 * MIB), 0);
+        rig_run_for(r, TARN_NS_PER_S);
+        assert_true(op.rc == 0 || op.rc == -TARN_E_CANCELLED);
+        cancelled += op.rc != 0;
+        stored += op.rc == 0;
+        assert_int_equal(tarn_tier_file_cached(f), 0);
+        tarn_tier_file_put(&f);
+        tarn_buf_unref(&op.buf);
+        tarn_tier_check(r->tier);
+    }
+    assert_true(cancelled >= 2 && stored >= 2); /* both orders were met */
+    rig_close(r);
+    rig_must_open(r, 64 * MIB);
+    for (unsigned nr = 0; nr < 12; nr++)
+        assert_int_equal(rig_check(r, nr, 4 * MIB).served, 0);
+    rig_close(r);
+    rig_run_for(r, TARN_NS_PER_S);
+    tarn_disk_free(&r->disk);
+    rig_run_for(r, TARN_NS_PER_S);
+    tarn_loop_free(&r->loop);
+    r->loop = loop;
+    r->disk = disk;
+}
+
+/* ---- readers ------------------------------------------------------------------------------- */
+
+static bool disk_has(const struct rig *r, unsigned nr, uint64_t off)
+{
+    uint8_t got[64] = {0}, want[64];
+    char path[512];
+    int fd;
+
+    rig_data_path(r, nr, path, sizeof(path));
+    fd = open(path, O_RDONLY);
+    if (fd < 0)
+        return false;
+    assert_int_equal(pread(fd, got, sizeof(got), (off_t)off), sizeof(got));
+    (void)close(fd);
+    rig_bytes(nr, off, want, sizeof(want));
+    return memcmp(got, want, sizeof(got)) == 0;
+}
+
+/* A group under a reader is off at once, and its bytes stay until the reader is out. */
+static void removal_waits_for_readers(void **state)
+{
+    struct rig *r = *state;
+    struct tarn_tier_op drop = {0}, store = {.reserved_bytes = 4 * MIB};
+    struct tarn_tier_file *f;
+    struct tier_group *g;
+    uint8_t byte;
+
+    rig_must_open(r, 64 * MIB);
+    assert_int_equal(rig_fill(r, 1, 8 * MIB), 0);
+    f = rig_file(r, 1, 8 * MIB);
+    g = tarn_tier_group(f, 0);
+    tarn_tier_group_pin(g);
+    assert_true(tarn_tier_evict(f, 0, true));
+    assert_int_equal(tarn_tier_try_read(f, 0, 1, &byte), -TARN_E_NOT_CACHED);
+    rig_run_for(r, 20 * TARN_NS_PER_MS);
+    assert_true(disk_has(r, 1, 0));
+    tarn_tier_group_unpin(r->tier, g);
+    rig_run_for(r, 50 * TARN_NS_PER_MS);
+    assert_false(disk_has(r, 1, 0)); /* a hole */
+    assert_true(disk_has(r, 1, 4 * MIB));
+
+    assert_int_equal(rig_store(r, f, 1, 0), 0);
+    tarn_tier_group_pin(g);
+    drop.file = store.file = f;
+    drop.rc = store.rc = 1;
+    drop.cb = store.cb = op_noted;
+    store.buf = tarn_buf_new(4 * MIB);
+    store.buf->len = 4 * MIB;
+    rig_bytes(1, 0, store.buf->p, 4 * MIB);
+    assert_int_equal(rig_reserve(r, 4 * MIB), 0);
+    tarn_tier_drop(r->tier, &drop);
+    tarn_tier_store(r->tier, &store); /* waits for the drop, which waits for the reader */
+    rig_run_for(r, 20 * TARN_NS_PER_MS);
+    assert_true(disk_has(r, 1, 0));
+    assert_int_equal(drop.rc, 0);
+    assert_false(drop.arg != NULL || store.arg != NULL);
+    tarn_tier_group_unpin(r->tier, g);
+    rig_run_for(r, 100 * TARN_NS_PER_MS);
+    assert_true(drop.arg != NULL && store.arg != NULL);
+    assert_int_equal(drop.rc, 0);
+    assert_int_equal(store.rc, 0);
+    assert_int_equal(tarn_tier_file_cached(f), 4 * MIB);
+    tarn_buf_unref(&store.buf);
+    tarn_tier_file_put(&f);
+    rig_settle(r);
+    tarn_tier_check(r->tier);
+}
+
 #define TIER_TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TIER_TEST(close_at_once),    TIER_TEST(dead_blocks_go), TIER_TEST(reservations_queue),
-        TIER_TEST(many_small_files), TIER_TEST(on_sim),
+        TIER_TEST(close_at_once),
+        TIER_TEST(dead_blocks_go),
+        TIER_TEST(reservations_queue),
+        TIER_TEST(many_small_files),
+        TIER_TEST(on_sim),
+        TIER_TEST(drop_at_each_step),
+        TIER_TEST(removal_waits_for_readers),
     };
 
     tarn_log_set_level(TARN_LOG_ERROR);

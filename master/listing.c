@@ -185,6 +185,8 @@ static void part_add(struct mlisting *l, struct page_part *part, struct tarn_ufs
     o->mode = e->attr.mode;
     o->uid = e->attr.uid;
     o->gid = e->attr.gid;
+    if (e->attr.type == TARN_UFS_SYMLINK && e->target)
+        o->target = (ProtobufCBinaryData){strlen(e->target), (uint8_t *)(uintptr_t)e->target};
     if (e->attr.type == TARN_UFS_FILE && v->size > 0) {
         tarn_str_reset(key);
         tarn_str_adds(key, l->dir->key);
@@ -193,7 +195,7 @@ static void part_add(struct mlisting *l, struct page_part *part, struct tarn_ufs
                                         &e->attr.version);
         o->cid = (ProtobufCBinaryData){sizeof(tarn_cid_t), part->cids[i].b};
     }
-    part->bytes += e->name_len + strlen(v->etag) + 96;
+    part->bytes += e->name_len + strlen(v->etag) + o->target.len + 96;
 }
 
 static int part_propose(struct mlisting *l, struct page_part *part, const char *to_key,
@@ -251,7 +253,8 @@ static int page_propose(struct mlisting *l, struct tarn_ufs_list *list)
     for (size_t i = 0; i < list->count && rc == 0; i++) {
         struct tarn_ufs_entry *e = &list->entries[i];
 
-        if (part->page.n_objects > 0 && part->bytes + e->name_len + 256 > ENTRY_TARGET) {
+        if (part->page.n_objects > 0 &&
+            part->bytes + e->name_len + (e->target ? strlen(e->target) : 0) + 256 > ENTRY_TARGET) {
             TARN_AUTO_FREE char *upto = entry_key(&list->entries[i - 1]);
 
             rc = part_propose(l, part, upto, false);

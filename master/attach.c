@@ -193,10 +193,11 @@ static void attach_committed(struct mproposal *p)
 static void attach_commit(struct attach_op *op)
 {
     Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
-    Tarn__Core__Attachment rec = TARN__CORE__ATTACHMENT__INIT;
+    Tarn__Core__Attachment rec;
     TARN_AUTO_FREE char *store_id = tarn_xstrdup(tarn_ufs_store_id(op->a->ufs));
     char ttl[32];
 
+    tarn__core__attachment__init(&rec);
     rec.id = op->a->id;
     rec.path = op->a->path;
     rec.uri = op->a->uri;

@@ -142,7 +142,7 @@ static void gc_run(struct tarn_timer *t, void *arg)
 static int master_init_store(struct tarn_master *m, struct tarn_errbuf *err)
 {
     Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
-    Tarn__Core__Init init = TARN__CORE__INIT__INIT;
+    Tarn__Core__Init init;
     struct tarn_core_result result = {0};
     struct tarn_kv_batch *b;
     struct tarn_str entry = {0};
@@ -154,6 +154,7 @@ static int master_init_store(struct tarn_master *m, struct tarn_errbuf *err)
     tarn_hex(r, sizeof(r), hex);
     (void)snprintf(id, sizeof(id), "%.8s-%.4s-%.4s-%.4s-%.12s", hex, hex + 8, hex + 12, hex + 16,
                    hex + 20); /* fits */
+    tarn__core__init__init(&init);
     init.cluster_id = id;
     e.init = &init;
     e.time_ns = master_real_ns(m);

@@ -412,11 +412,12 @@ static int ask_propose_found(struct mask *a, const struct tarn_ufs_attr *attr)
     Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
     Tarn__Core__Found found = TARN__CORE__FOUND__INIT;
     Tarn__Core__Object obj = TARN__CORE__OBJECT__INIT;
-    Tarn__Core__Version v = TARN__CORE__VERSION__INIT;
+    Tarn__Core__Version v;
     char etag[TARN_ETAG_MAX + 1];
     tarn_cid_t cid;
 
     memcpy(etag, attr->version.etag, sizeof(etag));
+    tarn__core__version__init(&v);
     v.size = attr->version.size_bytes;
     v.mtime_ns = attr->version.mtime_ns;
     v.ctime_ns = attr->version.ctime_ns;

@@ -118,19 +118,6 @@ static void walk_pop(struct mwalk *w)
     }
 }
 
-static void walk_listed(struct mlist_wait *wait, int rc)
-{
-    struct mwalk *w = wait->arg;
-    struct mwalk_frame *f = &w->stack[w->depth - 1];
-
-    w->waiting = false;
-    /* A listing that ended well and is not believed met a change: once more, but not for ever. */
-    f->listed = rc < 0 || w->dir->listed_ns != 0 || ++f->tries >= WALK_TRIES;
-    if (rc < 0 && rc != -TARN_E_CANCELLED && w->ops->dir_failed)
-        w->ops->dir_failed(w, tarn_str_z(&w->path), rc, &wait->err);
-    walk_post(w);
-}
-
 static void walk_skipped(struct mwalk *w)
 {
     struct mwalk_frame *f = &w->stack[w->depth - 1];
@@ -141,6 +128,21 @@ static void walk_skipped(struct mwalk *w)
     if (state->skipped_total)
         w->ops->skipped(w, f->ino, tarn_str_z(&w->path), state->skipped_total);
     tarn__core__dir_state__free_unpacked(state, NULL);
+}
+
+static void walk_listed(struct mlist_wait *wait, int rc)
+{
+    struct mwalk *w = wait->arg;
+    struct mwalk_frame *f = &w->stack[w->depth - 1];
+
+    w->waiting = false;
+    /* A listing that ended well and is not believed met a change: once more, but not for ever. */
+    f->listed = rc < 0 || w->dir->listed_ns != 0 || ++f->tries >= WALK_TRIES;
+    if (rc < 0 && rc != -TARN_E_CANCELLED && w->ops->dir_failed)
+        w->ops->dir_failed(w, tarn_str_z(&w->path), rc, &wait->err);
+    if (rc == 0 && f->cookie == 0)
+        walk_skipped(w);
+    walk_post(w);
 }
 
 /* 1: entries may be visited; 0: waits for the listing; negative: not a directory any more. */

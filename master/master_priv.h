@@ -220,6 +220,8 @@ struct mpath_req {
     int rc;
 };
 void mpath_start(struct tarn_master *m, struct mpath_req *r);
+/* Asks no more; fn follows, with CANCELLED unless it was on its way. */
+void mpath_cancel(struct mpath_req *r);
 
 /*
  * Depth-first walk of a subtree in the order of ids, in slices, so that the loop is never held for

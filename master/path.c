@@ -89,6 +89,14 @@ void mpath_start(struct tarn_master *m, struct mpath_req *r)
     path_step(r);
 }
 
+void mpath_cancel(struct mpath_req *r)
+{
+    if (!r->name.ask)
+        return; /* fn is on its way */
+    mname_cancel(&r->name);
+    path_end(r, -TARN_E_CANCELLED);
+}
+
 int mlocator_fill(struct tarn_master *m, tarn_ino_t ino, struct mlocator *ret)
 {
     Tarn__Core__Inode *inode;

@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Loads.
+ *
+ *     PLAN   lists and counts; with names only, or dry, it writes the manifest and is all
+ *     room   what was counted must fit the tiers, unless it may be partial
+ *     DATA   fills file by file and writes the manifest
+ *     CHECK  asks for every file once more: what was evicted meanwhile is filled again
+ *
+ * "Succeeded" is said only after CHECK, and only if nothing failed; a job in which something failed
+ * ends without it. A path that fails counts and is told of in the pass that writes the lines of
+ * files, a directory that cannot be listed in PLAN, which alone asks for listings.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "lib/base/assert.h"
+#include "lib/base/units.h"
+#include "master/jobs/jobs_priv.h"
+
+static bool load_meta_only(const struct mrun *r)
+{
+    return !r->job->spec->data;
+}
+
+/* PLAN is the only phase. */
+static bool load_plan_only(const struct mrun *r)
+{
+    return load_meta_only(r) || r->job->spec->dry_run;
+}
+
+static bool load_whole_cid(struct ment *e, const struct mpass_file *f)
+{
+    if (f->ranged || f->len == 0 || f->inode->cid.len != sizeof(e->cid.b))
+        return false;
+    memcpy(e->cid.b, f->inode->cid.data, sizeof(e->cid.b));
+    return true;
+}
+
+static struct ment *load_entry(struct mrun *r, const struct mpass_file *f)
+{
+    struct ment *e = ment_new(r, f->path);
+
+    e->ino = f->ino;
+    e->off = f->off;
+    e->len = f->len;
+    e->ranged = f->ranged;
+    return e;
+}
+
+static void load_failed_line(struct mrun *r, const char *path, int rc, const char *text)
+{
+    struct ment *e = ment_new(r, path);
+
+    e->d_failed = 1;
+    ment_end(e, "failed", 0, rc, text);
+}
+
+static void load_symlink(struct mrun *r, const struct mpass_file *f)
+{
+    ment_end(ment_new(r, f->path), "symlink", 0, 0, NULL);
+}
+
+/* ---- PLAN
+ * ----------------------------------------------------------------------------------------------------
+ */
+
+static void plan_file(struct mrun *r, const struct mpass_file *f)
+{
+    struct mjob_counts *live = &r->job->live;
+    bool symlink = f->inode->type == TARN_UFS_SYMLINK;
+    struct ment *e;
+
+    if (!symlink) {
+        live->files_total++;
+        live->bytes_total += f->len;
+    }
+    if (!load_plan_only(r)) {
+        mjob_changed(r->job, false);
+        return;
+    }
+    if (symlink) {
+        load_symlink(r, f);
+        return;
+    }
+    e = load_entry(r, f);
+    if (load_meta_only(r)) {
+        e->d_done = !r->job->spec->dry_run;
+        ment_end(e, r->job->spec->dry_run ? "would-list" : "listed", f->len, 0, NULL);
+    } else if (f->len == 0) {
+        e->d_done = 1;
+        ment_end(e, "present", 0, 0, NULL);
+    } else if (load_whole_cid(e, f) && !r->job->spec->force) {
+        mquery_add(e);
+    } else {
+        ment_end(e, "would-load", f->len, 0, NULL);
+    }
+}
+
+static void plan_answered(struct ment *e, int rc, uint64_t bytes)
+{
+    if (rc == 0 && bytes >= e->len) {
+        e->d_done = 1;
+        e->d_bytes = (int64_t)e->len;
+        ment_end(e, "present", e->len, 0, NULL);
+    } else {
+        ment_end(e, "would-load", e->len, 0, NULL);
+    }
+}
+
+static void plan_target_failed(struct mrun *r, const char *path, int rc, const char *text)
+{
+    r->job->live.files_total++;
+    if (load_plan_only(r))
+        load_failed_line(r, path, rc, text);
+}
+
+static void plan_dir_failed(struct mrun *r, const char *path, int rc, const char *text)
+{
+    r->job->live.files_total++;
+    load_failed_line(r, path, rc, text);
+}
+
+/* One line per key that cannot be a name, as far as they are kept. */
+static void plan_skipped(struct mrun *r, tarn_ino_t dir, const char *path, uint64_t count)
+{
+    struct tarn_str names = {0};
+    uint64_t lines = 0;
+    char *at, *save = NULL;
+
+    if (tarn_core_skipped_names(r->master->args.kv, dir, &names) == 0 && names.len > 0)
+        for (at = strtok_r(names.p, "\n", &save); at && lines < count;
+             at = strtok_r(NULL, "\n", &save)) {
+            TARN_AUTO_FREE char *full = tarn_xasprintf("%s/%s", path[1] ? path : "", at);
+            struct ment *e = ment_new(r, full);
+
+            e->d_skipped = 1;
+            ment_end(e, "skipped", 0, 0, NULL);
+            lines++;
+        }
+    tarn_str_fini(&names);
+    if (lines < count) {
+        struct ment *e = ment_new(r, path);
+
+        e->d_skipped = count - lines;
+        ment_end(e, NULL, 0, 0, NULL);
+    }
+}
+
+static const struct mpass_ops plan_ops = {.file = plan_file,
+                                          .target_failed = plan_target_failed,
+                                          .dir_failed = plan_dir_failed,
+                                          .skipped = plan_skipped};
+
+/* The job must fit before it begins: half a data set evicts itself. */
+static void plan_done(struct mrun *r)
+{
+    const struct mjob_counts *c = &r->job->live;
+    char need[32], holds[32], missing[32];
+    TARN_AUTO_FREE char *text = NULL;
+
+    if (load_plan_only(r)) {
+        mrun_end(r, 0, NULL);
+        return;
+    }
+    if (c->bytes_total <= r->room || r->job->spec->allow_partial) {
+        mrun_next(r, MRUN_DATA);
+        return;
+    }
+    text = tarn_xasprintf("needs %s, the cache holds %s: %s missing",
+                          tarn_format_size(c->bytes_total, need), tarn_format_size(r->room, holds),
+                          tarn_format_size(c->bytes_total - r->room, missing));
+    mrun_end(r, -TARN_E_JOB_NO_ROOM, text);
+}
+
+/* ---- DATA
+ * ----------------------------------------------------------------------------------------------------
+ */
+
+static void data_present(struct ment *e)
+{
+    e->d_done = 1;
+    e->d_bytes = (int64_t)e->len;
+    ment_end(e, e->fetched ? "loaded" : "present", e->len, 0, NULL);
+}
+
+static void data_file(struct mrun *r, const struct mpass_file *f)
+{
+    struct ment *e;
+
+    if (f->inode->type == TARN_UFS_SYMLINK) {
+        load_symlink(r, f);
+        return;
+    }
+    if (r->job->spec->allow_partial && f->len > r->room - TARN_MIN(r->room, r->admitted)) {
+        load_failed_line(r, f->path, -TARN_E_JOB_NO_ROOM, NULL);
+        return;
+    }
+    r->admitted += f->len;
+    e = load_entry(r, f);
+    if (f->len == 0)
+        data_present(e); /* nothing of it is missing */
+    else
+        mfill_add(e);
+}
+
+static void data_filled(struct ment *e, int rc, const char *text)
+{
+    if (rc == 0) {
+        data_present(e);
+        return;
+    }
+    e->d_failed = 1;
+    ment_end(e, "failed", e->len, rc, text);
+}
+
+/* PLAN has told of these. */
+static void data_skipped(struct mrun *r, tarn_ino_t dir, const char *path, uint64_t count)
+{
+    (void)r;
+    (void)dir;
+    (void)path;
+    (void)count;
+}
+
+static const struct mpass_ops data_ops = {.file = data_file,
+                                          .target_failed = load_failed_line,
+                                          .dir_failed = load_failed_line,
+                                          .skipped = data_skipped};
+
+/* Files may have come and gone since they were counted. */
+static void data_done(struct mrun *r)
+{
+    struct mjob_counts *c = &r->job->live;
+
+    c->files_total = c->files_done + c->files_failed;
+    if (c->files_failed > 0) {
+        mrun_end(r, 0, NULL);
+        return;
+    }
+    c->bytes_total = c->bytes_done;
+    mrun_next(r, MRUN_CHECK);
+}
+
+/* ---- CHECK
+ * ---------------------------------------------------------------------------------------------------
+ */
+
+static void check_file(struct mrun *r, const struct mpass_file *f)
+{
+    struct ment *e;
+
+    if (f->inode->type == TARN_UFS_SYMLINK || f->len == 0)
+        return;
+    e = load_entry(r, f);
+    if (load_whole_cid(e, f))
+        mquery_add(e);
+    else
+        mfill_add(e); /* of a range: what is there is not fetched again */
+}
+
+static void check_answered(struct ment *e, int rc, uint64_t bytes)
+{
+    if (rc == 0 && bytes >= e->len)
+        ment_end(e, NULL, 0, 0, NULL);
+    else
+        mfill_add(e);
+}
+
+static void check_filled(struct ment *e, int rc, const char *text)
+{
+    TARN_AUTO_FREE char *why = NULL;
+
+    if (rc == 0) {
+        ment_end(e, NULL, 0, 0, NULL);
+        return;
+    }
+    why = tarn_xasprintf("evicted, and not loaded again: %s", text ? text : tarn_strerror(rc));
+    e->d_done = -1;
+    e->d_failed = 1;
+    e->d_bytes = -(int64_t)e->len;
+    ment_end(e, "evicted", e->len, rc, why);
+}
+
+/* It was there in DATA: a file less, and a failure. */
+static void check_target_failed(struct mrun *r, const char *path, int rc, const char *text)
+{
+    load_failed_line(r, path, rc, text);
+}
+
+static const struct mpass_ops check_ops = {.file = check_file,
+                                           .target_failed = check_target_failed,
+                                           .dir_failed = load_failed_line,
+                                           .skipped = data_skipped};
+
+/* ---- phases
+ * --------------------------------------------------------------------------------------------------
+ */
+
+static void load_start(struct mrun *r)
+{
+    if (r->resume == MRUN_NONE) {
+        r->resume = MRUN_PLAN;
+        r->job->live = r->job->durable = (struct mjob_counts){0};
+    }
+    if (load_plan_only(r))
+        mrun_enter(r, MRUN_PLAN);
+    else
+        mrun_greet(r);
+}
+
+static void load_phase(struct mrun *r)
+{
+    switch (r->phase) {
+    case MRUN_PLAN:
+        mpass_start(r, &plan_ops, !r->job->spec->dry_run, r->job->spec->dry_run);
+        break;
+    case MRUN_DATA:
+        mpass_start(r, &data_ops, false, false);
+        break;
+    case MRUN_CHECK:
+        mpass_start(r, &check_ops, false, true);
+        break;
+    default:
+        TARN_UNREACHABLE("a phase of another kind");
+    }
+}
+
+static void load_phase_done(struct mrun *r)
+{
+    if (r->phase == MRUN_PLAN)
+        plan_done(r);
+    else if (r->phase == MRUN_DATA)
+        data_done(r);
+    else
+        mrun_end(r, 0, NULL);
+}
+
+static void load_filled(struct ment *e, int rc, const char *text)
+{
+    if (e->run->phase == MRUN_CHECK)
+        check_filled(e, rc, text);
+    else
+        data_filled(e, rc, text);
+}
+
+static void load_answered(struct ment *e, int rc, uint64_t bytes)
+{
+    if (e->run->phase == MRUN_CHECK)
+        check_answered(e, rc, bytes);
+    else
+        plan_answered(e, rc, bytes);
+}
+
+const struct mrun_ops mload_ops = {.start = load_start,
+                                   .phase = load_phase,
+                                   .phase_done = load_phase_done,
+                                   .filled = load_filled,
+                                   .answered = load_answered};

@@ -204,8 +204,9 @@ static int doctor_run(struct cli *c)
     doctor_io_uring(d);
     doctor_limits(d);
     doctor_clock(d);
-    cache_dir_default("", &dir);
-    doctor_room(d, tarn_str_z(&dir));
+    cache_dir_default("", &dir); /* each URI has its own below one directory */
+    dir.p[strrchr(dir.p, '/') - dir.p] = 0;
+    doctor_room(d, dir.p);
     tarn_str_fini(&dir);
     doctor_ports(c, d);
     doctor_server(c, d);
@@ -213,9 +214,8 @@ static int doctor_run(struct cli *c)
     for (size_t i = 0; i < d->n; i++)
         failed += d->findings[i].state == DOCTOR_FAIL;
     free(d);
-    if (failed > 0) {
+    if (failed > 0)
         c->exit_code = TARN_EXIT_FAIL; /* the lines say it all */
-    }
     return 0;
 }
 

@@ -7,12 +7,33 @@
 
 #include "lib/base/mem.h"
 #include "tools/cli.h"
+#include "tools/completion.h"
+
+struct cli_help {
+#define TARN_PARAM TARN_CONF_FIELD
+#include "tools/help_params.def"
+#undef TARN_PARAM
+};
+#define TARN_CONF_STRUCT struct cli_help
+static const struct tarn_conf_param help_rows[] = {
+#define TARN_PARAM TARN_CONF_ROW
+#include "tools/help_params.def"
+#undef TARN_PARAM
+};
+static const struct tarn_conf_table help_table = TARN_CONF_TABLE("help", "tarn help", help_rows);
 
 static int help_run(struct cli *c)
 {
     const struct cli_command *cmd;
+    const struct cli_help *p = c->own;
     struct tarn_str out = {0};
 
+    if (p->completion) {
+        completion_bash(&out);
+        (void)fputs(tarn_str_z(&out), stdout); /* main() checks the stream at the end */
+        tarn_str_fini(&out);
+        return 0;
+    }
     if (c->n_args == 0) {
         cli_usage(stdout);
         return 0;
@@ -37,16 +58,21 @@ static int version_run(struct cli *c)
     return 0;
 }
 
+static const struct tarn_conf_table *const help_tables[] = {&help_table, &cli_common_table, NULL};
 static const struct tarn_conf_table *const common_only[] = {&cli_common_table, NULL};
 static const struct tarn_flags_spec help_spec = {.command = "tarn help",
                                                  .args = "[COMMAND]",
                                                  .summary = "Say what a command does and takes.",
-                                                 .tables = common_only,
+                                                 .tables = help_tables,
                                                  .max_args = 1};
 static const struct tarn_flags_spec version_spec = {.command = "tarn version",
                                                     .args = "",
                                                     .summary = "Say which tarn this is.",
                                                     .tables = common_only};
-const struct cli_command cmd_help_command = {.name = "help", .spec = &help_spec, .run = help_run};
+const struct cli_command cmd_help_command = {.name = "help",
+                                             .spec = &help_spec,
+                                             .run = help_run,
+                                             .own = &help_table,
+                                             .own_size = sizeof(struct cli_help)};
 const struct cli_command cmd_version_command = {
     .name = "version", .spec = &version_spec, .run = version_run};

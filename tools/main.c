@@ -85,6 +85,14 @@ static int main_load(struct cli *c)
     return tarn_conf_load(binds, n, &in, &c->conf, &c->err);
 }
 
+/* Commands report by themselves: what lower parts remark is for servers, unless it is asked for. */
+static enum tarn_log_level main_log_level(const struct cli *c)
+{
+    bool asked = strcmp(tarn_conf_source(c->conf, "log-level"), "default") != 0;
+
+    return c->cmd->remote && !asked ? TARN_LOG_ERROR : (enum tarn_log_level)c->common.log_level;
+}
+
 static int main_run(struct cli *c, int argc, char **argv)
 {
     struct tarn_str usage = {0};
@@ -102,8 +110,7 @@ static int main_run(struct cli *c, int argc, char **argv)
         rc = main_load(c);
     if (rc == 0) {
         c->args = tarn_flags_args(c->flags, &c->n_args);
-        rc = tarn_log_open(NULL, (enum tarn_log_level)c->common.log_level,
-                           (enum tarn_log_format)c->common.log_format);
+        rc = tarn_log_open(NULL, main_log_level(c), (enum tarn_log_format)c->common.log_format);
     }
     if (rc == 0)
         rc = c->cmd->run(c);

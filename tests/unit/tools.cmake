@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+set(tools_dir ${CMAKE_CURRENT_LIST_DIR}/tools)
+foreach(name load_list progress)
+  tarn_unit_test(test_${name}
+    SOURCES ${tools_dir}/test_${name}.c
+    DEPS tarn_cli tarn_base)
+endforeach()

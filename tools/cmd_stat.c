@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * stat, du: one path, and the sum of what is below one. Keys of the JSON documents are a contract:
+ * add, never rename.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "lib/base/mem.h"
+#include "lib/base/name.h"
+#include "lib/base/units.h"
+#include "tools/cli.h"
+
+#define U(x) ((json_int_t)(x))
+
+/* ---- du ---------------------------------------------------------------------------------------
+ */
+
+static int du_call(struct cli *c, const char *path, Tarn__Wire__DuResponse *ret)
+{
+    Tarn__Wire__DuRequest msg = TARN__WIRE__DU_REQUEST__INIT;
+    struct tarn_rpc_req req;
+    int rc;
+
+    msg.path = tarn_wire_bytes(path, strlen(path));
+    rc = cli_call(c, &req, TARN_RPC_du, &msg.base, path);
+    if (rc == 0)
+        *ret = *(const Tarn__Wire__DuResponse *)req.resp; /* numbers only */
+    tarn_rpc_req_fini(&req);
+    return rc;
+}
+
+static void du_json(const char *path, const Tarn__Wire__DuResponse *du)
+{
+    json_t *j = json_object();
+
+    cli_json_set(j, "path", path, strlen(path));
+    (void)json_object_update_new(
+        j, json_pack("{s:I, s:I, s:I, s:I, s:I, s:b}", "files", U(du->files), "dirs", U(du->dirs),
+                     "bytes", U(du->bytes), "cached_bytes", U(du->cached_bytes), "cached_files",
+                     U(du->cached_files), "complete", du->complete));
+    cli_json(j);
+}
+
+static int du_run(struct cli *c)
+{
+    Tarn__Wire__DuResponse du;
+    char path[TARN_PATH_MAX], a[32], b[32];
+    int rc = cli_path(c, c->n_args ? c->args[0] : "/", path);
+
+    if (rc == 0)
+        rc = cli_connect(c);
+    if (rc == 0)
+        rc = du_call(c, path, &du);
+    if (rc < 0)
+        return rc;
+    if (c->common.json) {
+        du_json(path, &du);
+        return 0;
+    }
+    cli_print_name(c, path, strlen(path));
+    (void)printf(": %" PRIu64 " files, %" PRIu64 " directories, %s; cached: %" PRIu64
+                 " files, %s%s\n",
+                 du.files, du.dirs, tarn_format_size(du.bytes, a), du.cached_files,
+                 tarn_format_size(du.cached_bytes, b),
+                 du.complete ? "" : " (not everything below was listed yet)");
+    return 0;
+}
+
+/* ---- stat --------------------------------------------------------------------------------------
+ */
+
+/* How much of a path is cached. */
+struct stat_cache {
+    uint64_t size;   /* bytes of the file, or of all files below the directory */
+    uint64_t cached; /* bytes of them that are cached */
+    bool known;      /* false where something below was never listed */
+};
+
+static int stat_file_cached(struct cli *c, const struct tarn_attr *attr, uint64_t *ret)
+{
+    Tarn__Wire__CachedRequest msg = TARN__WIRE__CACHED_REQUEST__INIT;
+    ProtobufCBinaryData cid = tarn_wire_bytes(attr->cid.b, sizeof(attr->cid.b));
+    const Tarn__Wire__CachedResponse *resp;
+    struct tarn_rpc_req req;
+    int rc;
+
+    *ret = 0;
+    if (attr->size_bytes == 0)
+        return 0;
+    msg.n_cids = 1;
+    msg.cids = &cid;
+    rc = cli_call(c, &req, TARN_RPC_cached, &msg.base, "ask the worker");
+    resp = (const Tarn__Wire__CachedResponse *)req.resp;
+    if (rc == 0 && resp->n_bytes == 1)
+        *ret = TARN_MIN(resp->bytes[0], attr->size_bytes);
+    tarn_rpc_req_fini(&req);
+    return rc;
+}
+
+static int stat_cached(struct cli *c, const char *path, const struct tarn_attr *attr,
+                       struct stat_cache *ret)
+{
+    Tarn__Wire__DuResponse du;
+    int rc;
+
+    *ret = (struct stat_cache){.size = attr->size_bytes, .known = true};
+    if (attr->type == TARN_TYPE_FILE)
+        return stat_file_cached(c, attr, &ret->cached);
+    if (attr->type != TARN_TYPE_DIR)
+        return 0;
+    rc = du_call(c, path, &du);
+    if (rc == 0)
+        *ret =
+            (struct stat_cache){.size = du.bytes, .cached = du.cached_bytes, .known = du.complete};
+    return rc;
+}
+
+static double stat_ratio(const struct stat_cache *k)
+{
+    return k->size > 0 ? (double)k->cached / (double)k->size : 1.0; /* nothing of it is missing */
+}
+
+static const char *const stat_types[] = {"", "file", "directory", "symlink"};
+
+static void stat_json(const char *path, const struct tarn_attr *a, const struct stat_cache *k)
+{
+    json_t *j = json_object(), *workers = json_array();
+    bool bytes = a->type != TARN_TYPE_SYMLINK;
+    char time[32], mode[8];
+
+    (void)snprintf(mode, sizeof(mode), "%04o", a->mode & 07777u); /* fits */
+    if (k->cached > 0)
+        (void)json_array_append_new(workers, json_integer(1)); /* out of memory only */
+    cli_json_set(j, "path", path, strlen(path));
+    (void)json_object_update_new(
+        j,
+        json_pack("{s:I, s:s, s:I, s:s, s:I, s:I, s:s, s:I, s:I, s:o, s:i, s:b, s:b, s:o}", "ino",
+                  U(a->ino.v), "type", stat_types[a->type], "size", U(a->size_bytes), "mode", mode,
+                  "uid", U(a->uid), "gid", U(a->gid), "mtime", tarn_format_time(a->mtime_ns, time),
+                  "version", U(a->version), "cached_bytes", U(k->cached), "cached_ratio",
+                  bytes && k->known ? json_real(stat_ratio(k)) : json_null(), "replicas",
+                  k->cached > 0 ? 1 : 0, "pinned", 0, "loaded",
+                  bytes && k->known && k->cached == k->size, "workers", workers));
+    cli_json(j);
+}
+
+static void stat_text(struct cli *c, const char *path, const struct tarn_attr *a,
+                      const struct stat_cache *k)
+{
+    char size[32], time[32];
+
+    (void)fputs("path     ", stdout); /* main() checks the stream, here and below */
+    cli_print_name(c, path, strlen(path));
+    (void)printf("\ntype     %s\nino      %" PRIu64 "\nversion  %" PRIu64 "\nsize     %" PRIu64
+                 " (%s)\n",
+                 stat_types[a->type], a->ino.v, a->version, a->size_bytes,
+                 tarn_format_size(a->size_bytes, size));
+    (void)printf("mode     %04o  uid %u  gid %u\nmtime    %s\n", a->mode & 07777u, a->uid, a->gid,
+                 tarn_format_time(a->mtime_ns, time));
+    if (a->type == TARN_TYPE_FILE)
+        (void)printf("cached   %" PRIu64 " bytes (%.1f %%)\n", k->cached, 100.0 * stat_ratio(k));
+    else if (a->type == TARN_TYPE_DIR && k->known)
+        (void)printf("cached   %s below it (%.1f %%)\n", tarn_format_size(k->cached, size),
+                     100.0 * stat_ratio(k));
+    else if (a->type == TARN_TYPE_DIR)
+        (void)printf("cached   %s below it (not everything was listed yet)\n",
+                     tarn_format_size(k->cached, size));
+}
+
+static int stat_run(struct cli *c)
+{
+    struct stat_cache cache = {0};
+    struct tarn_attr attr;
+    char path[TARN_PATH_MAX];
+    int rc = cli_path(c, c->args[0], path);
+
+    if (rc == 0)
+        rc = cli_connect(c);
+    if (rc == 0)
+        rc = cli_resolve(c, path, &attr);
+    if (rc == 0)
+        rc = stat_cached(c, path, &attr, &cache);
+    if (rc < 0)
+        return rc;
+    if (c->common.json)
+        stat_json(path, &attr, &cache);
+    else
+        stat_text(c, path, &attr, &cache);
+    return 0;
+}
+
+static const struct tarn_conf_table *const tables[] = {&cli_remote_table, &cli_common_table, NULL};
+static const struct tarn_flags_spec du_spec = {
+    .command = "tarn du",
+    .args = "[PATH]",
+    .summary = "Sum up files, bytes and cached bytes below a path.",
+    .tables = tables,
+    .max_args = 1};
+static const struct tarn_flags_spec stat_spec = {
+    .command = "tarn stat",
+    .args = "PATH",
+    .summary = "Show one path: attributes, version, cached bytes.",
+    .tables = tables,
+    .min_args = 1,
+    .max_args = 1};
+const struct cli_command cmd_du_command = {
+    .name = "du", .spec = &du_spec, .run = du_run, .remote = true};
+const struct cli_command cmd_stat_command = {
+    .name = "stat", .spec = &stat_spec, .run = stat_run, .remote = true};

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lib/base/assert.h"
 #include "lib/base/hash.h"
 #include "lib/base/mem.h"
 #include "ufs/ufs_opts.h"
@@ -96,7 +97,7 @@ static int cred_read(const char *path, char **ret_text)
 static int cred_value(const char *inline_text, const char *path, const char *option,
                       struct tarn_errbuf *err, char **ret)
 {
-    char *text, *value;
+    char *text = NULL, *value;
     int rc;
 
     *ret = NULL;
@@ -106,6 +107,7 @@ static int cred_value(const char *inline_text, const char *path, const char *opt
         rc = cred_read(path, &text);
         if (rc < 0)
             return tarn_err_set(err, -TARN_E_CONFIG, "%s: %s: %s", option, path, tarn_strerror(rc));
+        TARN_ASSERT(text != NULL);
         value = cred_trim(text);
         if (!*value) {
             free(text);

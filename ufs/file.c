@@ -273,8 +273,10 @@ static void file_store_free(struct tarn_ufs *u)
     struct file_store *s = u->store;
 
     TARN_ASSERT(s->n_ops == 0);
-    while (!tarn_list_empty(&s->kept))
-        file_kept_free(s, TARN_LIST_ENTRY(s->kept.next, struct file_kept, node));
+    TARN_LIST_FOREACH_SAFE(n, &s->kept)
+    {
+        file_kept_free(s, TARN_LIST_ENTRY(n, struct file_kept, node));
+    }
     while (s->n_spare)
         tarn_buf_unref(&s->spare[--s->n_spare]);
     tarn_timer_stop(&s->expire);

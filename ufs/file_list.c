@@ -335,6 +335,7 @@ static int build_rows(struct page_build *b, struct tarn_file_snap *s, const char
     unsigned looked = 0;
     int rc = 0;
 
+    TARN_ASSERT(s != NULL);
     while (rc == 0 && s->pos < s->count && b->count < b->a->max_entries) {
         const struct snap_row *row = &s->rows[s->pos++];
 

@@ -193,7 +193,7 @@ uint64_t tarn_file_young_ns(int fd, const struct stat *st, int64_t real_ns)
         unsigned long type = (unsigned long)fs.f_type;
 
         if (type == EXT4_SUPER_MAGIC || type == XFS_SUPER_MAGIC || type == BTRFS_SUPER_MAGIC ||
-            type == TMPFS_MAGIC)
+            type == TMPFS_MAGIC || type == OVERLAYFS_SUPER_MAGIC)
             grain_ns = FILE_GRAIN_NS;
     }
     if (age_ns >= (int64_t)grain_ns)

@@ -168,6 +168,26 @@ static bool http_tell_head(struct tarn_ufs_http_req *r)
     return !http_stop(r, r->ops->on_head(r->arg, &r->head));
 }
 
+/* "HTTP/1.1 206 ..." */
+static bool http_status_line(const char *p, size_t n, unsigned *ret_status)
+{
+    const char *space;
+    unsigned status = 0;
+
+    if (n < 12 || strncasecmp(p, "HTTP/", 5) != 0)
+        return false;
+    space = memchr(p, ' ', n);
+    if (!space || (size_t)(space - p) + 4 > n)
+        return false;
+    for (int i = 1; i <= 3; i++) {
+        if (space[i] < '0' || space[i] > '9')
+            return false;
+        status = status * 10 + (unsigned)(space[i] - '0');
+    }
+    *ret_status = status;
+    return true;
+}
+
 static size_t http_header_cb(char *p, size_t size, size_t n, void *arg)
 {
     struct tarn_ufs_http_req *r;
@@ -184,8 +204,7 @@ static size_t http_header_cb(char *p, size_t size, size_t n, void *arg)
         (void)http_stop(r, -TARN_E_UFS_PROTO); /* returning 0 stops */
         return 0;
     }
-    if (n >= 12 && strncasecmp(p, "HTTP/", 5) == 0 &&
-        sscanf(p, "HTTP/%*3[0-9.] %3u", &status) == 1) {
+    if (http_status_line(p, n, &status)) {
         r->head = (struct tarn_ufs_http_head){0}; /* 1xx answers come before the final one */
         r->head.status = status;
     } else if (n <= 2 && (p[0] == '\r' || p[0] == '\n')) {
@@ -287,7 +306,10 @@ static int http_curl_code(struct tarn_ufs_http_req *r, CURLcode code, const char
                 : "the answer is not HTTP; if the endpoint speaks TLS, write https:// in endpoint";
         return r->https ? -TARN_E_UFS_PROTO : -TARN_E_UFS_TLS;
     case CURLE_GOT_NOTHING:
-        *ret_text = "the connection was closed without an answer";
+        *ret_text = r->https
+                        ? "the connection was closed without an answer"
+                        : "the connection was closed without an answer; if the endpoint speaks "
+                          "TLS, write https:// in endpoint";
         return -TARN_E_UFS_CONN;
     case CURLE_PARTIAL_FILE:
         return -TARN_E_UFS_SHORT;
@@ -457,8 +479,10 @@ err:
 
 static void http_reap(struct tarn_ufs_http *h)
 {
-    while (!tarn_list_empty(&h->dead))
-        http_req_free(TARN_LIST_ENTRY(h->dead.next, struct tarn_ufs_http_req, node), false);
+    struct tarn_list *n;
+
+    while ((n = tarn_list_pop(&h->dead)) != NULL)
+        http_req_free(TARN_LIST_ENTRY(n, struct tarn_ufs_http_req, node), false);
 }
 
 static void http_reap_cb(struct tarn_task *t)
@@ -567,12 +591,13 @@ int tarn_ufs_http_new(const struct tarn_ufs_http_args *args, struct tarn_errbuf 
 void tarn_ufs_http_free(struct tarn_ufs_http **hp)
 {
     struct tarn_ufs_http *h = *hp;
+    struct tarn_list *n;
 
     *hp = NULL;
     if (!h)
         return;
-    while (!tarn_list_empty(&h->live))
-        http_req_free(TARN_LIST_ENTRY(h->live.next, struct tarn_ufs_http_req, node), false);
+    while ((n = tarn_list_pop(&h->live)) != NULL)
+        http_req_free(TARN_LIST_ENTRY(n, struct tarn_ufs_http_req, node), false);
     http_reap(h);
     while (h->n_spare)
         curl_easy_cleanup(h->spare[--h->n_spare]);
@@ -580,8 +605,8 @@ void tarn_ufs_http_free(struct tarn_ufs_http **hp)
         (void)curl_multi_cleanup(h->multi); /* no easy handle is left in it */
     if (h->share)
         (void)curl_share_cleanup(h->share); /* no easy handle uses it */
-    while (!tarn_list_empty(&h->sockets))
-        http_socket_free(TARN_LIST_ENTRY(h->sockets.next, struct http_socket, node));
+    while ((n = tarn_list_pop(&h->sockets)) != NULL)
+        http_socket_free(TARN_LIST_ENTRY(n, struct http_socket, node));
     tarn_timer_stop(&h->timer);
     curl_global_cleanup();
     free(h->tls_ca);

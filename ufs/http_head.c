@@ -22,24 +22,45 @@ int64_t tarn_ufs_http_days(int64_t year, unsigned month, unsigned day)
     return era * 146097 + (int64_t)doe - 719468; /* Hinnant, days_from_civil */
 }
 
-bool tarn_ufs_http_date(const char *s, int64_t *ret_ns)
+/* `n` digits at `s`. */
+static bool date_digits(const char *s, unsigned n, unsigned *ret_v)
+{
+    *ret_v = 0;
+    for (unsigned i = 0; i < n; i++) {
+        if (s[i] < '0' || s[i] > '9')
+            return false;
+        *ret_v = *ret_v * 10 + (unsigned)(s[i] - '0');
+    }
+    return true;
+}
+
+/* The month's number from its three letters at `s`; 0 when there is none. */
+static unsigned date_month(const char *s)
 {
     static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    unsigned day, hour, min, sec, year;
-    const char *m;
-    char mon[4];
-    int used = 0;
 
-    if (sscanf(s, "%*3[A-Za-z], %2u %3[A-Za-z] %4u %2u:%2u:%2u GMT%n", &day, mon, &year, &hour,
-               &min, &sec, &used) != 6 ||
-        !used)
+    for (unsigned i = 0; i < 12; i++)
+        if (memcmp(s, months + 3 * (size_t)i, 3) == 0)
+            return i + 1;
+    return 0;
+}
+
+bool tarn_ufs_http_date(const char *s, int64_t *ret_ns)
+{
+    unsigned day, month, year, hour, min, sec;
+
+    if (strlen(s) != 29 || s[3] != ',' || s[4] != ' ' || s[7] != ' ' || s[11] != ' ' ||
+        s[16] != ' ' || s[19] != ':' || s[22] != ':' || strcmp(s + 25, " GMT") != 0)
         return false;
-    m = strlen(mon) == 3 ? strstr(months, mon) : NULL;
-    if (!m || (m - months) % 3 || day < 1 || day > 31 || hour > 23 || min > 59 || sec > 60 ||
-        year < 1970 || year > 2200)
+    month = date_month(s + 8);
+    if (!month || !date_digits(s + 5, 2, &day) || !date_digits(s + 12, 4, &year) ||
+        !date_digits(s + 17, 2, &hour) || !date_digits(s + 20, 2, &min) ||
+        !date_digits(s + 23, 2, &sec))
         return false;
-    *ret_ns = (tarn_ufs_http_days((int64_t)year, (unsigned)(m - months) / 3 + 1, day) * 86400 +
-               (int64_t)hour * 3600 + (int64_t)min * 60 + (int64_t)sec) *
+    if (day < 1 || day > 31 || hour > 23 || min > 59 || sec > 60 || year < 1970 || year > 2200)
+        return false;
+    *ret_ns = (tarn_ufs_http_days((int64_t)year, month, day) * 86400 + (int64_t)hour * 3600 +
+               (int64_t)min * 60 + (int64_t)sec) *
               (int64_t)TARN_NS_PER_S;
     return true;
 }

@@ -28,7 +28,7 @@
 #define S3_MAGIC           0x73336131u
 #define S3_ERROR_BODY_MAX  (64u << 10)
 #define S3_EMPTY_PAGES_MAX 8u
-#define S3_RELOAD_NS       (5 * TARN_NS_PER_S) /* between two looks at files of keys */
+#define S3_RELOAD_NS       TARN_NS_PER_S /* between two looks at files of keys */
 
 enum s3_verb { S3_HEAD, S3_LIST, S3_GET };
 
@@ -221,7 +221,8 @@ static int s3_on_body(void *arg, const uint8_t *p, size_t n)
                                 "the listing is longer than %u bytes", TARN_HTTP_BODY_MAX);
         rc = tarn_s3_list_xml_feed(side->list, p, n);
         if (rc < 0)
-            return tarn_err_set(&side->text, rc, "the listing is not one: %s", tarn_strerror(rc));
+            return tarn_err_set(&side->text, rc, "the answer is no listing of an S3 store: %s",
+                                tarn_strerror(rc));
         return 0;
     }
     if (side->error.len < S3_ERROR_BODY_MAX)

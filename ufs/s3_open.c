@@ -91,7 +91,7 @@ static int s3_endpoint(const struct tarn_ufs_opts *o, const char *region,
 int tarn_s3_open(struct tarn_ufs *u, const char *rest, struct tarn_errbuf *err)
 {
     struct tarn_s3_store *s = tarn_xnew(struct tarn_s3_store);
-    struct tarn_s3_endpoint e;
+    struct tarn_s3_endpoint e = {0};
     const char *region = s3_env(u->opts.region, "AWS_REGION", "AWS_DEFAULT_REGION");
     int rc;
 

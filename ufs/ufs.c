@@ -67,6 +67,7 @@ int tarn_ufs_open(const struct tarn_ufs_args *args, struct tarn_errbuf *err,
     rc = ufs_find_back_end(args->uri, &ops, &rest, err);
     if (rc < 0)
         return rc;
+    TARN_ASSERT(ops != NULL && rest != NULL);
     u = tarn_xnew(struct tarn_ufs);
     u->magic = UFS_MAGIC;
     u->ops = ops;

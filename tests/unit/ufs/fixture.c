@@ -238,7 +238,11 @@ int fx_get(struct fx *f, const char *key, const struct tarn_ufs_version *v, uint
 char *fx_tmp(void)
 {
     const char *base = getenv("TMPDIR");
-    char *dir = tarn_xasprintf("%s/tarn-ufs-XXXXXX", base && *base ? base : "/tmp");
+    char *dir;
+
+    if (!base || !*base)
+        base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp"; /* many small files */
+    dir = tarn_xasprintf("%s/tarn-ufs-XXXXXX", base);
 
     TARN_ASSERT(mkdtemp(dir) != NULL);
     return dir;

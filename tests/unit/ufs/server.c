@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -14,7 +15,9 @@
 
 #include "lib/base/assert.h"
 #include "lib/base/mem.h"
+#include "lib/base/mtx.h"
 #include "lib/base/str.h"
+#include "lib/base/units.h"
 
 #define SRV_CONNS_MAX 256
 #define SRV_LINES_MAX 4096
@@ -24,7 +27,7 @@ struct srv {
     pthread_t thread;                 /* accepts */
     int listener;                     /* socket */
     unsigned port;                    /* of it */
-    pthread_mutex_t mtx;              /* all below */
+    struct tarn_mtx mtx;              /* all below */
     pthread_t conns[SRV_CONNS_MAX];   /* one thread each */
     int fds[SRV_CONNS_MAX];           /* their sockets */
     unsigned n_conns;                 /* so far */
@@ -216,13 +219,14 @@ static bool srv_list_key(struct srv_listing *l, const struct srv_object *o)
 {
     const char *slash = *l->delimiter ? strchr(o->key + strlen(l->prefix), '/') : NULL;
     char group[1100];
+    uint64_t max;
 
     if (slash) {
         (void)snprintf(group, sizeof(group), "%.*s", (int)(slash - o->key + 1), o->key); /* fits */
         if (strcmp(group, l->last) == 0)
             return true;
     }
-    if (l->count == (unsigned)atoi(l->max)) {
+    if (tarn_parse_u64(l->max, &max) == 0 && l->count == max) {
         l->truncated = true;
         return false;
     }
@@ -320,6 +324,9 @@ static bool srv_misbehave(struct srv_request *q)
         srv_error(q, "403 Forbidden", "Date: Mon, 01 Jan 2001 00:00:00 GMT\r\n",
                   "RequestTimeTooSkewed", "skewed");
         return true;
+    case SRV_BAD_KEY:
+        srv_error(q, "403 Forbidden", "", "SignatureDoesNotMatch", "no");
+        return true;
     case SRV_BAD_TOKEN:
         srv_error(q, "400 Bad Request", "", "InvalidArgument",
                   "The continuation token is incorrect");
@@ -397,14 +404,14 @@ static void srv_parse(struct srv_request *q, const char *head)
     }
     srv_decode(target);
     TARN_ASSERT(strncmp(target, "/bkt", 4) == 0);
-    (void)snprintf(q->path, sizeof(q->path), "%s", target[4] ? target + 5 : ""); /* fits */
+    (void)snprintf(q->path, sizeof(q->path), "%.2000s", target[4] ? target + 5 : ""); /* fits */
     srv_header(head, "\r\nIf-Match: \"", q->if_match, sizeof(q->if_match));
     q->if_match[strcspn(q->if_match, "\"")] = 0;
     srv_header(head, "\r\nRange: ", value, sizeof(value));
     q->has_range = sscanf(value, "bytes=%zu-%zu", &q->first, &q->last) == 2;
     srv_header(head, "\r\nAuthorization: AWS4-HMAC-SHA256 ", auth, sizeof(auth));
     srv_header(head, "\r\nx-amz-date: ", value, sizeof(value));
-    pthread_mutex_lock(&s->mtx);
+    tarn_mtx_lock(&s->mtx);
     if (!strstr(auth, "Credential=ak/") || strlen(value) != 16)
         s->counts.bad_auth++;
     q->action = s->counts.requests < s->n_script ? s->script[s->counts.requests] : SRV_OK;
@@ -413,7 +420,7 @@ static void srv_parse(struct srv_request *q, const char *head)
     s->counts.requests++;
     s->running++;
     s->counts.running_max = TARN_MAX(s->counts.running_max, s->running);
-    pthread_mutex_unlock(&s->mtx);
+    tarn_mtx_unlock(&s->mtx);
 }
 
 static void *srv_conn_thread(void *arg)
@@ -439,9 +446,9 @@ static void *srv_conn_thread(void *arg)
         if (c.s->delay_ms)
             (void)usleep(1000 * c.s->delay_ms); /* a signal may cut it short */
         more = srv_answer(&q);
-        pthread_mutex_lock(&c.s->mtx);
+        tarn_mtx_lock(&c.s->mtx);
         c.s->running--;
-        pthread_mutex_unlock(&c.s->mtx);
+        tarn_mtx_unlock(&c.s->mtx);
     }
     (void)shutdown(c.fd, SHUT_RDWR); /* closed by srv_stop */
     return NULL;
@@ -454,18 +461,20 @@ static void *srv_thread(void *arg)
     for (;;) {
         int fd = accept4(s->listener, NULL, NULL, SOCK_CLOEXEC);
         struct srv_conn *c;
+        int on = 1;
 
         if (fd < 0)
             return NULL;
+        TARN_ASSERT(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) == 0);
         c = tarn_xnew(struct srv_conn);
         *c = (struct srv_conn){s, fd};
-        pthread_mutex_lock(&s->mtx);
+        tarn_mtx_lock(&s->mtx);
         TARN_ASSERT(s->n_conns < SRV_CONNS_MAX);
         s->fds[s->n_conns] = fd;
         TARN_ASSERT(pthread_create(&s->conns[s->n_conns], NULL, srv_conn_thread, c) == 0);
         s->n_conns++;
         s->counts.connections++;
-        pthread_mutex_unlock(&s->mtx);
+        tarn_mtx_unlock(&s->mtx);
     }
 }
 
@@ -477,7 +486,7 @@ struct srv *srv_start(const struct srv_object *objects, size_t n)
 
     s->objects = objects;
     s->n_objects = n;
-    TARN_ASSERT(pthread_mutex_init(&s->mtx, NULL) == 0);
+    tarn_mtx_init(&s->mtx, TARN_RANK_LEAF);
     s->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     TARN_ASSERT(s->listener >= 0 && bind(s->listener, (struct sockaddr *)&a, sizeof(a)) == 0);
     TARN_ASSERT(listen(s->listener, 128) == 0 &&
@@ -502,7 +511,7 @@ void srv_stop(struct srv **sp)
     (void)close(s->listener);
     for (unsigned i = 0; i < SRV_LINES_MAX; i++)
         free(s->lines[i]);
-    pthread_mutex_destroy(&s->mtx);
+    tarn_mtx_fini(&s->mtx);
     free(s);
 }
 
@@ -515,7 +524,7 @@ void srv_script(struct srv *s, const enum srv_action *actions, size_t n)
 {
     unsigned connections;
 
-    pthread_mutex_lock(&s->mtx);
+    tarn_mtx_lock(&s->mtx);
     TARN_ASSERT(n <= TARN_ARRAY_LEN(s->script));
     if (n)
         memcpy(s->script, actions, n * sizeof(*actions));
@@ -526,37 +535,37 @@ void srv_script(struct srv *s, const enum srv_action *actions, size_t n)
         free(s->lines[i]);
         s->lines[i] = NULL;
     }
-    pthread_mutex_unlock(&s->mtx);
+    tarn_mtx_unlock(&s->mtx);
 }
 
 void srv_objects(struct srv *s, const struct srv_object *objects, size_t n)
 {
-    pthread_mutex_lock(&s->mtx);
+    tarn_mtx_lock(&s->mtx);
     s->objects = objects;
     s->n_objects = n;
-    pthread_mutex_unlock(&s->mtx);
+    tarn_mtx_unlock(&s->mtx);
 }
 
 void srv_delay_ms(struct srv *s, unsigned ms)
 {
-    pthread_mutex_lock(&s->mtx);
+    tarn_mtx_lock(&s->mtx);
     s->delay_ms = ms;
-    pthread_mutex_unlock(&s->mtx);
+    tarn_mtx_unlock(&s->mtx);
 }
 
 void srv_counts(struct srv *s, struct srv_counts *ret)
 {
-    pthread_mutex_lock(&s->mtx);
+    tarn_mtx_lock(&s->mtx);
     *ret = s->counts;
-    pthread_mutex_unlock(&s->mtx);
+    tarn_mtx_unlock(&s->mtx);
 }
 
 const char *srv_line(struct srv *s, unsigned n)
 {
     const char *line;
 
-    pthread_mutex_lock(&s->mtx);
+    tarn_mtx_lock(&s->mtx);
     line = n < SRV_LINES_MAX && s->lines[n] ? s->lines[n] : "";
-    pthread_mutex_unlock(&s->mtx);
+    tarn_mtx_unlock(&s->mtx);
     return line;
 }

@@ -33,6 +33,7 @@ enum srv_action {
     SRV_TOO_MANY,     /* a listing with more keys than asked */
     SRV_LOOP,         /* a truncated listing that never advances */
     SRV_SKEWED,       /* 403 RequestTimeTooSkewed with a Date of 2001 */
+    SRV_BAD_KEY,      /* 403 SignatureDoesNotMatch */
     SRV_BAD_TOKEN     /* 400 InvalidArgument */
 };
 

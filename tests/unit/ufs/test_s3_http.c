@@ -243,6 +243,21 @@ static void test_adopt(void **state)
     assert_int_equal(fx_get(&e->fx, "gone", &v, 0, 10, NULL, NULL), -TARN_E_UFS_NOT_FOUND);
 }
 
+/* HEAD and LIST of a stat do with one connection. */
+static void test_one_connection(void **state)
+{
+    struct env *e = *state;
+    struct srv_counts c;
+
+    env_open(e, "s3://bkt", ",max-connections=1");
+    assert_int_equal(fx_stat(&e->fx, "big"), 0);
+    assert_int_equal(fx_stat(&e->fx, "d"), 0);
+    assert_int_equal(get(e, "big", 0, 1000), 0);
+    srv_counts(e->srv, &c);
+    assert_int_equal(c.running_max, 1);
+    assert_int_equal(c.connections, 1);
+}
+
 /* ---- lies ----------------------------------------------------------------------------------- */
 
 static void check_lie(struct env *e, enum srv_action a, int want)
@@ -391,7 +406,7 @@ static void test_stall_on_reused(void **state)
 {
     struct env *e = *state;
 
-    env_open(e, "s3://bkt", ",timeout=3s");
+    env_open(e, "s3://bkt", ",timeout=1200ms");
     assert_int_equal(get(e, "big", 0, 1000), 0);
     script(e, SRV_STALL, 1);
     assert_int_equal(get(e, "big", 0, 1000), 0);
@@ -409,6 +424,32 @@ static void test_refused(void **state)
     assert_int_equal(fx_check(&f), -TARN_E_UFS_REFUSED);
     assert_non_null(strstr(f.err.text, "s3://bkt/ at 127.0.0.1:1: "));
     fx_close(&f);
+}
+
+/* Keys in files are read again once the store rejects them. */
+static void test_rotated_keys(void **state)
+{
+    struct env *e = *state;
+    char opts[1024], *dir = fx_tmp();
+    struct srv_counts c;
+
+    fx_write(dir, "key", "old", 3);
+    fx_write(dir, "secret", "s", 1);
+    (void)snprintf(opts, sizeof(opts),
+                   "endpoint=http://127.0.0.1:%u,key-file=%s/key,secret-file=%s/secret",
+                   srv_port(e->srv), dir, dir); /* fits */
+    assert_int_equal(fx_open(&e->fx, "s3://bkt", opts), 0);
+    script(e, SRV_BAD_KEY, 64);
+    assert_int_equal(get(e, "big", 0, 100), -TARN_E_UFS_SIGNATURE);
+    assert_int_equal(requests(e), 1); /* read a moment ago: not worth another try */
+    fx_write(dir, "key", "ak", 2);
+    (void)usleep(1100000); /* they are not looked at more often than once a second */
+    script(e, SRV_BAD_KEY, 1);
+    assert_int_equal(get(e, "big", 0, 100), 0);
+    srv_counts(e->srv, &c);
+    assert_int_equal(c.requests, 2);
+    assert_int_equal(c.bad_auth, 1);
+    fx_tmp_fini(dir);
 }
 
 /* ---- many at a time ------------------------------------------------------------------------- */
@@ -607,12 +648,26 @@ static void test_queue_deadline(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_stat),           T(test_list),           T(test_get),
-        T(test_prefix),         T(test_adopt),          T(test_lies),
-        T(test_list_lies),      T(test_list_bad_token), T(test_retries),
-        T(test_resume),         T(test_stall),          T(test_stall_on_reused),
-        T(test_refused),        T(test_concurrency),    T(test_cancel),
-        T(test_close_in_data),  T(test_data_stops),     T(test_bandwidth),
+        T(test_stat),
+        T(test_list),
+        T(test_get),
+        T(test_prefix),
+        T(test_adopt),
+        T(test_one_connection),
+        T(test_lies),
+        T(test_list_lies),
+        T(test_list_bad_token),
+        T(test_retries),
+        T(test_resume),
+        T(test_stall),
+        T(test_stall_on_reused),
+        T(test_refused),
+        T(test_rotated_keys),
+        T(test_concurrency),
+        T(test_cancel),
+        T(test_close_in_data),
+        T(test_data_stops),
+        T(test_bandwidth),
         T(test_queue_deadline),
     };
 

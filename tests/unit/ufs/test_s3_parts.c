@@ -15,7 +15,8 @@
 #include "ufs/s3_priv.h"
 #include "ufs/ufs_priv.h"
 
-/* ---- signatures: the examples of "Signature Calculations for the Authorization Header", Amazon S3  */
+/* ---- signatures: the examples of "Signature Calculations for the Authorization Header", Amazon S3
+ */
 
 static void check_signature(const char *method, const char *path, const char *query,
                             const struct tarn_s3_header *headers, size_t n, const char *payload,

@@ -64,7 +64,7 @@ static int try_cat(struct fx *f, int argc, char **argv)
     rc = fx_get(f, argv[4], &v, off, len, buf, &n);
     if (rc == 0)
         (void)fwrite(buf, 1, n, stdout); /* a short write shows */
-    fprintf(stderr, "verified=%d adopted=%d\n", f->verified, f->adopted);
+    fprintf(stderr, "verified=%u adopted=%d\n", (unsigned)f->verified, f->adopted);
     free(buf);
     return rc;
 }

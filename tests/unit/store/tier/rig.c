@@ -14,16 +14,14 @@
 void rig_init(struct rig *r, unsigned threads, const char *parent)
 {
     const char *tmp = getenv("TMPDIR");
+    char base[240];
 
     memset(r, 0, sizeof(*r));
     assert_int_equal(tarn_loop_new(&r->loop), 0);
     assert_int_equal(tarn_disk_pool_new(threads, &r->disk), 0);
-    (void)snprintf(r->dir, sizeof(r->dir) - 8, "%s/tarn-tier-XXXXXX",
-                   parent ? parent
-                   : tmp  ? tmp
-                          : "/tmp");
-    assert_non_null(mkdtemp(r->dir));
-    strcat(r->dir, "/tier");
+    (void)snprintf(base, sizeof(base), "%s/tarn-tier-XXXXXX", parent ? parent : tmp ? tmp : "/tmp");
+    assert_non_null(mkdtemp(base));
+    (void)snprintf(r->dir, sizeof(r->dir), "%s/tier", base);
     r->args = (struct tarn_tier_args){.loop = r->loop,
                                       .disk = r->disk,
                                       .clock = tarn_clock_system(),

@@ -351,7 +351,7 @@ static void full_disk(void **state)
 static void no_space_in_write(void **state)
 {
     struct mounted m = {0};
-    struct tarn_tier_op op[8] = {0};
+    struct tarn_tier_op op = {.reserved_bytes = 4 * MIB, .group = 1};
     uint64_t before;
 
     (void)state;
@@ -359,25 +359,32 @@ static void no_space_in_write(void **state)
         skip();
     rig_init(&m.rig, 1, m.mnt);
     rig_must_open(&m.rig, 32 * MIB);
+    op.file = rig_file(&m.rig, 2, 8 * MIB);
+    op.buf = tarn_buf_new(4 * MIB);
+    op.buf->len = 4 * MIB;
+    rig_bytes(2, 4 * MIB, op.buf->p, 4 * MIB);
     assert_int_equal(rig_fill(&m.rig, 1, 4 * MIB), 0);
+    assert_int_equal(rig_store(&m.rig, op.file, 2, 0), 0);
     assert_int_equal(rig_reserve(&m.rig, 4 * MIB), 0);
     before = rig_du(m.rig.dir);
-    (void)rig_shell("dd if=/dev/zero of='%s/fat' bs=64k status=none 2>/dev/null", m.mnt);
-    op[0] = (struct tarn_tier_op){.file = rig_file(&m.rig, 2, 4 * MIB), .reserved_bytes = 4 * MIB};
-    op[0].buf = tarn_buf_new(4 * MIB);
-    op[0].buf->len = 4 * MIB;
-    assert_int_equal(rig_submit_store(&m.rig, &op[0]), -TARN_E_TIER_FULL);
-    tarn_buf_unref(&op[0].buf);
-    assert_false(tarn_tier_file_has(op[0].file, 0, 1));
-    tarn_tier_file_put(&op[0].file);
+    (void)rig_shell(
+        "dd if=/dev/zero of='%s/fat' bs=64k status=none 2>/dev/null; truncate -s -1M '%s/fat'",
+        m.mnt, m.mnt);
+    assert_int_equal(rig_submit_store(&m.rig, &op),
+                     -TARN_E_TIER_FULL); /* after a part was written */
+    assert_false(tarn_tier_file_has(op.file, 4 * MIB, 1));
     rig_settle(&m.rig);
     assert_true(rig_du(m.rig.dir) <= before + 64 * KIB); /* nothing of it stayed */
     tarn_tier_check(m.rig.tier);
     assert_int_equal(rig_check(&m.rig, 1, 4 * MIB).served, 4 * MIB);
+    assert_int_equal(rig_check(&m.rig, 2, 8 * MIB).served, 4 * MIB);
     assert_int_equal(rig_shell("rm '%s/fat'", m.mnt), 0);
     rig_run_for(&m.rig, 1200 * TARN_NS_PER_MS);
-    assert_int_equal(rig_fill(&m.rig, 2, 4 * MIB), 0);
-    assert_int_equal(rig_check(&m.rig, 2, 4 * MIB).served, 4 * MIB);
+    assert_int_equal(rig_reserve(&m.rig, 4 * MIB), 0);
+    assert_int_equal(rig_submit_store(&m.rig, &op), 0);
+    assert_int_equal(rig_check(&m.rig, 2, 8 * MIB).served, 8 * MIB);
+    tarn_tier_file_put(&op.file);
+    tarn_buf_unref(&op.buf);
     mount_end(&m);
 }
 

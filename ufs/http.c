@@ -271,8 +271,6 @@ static int http_connect_code(struct tarn_ufs_http_req *r, const char **ret_text)
 /* Our code for curl's; *ret_text is NULL where curl's own text is best. */
 static int http_curl_code(struct tarn_ufs_http_req *r, CURLcode code, const char **ret_text)
 {
-    double connected = 0;
-
     *ret_text = NULL;
     switch ((int)code) { /* int: only some of the many are named */
     case CURLE_OK:
@@ -283,8 +281,10 @@ static int http_curl_code(struct tarn_ufs_http_req *r, CURLcode code, const char
     case CURLE_COULDNT_CONNECT:
         return http_connect_code(r, ret_text);
     case CURLE_OPERATION_TIMEDOUT:
-        (void)curl_easy_getinfo(r->easy, CURLINFO_APPCONNECT_TIME,
-                                &connected); /* stays 0 when it fails */
+        if (strstr(r->error, "Resolving timed out")) {
+            *ret_text = "the name servers do not answer";
+            return -TARN_E_UFS_DNS;
+        }
         *ret_text = "no connection within the time allowed";
         return -TARN_E_UFS_STALLED;
     case CURLE_SSL_CONNECT_ERROR:
@@ -479,10 +479,10 @@ err:
 
 static void http_reap(struct tarn_ufs_http *h)
 {
-    struct tarn_list *n;
-
-    while ((n = tarn_list_pop(&h->dead)) != NULL)
+    TARN_LIST_FOREACH_SAFE(n, &h->dead)
+    {
         http_req_free(TARN_LIST_ENTRY(n, struct tarn_ufs_http_req, node), false);
+    }
 }
 
 static void http_reap_cb(struct tarn_task *t)
@@ -591,13 +591,14 @@ int tarn_ufs_http_new(const struct tarn_ufs_http_args *args, struct tarn_errbuf 
 void tarn_ufs_http_free(struct tarn_ufs_http **hp)
 {
     struct tarn_ufs_http *h = *hp;
-    struct tarn_list *n;
 
     *hp = NULL;
     if (!h)
         return;
-    while ((n = tarn_list_pop(&h->live)) != NULL)
+    TARN_LIST_FOREACH_SAFE(n, &h->live)
+    {
         http_req_free(TARN_LIST_ENTRY(n, struct tarn_ufs_http_req, node), false);
+    }
     http_reap(h);
     while (h->n_spare)
         curl_easy_cleanup(h->spare[--h->n_spare]);
@@ -605,8 +606,10 @@ void tarn_ufs_http_free(struct tarn_ufs_http **hp)
         (void)curl_multi_cleanup(h->multi); /* no easy handle is left in it */
     if (h->share)
         (void)curl_share_cleanup(h->share); /* no easy handle uses it */
-    while ((n = tarn_list_pop(&h->sockets)) != NULL)
+    TARN_LIST_FOREACH_SAFE(n, &h->sockets)
+    {
         http_socket_free(TARN_LIST_ENTRY(n, struct http_socket, node));
+    }
     tarn_timer_stop(&h->timer);
     curl_global_cleanup();
     free(h->tls_ca);

@@ -42,7 +42,10 @@ static const struct row rows[] = {
     {false, false, -TARN_E_NOT_LEADER, -TARN_E_NOT_LEADER, 0, 3},
     {true, true, -TARN_E_NOT_LEADER, 0, -TARN_E_NOT_LEADER, 1},
     /* other errors that may pass */
-    {true, false, -TARN_E_UFS_SERVER, -TARN_E_TIER_FULL, 0, 3},
+    {true, false, -TARN_E_KV_NO_SPACE, -TARN_E_TIER_FULL, 0, 3},
+    {false, false, -TARN_E_KV_NO_SPACE, 0, -TARN_E_KV_NO_SPACE, 1},
+    /* A store's failure was tried again where the store is asked. */
+    {true, false, -TARN_E_UFS_SERVER, 0, -TARN_E_UFS_SERVER, 1},
     {false, false, -TARN_E_UFS_SERVER, 0, -TARN_E_UFS_SERVER, 1},
     {true, false, FX_CUT, -TARN_E_BUSY, 0, 3},
     {true, false, -TARN_E_BUSY, FX_CUT, 0, 3},

@@ -186,6 +186,8 @@ static void part_add(struct mlisting *l, struct page_part *part, struct tarn_ufs
     o->uid = e->attr.uid;
     o->gid = e->attr.gid;
     if (e->attr.type == TARN_UFS_SYMLINK && e->target)
+        o->target = tarn_wire_bytes(e->target, strlen(e->target));
+    if (e->attr.type == TARN_UFS_SYMLINK && e->target)
         o->target = (ProtobufCBinaryData){strlen(e->target), (uint8_t *)(uintptr_t)e->target};
     if (e->attr.type == TARN_UFS_FILE && v->size > 0) {
         tarn_str_reset(key);

@@ -431,6 +431,8 @@ static int ask_propose_found(struct mask *a, const struct tarn_ufs_attr *attr)
     obj.uid = attr->uid;
     obj.gid = attr->gid;
     if (attr->type == TARN_UFS_SYMLINK && a->stat.target)
+        obj.target = tarn_wire_bytes(a->stat.target, strlen(a->stat.target));
+    if (attr->type == TARN_UFS_SYMLINK && a->stat.target)
         obj.target = (ProtobufCBinaryData){strlen(a->stat.target), (uint8_t *)a->stat.target};
     if (attr->type == TARN_UFS_FILE && v.size > 0) {
         TARN_AUTO_FREE char *key = tarn_xasprintf("%s%s", a->dir->key, a->name);

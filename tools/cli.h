@@ -30,7 +30,8 @@ struct cli_remote {
 #undef TARN_PARAM
 };
 extern const struct tarn_conf_table cli_common_table, cli_remote_table, cli_local_table;
-/* load, free, ls, cp: flags of commands, which a configuration file may set in a section of that name. */
+/* load, free, ls, cp: flags of commands, which a configuration file may set in a section of that
+ * name. */
 extern const struct tarn_conf_table cli_load_table, cli_free_table, cli_ls_table, cli_cp_table;
 /* Every table whose keys may stand in a configuration file; NULL-terminated. */
 extern const struct tarn_conf_table *const cli_all_tables[];

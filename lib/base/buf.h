@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * lib/base/buf.h — reference-counted byte buffers, 4 KiB aligned; payloads and fetch units travel in
- * them without a copy. The counter is atomic: a reference may be dropped by any thread.
+ * lib/base/buf.h — reference-counted byte buffers, 4 KiB aligned; payloads and fetch units travel
+ * in them without a copy. The counter is atomic: a reference may be dropped by any thread.
  */
 #pragma once
 

@@ -72,7 +72,8 @@ static int64_t clock_fake_real(struct tarn_clock *c)
 
 void tarn_clock_fake_init(struct tarn_clock_fake *c, int64_t real_ns)
 {
-    *c = (struct tarn_clock_fake){.base = {clock_fake_mono, clock_fake_real}, .mono = 1, .real = real_ns};
+    *c = (struct tarn_clock_fake){
+        .base = {clock_fake_mono, clock_fake_real}, .mono = 1, .real = real_ns};
 }
 
 void tarn_clock_fake_advance(struct tarn_clock_fake *c, uint64_t ns)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * lib/base/env.h — time and randomness behind pointers, so that tests replace them. The network's
- * counterpart is `struct tarn_loop` (lib/net/net.h), the disk's `struct tarn_disk` (lib/disk/disk.h).
+ * counterpart is `struct tarn_loop` (lib/net/net.h), the disk's `struct tarn_disk`
+ * (lib/disk/disk.h).
  */
 #pragma once
 
@@ -34,7 +35,8 @@ struct tarn_clock_fake {
 void tarn_clock_fake_init(struct tarn_clock_fake *c, int64_t real_ns);
 void tarn_clock_fake_advance(struct tarn_clock_fake *c, uint64_t ns);
 
-/* xoshiro256** (Blackman, Vigna 2018), for tests and jitter: repeatable from its seed. One thread. */
+/* xoshiro256** (Blackman, Vigna 2018), for tests and jitter: repeatable from its seed. One thread.
+ */
 struct tarn_rng_seeded {
     struct tarn_rng base; /* first */
     uint64_t s[4];        /* state, never all zero */

@@ -8,8 +8,8 @@
 #include <string.h>
 
 struct err_row {
-    int nr;               /* positive number */
-    int err;              /* errno for the kernel */
+    int nr;  /* positive number */
+    int err; /* errno for the kernel */
     enum tarn_retry retry;
     enum tarn_exit exit_class;
     const char *name;
@@ -17,7 +17,7 @@ struct err_row {
 };
 
 static const struct err_row err_rows[] = {
-#define TARN_ERR(name, nr, err, retry, exit_class, text) \
+#define TARN_ERR(name, nr, err, retry, exit_class, text)                                           \
     {(nr), (err), TARN_RETRY_##retry, TARN_EXIT_##exit_class, #name, text},
 #include "lib/base/err.def"
 #undef TARN_ERR

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * lib/base/err.h — error codes: from err.def, one number for the code, the wire, the log and the docs.
+ * lib/base/err.h — error codes: from err.def, one number for the code, the wire, the log and the
+ * docs.
  *
  * A function that can fail returns 0 or a negative code: -TARN_E_* or -errno (1..999).
  */
@@ -15,16 +16,22 @@ enum tarn_err {
     TARN_E_LAST
 };
 
-enum tarn_retry { TARN_RETRY_NEVER, TARN_RETRY_SAME, TARN_RETRY_BACKOFF, TARN_RETRY_LEADER, TARN_RETRY_REPLICA };
+enum tarn_retry {
+    TARN_RETRY_NEVER,
+    TARN_RETRY_SAME,
+    TARN_RETRY_BACKOFF,
+    TARN_RETRY_LEADER,
+    TARN_RETRY_REPLICA
+};
 
 /* The CLI's exit codes (docs/errors.md). */
 enum tarn_exit {
-    TARN_EXIT_DONE    = 0,
-    TARN_EXIT_FAIL    = 1,
-    TARN_EXIT_USAGE   = 2,
+    TARN_EXIT_DONE = 0,
+    TARN_EXIT_FAIL = 1,
+    TARN_EXIT_USAGE = 2,
     TARN_EXIT_UNREACH = 3,
     TARN_EXIT_TIMEOUT = 4,
-    TARN_EXIT_DENIED  = 5
+    TARN_EXIT_DENIED = 5
 };
 
 /* A text for `rc` (either sign); static storage, never NULL. */
@@ -50,16 +57,18 @@ struct tarn_errbuf {
 };
 
 /* Sets the text (drops an earlier one) and returns `rc`, so that it can stand in a return. */
-int tarn_err_set(struct tarn_errbuf *e, int rc, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int tarn_err_set(struct tarn_errbuf *e, int rc, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 /* Puts "<fmt>: " before the text; an empty text becomes tarn_strerror(rc). Returns `rc`. */
-int tarn_err_wrap(struct tarn_errbuf *e, int rc, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int tarn_err_wrap(struct tarn_errbuf *e, int rc, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 /* The text, or tarn_strerror(rc) where nothing was set. */
 const char *tarn_err_text(const struct tarn_errbuf *e, int rc);
 
 /* First error wins: `rc` keeps its value if negative, else takes that of `call`. */
-#define TARN_KEEP(rc, call)         \
-    do {                            \
-        int keep_rc_ = (call);      \
-        if ((rc) >= 0 && keep_rc_ < 0) \
-            (rc) = keep_rc_;        \
+#define TARN_KEEP(rc, call)                                                                        \
+    do {                                                                                           \
+        int keep_rc_ = (call);                                                                     \
+        if ((rc) >= 0 && keep_rc_ < 0)                                                             \
+            (rc) = keep_rc_;                                                                       \
     } while (0)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * lib/base/fault.h — fault points, compiled into test builds only (TARN_FAULTS). A point is a row of
- * fault.def; a test arms it: after `skip` passes, the next `count` passes return `rc`.
- * The table is the second of the two allowed globals. Thread-safe.
+ * lib/base/fault.h — fault points, compiled into test builds only (TARN_FAULTS). A point is a row
+ * of fault.def; a test arms it: after `skip` passes, the next `count` passes return `rc`. The table
+ * is the second of the two allowed globals. Thread-safe.
  *
  *     rc = TARN_FAULT(disk_write);   0 unless armed
  */

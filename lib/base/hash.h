@@ -25,7 +25,8 @@ void tarn_sha256_add(struct tarn_sha256 *s, const void *p, size_t n);
 void tarn_sha256_end(struct tarn_sha256 **s, uint8_t ret_digest[32]); /* frees */
 
 void tarn_sha256_of(const void *p, size_t n, uint8_t ret_digest[32]);
-void tarn_hmac_sha256(const void *key, size_t key_len, const void *p, size_t n, uint8_t ret_mac[32]);
+void tarn_hmac_sha256(const void *key, size_t key_len, const void *p, size_t n,
+                      uint8_t ret_mac[32]);
 /* Lower-case hex; `dst` has room for 2 n + 1 bytes. */
 void tarn_hex(const void *p, size_t n, char *dst);
 /* True when equal; the time taken does not depend on where they differ. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * lib/base/list.h — intrusive doubly linked list. A list and a node are the same struct; an unlinked
- * node points at itself after init or del. Lock: the user's.
+ * lib/base/list.h — intrusive doubly linked list. A list and a node are the same struct; an
+ * unlinked node points at itself after init or del. Lock: the user's.
  */
 #pragma once
 
@@ -25,7 +25,8 @@ static inline bool tarn_list_empty(const struct tarn_list *l)
     return l->next == l;
 }
 
-static inline void tarn_list_insert_between(struct tarn_list *n, struct tarn_list *prev, struct tarn_list *next)
+static inline void tarn_list_insert_between(struct tarn_list *n, struct tarn_list *prev,
+                                            struct tarn_list *next)
 {
     n->prev = prev;
     n->next = next;
@@ -74,9 +75,9 @@ static inline void tarn_list_splice(struct tarn_list *to, struct tarn_list *from
 }
 
 #define TARN_LIST_ENTRY(node, type, member) TARN_CONTAINER(node, type, member)
-#define TARN_LIST_FOREACH(it, list) \
+#define TARN_LIST_FOREACH(it, list)                                                                \
     for (struct tarn_list *it = (list)->next; it != (list); it = it->next)
 /* The body may delete `it`. */
-#define TARN_LIST_FOREACH_SAFE(it, list)                                                      \
-    for (struct tarn_list *it = (list)->next, *it##_next = it->next; it != (list);            \
+#define TARN_LIST_FOREACH_SAFE(it, list)                                                           \
+    for (struct tarn_list *it = (list)->next, *it##_next = it->next; it != (list);                 \
          it = it##_next, it##_next = it->next)

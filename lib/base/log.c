@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The log sink and the assertion failure path. A line is formatted on the stack and leaves with one
- * write(2), so lines of several threads and of a forked child never mix. Control characters in a line
- * are replaced, and so are bytes that are not UTF-8: names from a store cannot forge a line, steer a
- * terminal or break the JSON.
+ * write(2), so lines of several threads and of a forked child never mix. Control characters in a
+ * line are replaced, and so are bytes that are not UTF-8: names from a store cannot forge a line,
+ * steer a terminal or break the JSON.
  */
 #include "lib/base/log.h"
 
@@ -89,7 +89,12 @@ int tarn_log_enabled(enum tarn_log_level level)
 static size_t log_char_len(const unsigned char *s)
 {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    size_t len = s[0] < 0x80 ? 1 : s[0] < 0xc0 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : s[0] < 0xf8 ? 4 : 0;
+    size_t len = s[0] < 0x80   ? 1
+                 : s[0] < 0xc0 ? 0
+                 : s[0] < 0xe0 ? 2
+                 : s[0] < 0xf0 ? 3
+                 : s[0] < 0xf8 ? 4
+                               : 0;
     uint32_t c;
 
     if (len <= 1)
@@ -146,14 +151,16 @@ void tarn_log(enum tarn_log_level level, const char *subsys, const char *fmt, ..
     (void)log_clean(clean, sizeof(clean), body, json);
     (void)clock_gettime(CLOCK_REALTIME, &ts); /* cannot fail for this clock */
     (void)gmtime_r(&ts.tv_sec, &tm);
-    n = snprintf(line, sizeof(line),
-                 json ? "{\"time\":\"%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ\",\"level\":\"%s\",\"thread\":%ld,"
-                        "\"subsys\":\"%s\",\"msg\":\"%s\"}\n"
-                      : "%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ %-5s %ld %s: %s\n",
-                 tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
-                 ts.tv_nsec / 1000000, names[level], (long)syscall(SYS_gettid), subsys, clean);
+    n = snprintf(
+        line, sizeof(line),
+        json ? "{\"time\":\"%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ\",\"level\":\"%s\",\"thread\":%ld,"
+               "\"subsys\":\"%s\",\"msg\":\"%s\"}\n"
+             : "%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ %-5s %ld %s: %s\n",
+        tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
+        ts.tv_nsec / 1000000, names[level], (long)syscall(SYS_gettid), subsys, clean);
     if (n > 0)
-        (void)!write(atomic_load(&log_fd), line, n < (int)sizeof(line) ? (size_t)n : sizeof(line) - 1);
+        (void)!write(atomic_load(&log_fd), line,
+                     n < (int)sizeof(line) ? (size_t)n : sizeof(line) - 1);
     errno = saved;
 }
 
@@ -179,7 +186,8 @@ void tarn_assert_fail(const char *file, int line, const char *func, const char *
     int n;
     int fd = atomic_load(&log_fd);
 
-    tarn_log(TARN_LOG_ERROR, "assert", "version=%s %s:%d %s(): %s", TARN_VERSION, file, line, func, what);
+    tarn_log(TARN_LOG_ERROR, "assert", "version=%s %s:%d %s(): %s", TARN_VERSION, file, line, func,
+             what);
     n = backtrace(frames, 48);
     backtrace_symbols_fd(frames, n, fd);
     abort();

@@ -11,7 +11,8 @@
 enum tarn_log_level { TARN_LOG_DEBUG, TARN_LOG_INFO, TARN_LOG_WARN, TARN_LOG_ERROR };
 enum tarn_log_format { TARN_LOG_TEXT, TARN_LOG_JSON };
 
-/* Writes to `path` (appended, mode 0600) or, when NULL, to stderr. Errors: errno class of open(2). */
+/* Writes to `path` (appended, mode 0600) or, when NULL, to stderr. Errors: errno class of open(2).
+ */
 int tarn_log_open(const char *path, enum tarn_log_level level, enum tarn_log_format format);
 /* Reopens the file, after rotation. */
 void tarn_log_reopen(void);
@@ -22,10 +23,10 @@ int tarn_log_enabled(enum tarn_log_level level);
 void tarn_log(enum tarn_log_level level, const char *subsys, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-#define tarn_debug(subsys, ...)                            \
-    do {                                                   \
-        if (tarn_log_enabled(TARN_LOG_DEBUG))              \
-            tarn_log(TARN_LOG_DEBUG, subsys, __VA_ARGS__); \
+#define tarn_debug(subsys, ...)                                                                    \
+    do {                                                                                           \
+        if (tarn_log_enabled(TARN_LOG_DEBUG))                                                      \
+            tarn_log(TARN_LOG_DEBUG, subsys, __VA_ARGS__);                                         \
     } while (0)
 #define tarn_info(subsys, ...)  tarn_log(TARN_LOG_INFO, subsys, __VA_ARGS__)
 #define tarn_warn(subsys, ...)  tarn_log(TARN_LOG_WARN, subsys, __VA_ARGS__)

@@ -19,10 +19,10 @@ void tarn_cleanup_fd(const int *fd);
 #define TARN_AUTO_FREE __attribute__((cleanup(tarn_cleanup_free)))
 #define TARN_AUTO_FD   __attribute__((cleanup(tarn_cleanup_fd)))
 
-#define TARN_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
-#define TARN_MIN(a, b) ((a) < (b) ? (a) : (b))
-#define TARN_MAX(a, b) ((a) > (b) ? (a) : (b))
-#define TARN_CONTAINER(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define TARN_ARRAY_LEN(a)                 (sizeof(a) / sizeof((a)[0]))
+#define TARN_MIN(a, b)                    ((a) < (b) ? (a) : (b))
+#define TARN_MAX(a, b)                    ((a) > (b) ? (a) : (b))
+#define TARN_CONTAINER(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 static inline uint64_t tarn_div_up(uint64_t a, uint64_t b)
 {

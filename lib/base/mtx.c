@@ -110,7 +110,8 @@ void tarn_cond_wait(struct tarn_cond *c, struct tarn_mtx *m)
 bool tarn_cond_wait_ns(struct tarn_cond *c, struct tarn_mtx *m, uint64_t ns)
 {
     uint64_t end = tarn_now_ns() + TARN_MIN(ns, (uint64_t)INT64_MAX); /* "for ever" is fine */
-    struct timespec ts = {.tv_sec = (time_t)(end / TARN_NS_PER_S), .tv_nsec = (long)(end % TARN_NS_PER_S)};
+    struct timespec ts = {.tv_sec = (time_t)(end / TARN_NS_PER_S),
+                          .tv_nsec = (long)(end % TARN_NS_PER_S)};
     int rc;
 
     mtx_assert_innermost(m);

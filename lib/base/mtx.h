@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * lib/base/mtx.h — mutexes with a class and a rank. A thread takes them in ascending rank; the wrapper
- * asserts that and the holder. Ranks are one table here and in ARCHITECTURE.md.
+ * lib/base/mtx.h — mutexes with a class and a rank. A thread takes them in ascending rank; the
+ * wrapper asserts that and the holder. Ranks are one table here and in ARCHITECTURE.md.
  */
 #pragma once
 
@@ -10,23 +10,23 @@
 #include <stdint.h>
 
 enum tarn_rank {
-    TARN_RANK_SCRAPE = 5,      /* lib/stat: a scrape, held over callbacks, which may take any lock */
-    TARN_RANK_FUSE_NODE = 10,  /* fuse: a shard of the node table */
+    TARN_RANK_SCRAPE = 5,     /* lib/stat: a scrape, held over callbacks, which may take any lock */
+    TARN_RANK_FUSE_NODE = 10, /* fuse: a shard of the node table */
     TARN_RANK_CLIENT_META = 20, /* lib/client: a shard of the attribute and name caches */
-    TARN_RANK_WORKER = 30,     /* worker: file table */
-    TARN_RANK_TIER = 40,       /* store/tier: files, LRU, quota */
-    TARN_RANK_TIER_FD = 45,    /* store/tier: cache of open files */
-    TARN_RANK_JOURNAL = 50,    /* master: proposals that wait for the journal thread */
-    TARN_RANK_KV = 60,         /* store/kv: kv_mem */
-    TARN_RANK_DISK = 70,       /* lib/disk: the pool's queue */
-    TARN_RANK_LOOP = 80,       /* lib/net: the queue of posted tasks */
-    TARN_RANK_STAT = 85,       /* lib/stat: the list of per-thread counters */
-    TARN_RANK_LEAF = 90        /* held for a few instructions, takes nothing */
+    TARN_RANK_WORKER = 30,      /* worker: file table */
+    TARN_RANK_TIER = 40,        /* store/tier: files, LRU, quota */
+    TARN_RANK_TIER_FD = 45,     /* store/tier: cache of open files */
+    TARN_RANK_JOURNAL = 50,     /* master: proposals that wait for the journal thread */
+    TARN_RANK_KV = 60,          /* store/kv: kv_mem */
+    TARN_RANK_DISK = 70,        /* lib/disk: the pool's queue */
+    TARN_RANK_LOOP = 80,        /* lib/net: the queue of posted tasks */
+    TARN_RANK_STAT = 85,        /* lib/stat: the list of per-thread counters */
+    TARN_RANK_LEAF = 90         /* held for a few instructions, takes nothing */
 };
 
 struct tarn_mtx {
-    pthread_mutex_t m;     /* the lock */
-    enum tarn_rank rank;   /* place in the order */
+    pthread_mutex_t m;      /* the lock */
+    enum tarn_rank rank;    /* place in the order */
     _Atomic uint64_t owner; /* thread id of the holder, 0 when free; for asserts only */
 };
 
@@ -55,9 +55,9 @@ static inline struct tarn_mtx *tarn_guard_take(struct tarn_mtx *m)
 }
 /* Locks until the end of the scope. */
 #define TARN_GUARD_NAME2(l) guard_##l##_
-#define TARN_GUARD_NAME(l) TARN_GUARD_NAME2(l)
-#define TARN_GUARD(m)                                                                    \
-    struct tarn_mtx *const TARN_GUARD_NAME(__LINE__)                                     \
+#define TARN_GUARD_NAME(l)  TARN_GUARD_NAME2(l)
+#define TARN_GUARD(m)                                                                              \
+    struct tarn_mtx *const TARN_GUARD_NAME(__LINE__)                                               \
         __attribute__((cleanup(tarn_cleanup_unlock), unused)) = tarn_guard_take(m)
 
 /* Starts a named thread (at most 15 characters) with every signal blocked. Errors: errno class. */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * lib/base/name.h — names and paths of the name space: one parser for everything that checks or uses
- * them. A name is 1 to 255 bytes without '/' and NUL, and is neither "." nor "..". Other bytes are the
- * user's business. A path is absolute, in normal form: "/" or "/a/b" (no empty part, no "." or "..").
+ * lib/base/name.h — names and paths of the name space: one parser for everything that checks or
+ * uses them. A name is 1 to 255 bytes without '/' and NUL, and is neither "." nor "..". Other bytes
+ * are the user's business. A path is absolute, in normal form: "/" or "/a/b" (no empty part, no "."
+ * or "..").
  */
 #pragma once
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * lib/base/sm.h — state machines as tables: each state has a name and the set of states that may follow.
- * A table comes from a .def file; moving along an edge that is not in it is a bug of ours.
+ * lib/base/sm.h — state machines as tables: each state has a name and the set of states that may
+ * follow. A table comes from a .def file; moving along an edge that is not in it is a bug of ours.
  */
 #pragma once
 

@@ -22,7 +22,8 @@ void tarn_str_add(struct tarn_str *s, const void *p, size_t n);
 void tarn_str_addc(struct tarn_str *s, char c);
 void tarn_str_adds(struct tarn_str *s, const char *z);
 void tarn_str_addf(struct tarn_str *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void tarn_str_vaddf(struct tarn_str *s, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
+void tarn_str_vaddf(struct tarn_str *s, const char *fmt, va_list ap)
+    __attribute__((format(printf, 2, 0)));
 /* Makes room for `n` more bytes and returns where they go; the caller then adds to `len`. */
 char *tarn_str_room(struct tarn_str *s, size_t n);
 /* The text, never NULL. */

@@ -12,10 +12,11 @@
 #include "lib/base/mem.h"
 
 /*
- * A decimal: its whole part and billionths (places behind the ninth are dropped). Integers, no floating
- * point, so that "1.5G" is exact and every host agrees. *ret_end points behind the digits.
+ * A decimal: its whole part and billionths (places behind the ninth are dropped). Integers, no
+ * floating point, so that "1.5G" is exact and every host agrees. *ret_end points behind the digits.
  */
-static int units_decimal(const char *s, const char **ret_end, uint64_t *ret_whole, uint64_t *ret_nano)
+static int units_decimal(const char *s, const char **ret_end, uint64_t *ret_whole,
+                         uint64_t *ret_nano)
 {
     uint64_t whole = 0, nano = 0, place = 100000000;
     const char *p = s;
@@ -42,7 +43,8 @@ static int units_decimal(const char *s, const char **ret_end, uint64_t *ret_whol
 
 static int units_scale(uint64_t whole, uint64_t nano, uint64_t unit, uint64_t *ret_v)
 {
-    unsigned __int128 v = (unsigned __int128)whole * unit + (unsigned __int128)nano * unit / 1000000000;
+    unsigned __int128 v =
+        (unsigned __int128)whole * unit + (unsigned __int128)nano * unit / 1000000000;
 
     if (v > UINT64_MAX)
         return -TARN_E_TOO_BIG;
@@ -58,11 +60,22 @@ struct unit_row {
 static int size_parse(const char *s, const char *tail, uint64_t *ret_bytes)
 {
     static const struct unit_row rows[] = {
-        {"", 1}, {"b", 1},
-        {"k", 1ULL << 10}, {"kib", 1ULL << 10}, {"m", 1ULL << 20}, {"mib", 1ULL << 20},
-        {"g", 1ULL << 30}, {"gib", 1ULL << 30}, {"t", 1ULL << 40}, {"tib", 1ULL << 40},
-        {"p", 1ULL << 50}, {"pib", 1ULL << 50},
-        {"kb", 1000ULL}, {"mb", 1000000ULL}, {"gb", 1000000000ULL}, {"tb", 1000000000000ULL},
+        {"", 1},
+        {"b", 1},
+        {"k", 1ULL << 10},
+        {"kib", 1ULL << 10},
+        {"m", 1ULL << 20},
+        {"mib", 1ULL << 20},
+        {"g", 1ULL << 30},
+        {"gib", 1ULL << 30},
+        {"t", 1ULL << 40},
+        {"tib", 1ULL << 40},
+        {"p", 1ULL << 50},
+        {"pib", 1ULL << 50},
+        {"kb", 1000ULL},
+        {"mb", 1000000ULL},
+        {"gb", 1000000000ULL},
+        {"tb", 1000000000000ULL},
         {"pb", 1000000000000000ULL},
     };
     uint64_t whole, nano;
@@ -103,8 +116,13 @@ int tarn_parse_rate(const char *s, uint64_t *ret_bytes_per_s)
 int tarn_parse_duration(const char *s, uint64_t *ret_ns)
 {
     static const struct unit_row rows[] = {
-        {"ns", 1}, {"us", 1000}, {"ms", 1000000}, {"s", 1000000000ULL},
-        {"m", 60 * 1000000000ULL}, {"min", 60 * 1000000000ULL}, {"h", 3600 * 1000000000ULL},
+        {"ns", 1},
+        {"us", 1000},
+        {"ms", 1000000},
+        {"s", 1000000000ULL},
+        {"m", 60 * 1000000000ULL},
+        {"min", 60 * 1000000000ULL},
+        {"h", 3600 * 1000000000ULL},
         {"d", 86400 * 1000000000ULL},
     };
     uint64_t whole, nano;
@@ -156,7 +174,8 @@ int tarn_parse_u64(const char *s, uint64_t *ret_v)
 
 int tarn_parse_bool(const char *s, int *ret_v)
 {
-    static const char *const yes[] = {"true", "yes", "on", "1"}, *const no[] = {"false", "no", "off", "0"};
+    static const char *const yes[] = {"true", "yes", "on", "1"}, *const no[] = {"false", "no",
+                                                                                "off", "0"};
 
     for (size_t i = 0; i < TARN_ARRAY_LEN(yes); i++) {
         if (strcasecmp(s, yes[i]) == 0 || strcasecmp(s, no[i]) == 0) {
@@ -187,7 +206,8 @@ const char *tarn_format_size(uint64_t bytes, char buf[32])
         tenths = 10;
         u++;
     }
-    (void)snprintf(buf, 32, "%" PRIu64 ".%" PRIu64 " %s", tenths / 10, tenths % 10, units[u]); /* fits */
+    (void)snprintf(buf, 32, "%" PRIu64 ".%" PRIu64 " %s", tenths / 10, tenths % 10,
+                   units[u]); /* fits */
     return buf;
 }
 

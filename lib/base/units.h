@@ -8,7 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* "4096" "64KiB" "10GiB" "1.5G": K M G T P (and KiB..PiB) are powers of 1024, KB..PB of 1000. Bytes. */
+/* "4096" "64KiB" "10GiB" "1.5G": K M G T P (and KiB..PiB) are powers of 1024, KB..PB of 1000.
+ * Bytes. */
 int tarn_parse_size(const char *s, uint64_t *ret_bytes);
 /* "500ms" "30s" "5m" "2h" "1d"; a bare number is refused ("0" is not). Nanoseconds. */
 int tarn_parse_duration(const char *s, uint64_t *ret_ns);

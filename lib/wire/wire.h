@@ -65,8 +65,8 @@ int tarn_msg_decode_sized(const ProtobufCMessageDescriptor *d, const uint8_t *p,
                           ProtobufCMessage **ret_msg, size_t *ret_bytes);
 
 /*
- * A constant text for a field of a message that is only encoded: protobuf-c has no const in its structs, and packing writes
- * nothing.
+ * A constant text for a field of a message that is only encoded: protobuf-c has no const in its
+ * structs, and packing writes nothing.
  */
 static inline char *tarn_wire_text(const char *s)
 {

@@ -115,7 +115,8 @@ def check_quoted(layers, path, folder, header):
     if target is None:
         return f'"{header}" is not relative to the root, or its folder is not in layers.txt'
     free = folder in FREE
-    if header.endswith("_priv.h") and os.path.dirname(header) != os.path.dirname(path) and not free:
+    home = os.path.dirname(header)
+    if header.endswith("_priv.h") and not f"{os.path.dirname(path)}/".startswith(f"{home}/") and not free:
         return f'"{header}" is private to {os.path.dirname(header)}'
     if not layers.may(folder, target):
         return f"{folder} may not include {target} (layers.txt)"

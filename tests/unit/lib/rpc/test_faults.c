@@ -107,7 +107,7 @@ static void test_seeds(void **state)
 
     (void)state;
     if (one) {
-        (void)run_seed((unsigned)atoi(one));
+        (void)run_seed((unsigned)strtoul(one, NULL, 10));
         return;
     }
     for (unsigned seed = 1; seed <= SEEDS; seed++)

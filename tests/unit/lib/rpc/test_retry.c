@@ -187,7 +187,7 @@ static void test_restart(void **state)
     (void)state;
     start(&fx);
     assert_true(strlen(fx.addr) < sizeof(addr));
-    strcpy(addr, fx.addr);
+    memcpy(addr, fx.addr, strlen(fx.addr) + 1);
     for (unsigned i = 0; i < 4; i++)
         op_start(&ops[i], &fx, TARN_RPC_getattr, i);
     fx_run(&fx, 10 * TARN_NS_PER_MS);

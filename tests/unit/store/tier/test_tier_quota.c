@@ -47,6 +47,7 @@ static bool mount_new(struct mounted *m, const char *fs, unsigned mib)
             m->mnt) == 0)
         return true;
     (void)rig_shell("rm -rf '%s'", m->base);
+    m->base[0] = '\0';
     return false;
 }
 
@@ -54,6 +55,24 @@ static void mount_end(struct mounted *m)
 {
     rig_fini(&m->rig);
     assert_int_equal(rig_shell("umount '%s' && rm -rf '%s'", m->mnt, m->base), 0);
+    m->base[0] = '\0';
+}
+
+static int set_up(void **state)
+{
+    *state = calloc(1, sizeof(struct mounted));
+    return *state ? 0 : -1;
+}
+
+/* A test that failed leaves its file system mounted. */
+static int tear_down(void **state)
+{
+    struct mounted *m = *state;
+
+    if (m->base[0])
+        (void)rig_shell("umount -l '%s'; rm -rf '%s'", m->mnt, m->base);
+    free(m);
+    return 0;
 }
 
 /* ---- twice the quota -------------------------------------------------------------------- */
@@ -183,35 +202,34 @@ static void *watch_fs(void *arg)
     return NULL;
 }
 
-static void quota_by_statvfs(const char *fs)
+static void quota_by_statvfs(struct mounted *m, const char *fs)
 {
-    struct mounted m = {0};
     struct tarn_tier_info info;
     struct watch w = {0};
     pthread_t thread;
 
-    if (!mount_new(&m, fs, 512))
+    if (!mount_new(m, fs, 512))
         skip();
-    w.path = m.mnt;
-    w.base = fs_used(m.mnt);
-    rig_init(&m.rig, 3, m.mnt);
-    m.rig.args.high_bp = m.rig.args.low_bp = 10000; /* nothing goes before it must */
-    rig_must_open(&m.rig, QUOTA);
+    w.path = m->mnt;
+    w.base = fs_used(m->mnt);
+    rig_init(&m->rig, 3, m->mnt);
+    m->rig.args.high_bp = m->rig.args.low_bp = 10000; /* nothing goes before it must */
+    rig_must_open(&m->rig, QUOTA);
     assert_int_equal(pthread_create(&thread, NULL, watch_fs, &w), 0);
-    (void)crowd_run(&m.rig, 3 * QUOTA);
+    (void)crowd_run(&m->rig, 3 * QUOTA);
     sync();
-    rig_settle(&m.rig);
+    rig_settle(&m->rig);
     atomic_store(&w.stop, true);
     assert_int_equal(pthread_join(thread, NULL), 0);
-    tarn_tier_info(m.rig.tier, &info);
+    tarn_tier_info(m->rig.tier, &info);
     print_message("%s: most %llu KiB of %llu, %u looks, %llu KiB of data at the end\n", fs,
                   (unsigned long long)(w.most / KIB), (unsigned long long)(QUOTA / KIB), w.looks,
                   (unsigned long long)(info.data_bytes / KIB));
     assert_true(w.looks > 20 && w.most <= QUOTA);
     assert_true(info.data_bytes > QUOTA / 3); /* it caches, too */
     assert_true(info.evicted_bytes > QUOTA);
-    tarn_tier_check(m.rig.tier);
-    mount_end(&m);
+    tarn_tier_check(m->rig.tier);
+    mount_end(m);
 }
 
 /* With one pool thread a walk on that thread sees the directory stand still. */
@@ -245,147 +263,140 @@ static void snapshot_done(struct tarn_disk_io *io)
         tarn_disk_submit(s->r->disk, &s->io);
 }
 
-static void quota_by_du(const char *fs, const char *path)
+static void quota_by_du(struct mounted *m, const char *fs)
 {
-    struct mounted m = {0};
     struct snapshot s = {0};
 
-    if (fs && !mount_new(&m, fs, 512))
+    if (fs && !mount_new(m, fs, 512))
         skip();
-    rig_init(&m.rig, 1, fs ? m.mnt : path);
-    m.rig.args.high_bp = m.rig.args.low_bp = 10000; /* nothing goes before it must */
-    rig_must_open(&m.rig, QUOTA);
-    s.r = &m.rig;
-    s.io = (struct tarn_disk_io){.loop = m.rig.loop,
+    rig_init(&m->rig, 1, fs ? m->mnt : NULL);
+    m->rig.args.high_bp = m->rig.args.low_bp = 10000; /* nothing goes before it must */
+    rig_must_open(&m->rig, QUOTA);
+    s.r = &m->rig;
+    s.io = (struct tarn_disk_io){.loop = m->rig.loop,
                                  .op = TARN_DISK_CALL,
                                  .work = snapshot_work,
                                  .cb = snapshot_done,
                                  .arg = &s};
-    tarn_disk_submit(m.rig.disk, &s.io);
-    (void)crowd_run(&m.rig, 2 * QUOTA);
+    tarn_disk_submit(m->rig.disk, &s.io);
+    (void)crowd_run(&m->rig, 2 * QUOTA);
     s.stop = true;
-    tarn_loop_run(m.rig.loop);
-    rig_settle(&m.rig);
+    tarn_loop_run(m->rig.loop);
+    rig_settle(&m->rig);
     print_message("%s: most %llu KiB of %llu, %u looks\n", fs ? fs : "here",
                   (unsigned long long)(s.most / KIB), (unsigned long long)(QUOTA / KIB), s.looks);
     assert_true(s.looks > 20 && s.most <= QUOTA && s.most > QUOTA / 2);
-    tarn_tier_check(m.rig.tier);
+    tarn_tier_check(m->rig.tier);
     if (fs)
-        mount_end(&m);
+        mount_end(m);
     else
-        rig_fini(&m.rig);
+        rig_fini(&m->rig);
 }
 
 static void quota_here(void **state)
 {
-    (void)state;
-    quota_by_du(NULL, NULL);
+    quota_by_du(*state, NULL);
 }
 
 static void quota_ext4(void **state)
 {
-    (void)state;
-    quota_by_statvfs("ext4");
-    quota_by_du("ext4", NULL);
+    quota_by_statvfs(*state, "ext4");
+    quota_by_du(*state, "ext4");
 }
 
 static void quota_xfs(void **state)
 {
-    (void)state;
-    quota_by_du("xfs", NULL); /* xfs frees unlinked blocks late, so its statvfs says too much */
+    quota_by_du(*state, "xfs"); /* xfs frees unlinked blocks late, so its statvfs says too much */
 }
 
 static void quota_tmpfs(void **state)
 {
-    (void)state;
-    quota_by_statvfs("tmpfs");
-    quota_by_du("tmpfs", NULL);
+    quota_by_statvfs(*state, "tmpfs");
+    quota_by_du(*state, "tmpfs");
 }
 
 /* ---- full disks ------------------------------------------------------------------------- */
 
 static void full_disk(void **state)
 {
-    struct mounted m = {0};
+    struct mounted *m = *state;
     struct tarn_tier_info info;
     struct tarn_tier_op op = {0};
     int rc, failed = 0;
 
-    (void)state;
-    if (!mount_new(&m, "ext4", 96))
+    if (!mount_new(m, "ext4", 96))
         skip();
-    rig_init(&m.rig, 2, m.mnt);
-    rig_must_open(&m.rig, 1024 * MIB); /* the disk, not the quota, is the limit */
+    rig_init(&m->rig, 2, m->mnt);
+    rig_must_open(&m->rig, 1024 * MIB); /* the disk, not the quota, is the limit */
     for (unsigned nr = 0; nr < 40; nr++)
-        assert_int_equal(rig_fill(&m.rig, nr, 4 * MIB), 0); /* evicts when the disk is short */
-    tarn_tier_info(m.rig.tier, &info);
+        assert_int_equal(rig_fill(&m->rig, nr, 4 * MIB), 0); /* evicts when the disk is short */
+    tarn_tier_info(m->rig.tier, &info);
     assert_true(info.evicted_bytes > 0);
     /* Room was reserved, then somebody else takes the disk. */
-    op.file = rig_file(&m.rig, 100, 4 * MIB);
-    assert_int_equal(rig_drop(&m.rig, 39, 4 * MIB), 0);
-    assert_int_equal(rig_reserve(&m.rig, 4 * MIB), 0);
-    (void)rig_shell("dd if=/dev/zero of='%s/fat' bs=64k status=none 2>/dev/null", m.mnt);
+    op.file = rig_file(&m->rig, 100, 4 * MIB);
+    assert_int_equal(rig_drop(&m->rig, 39, 4 * MIB), 0);
+    assert_int_equal(rig_reserve(&m->rig, 4 * MIB), 0);
+    (void)rig_shell("dd if=/dev/zero of='%s/fat' bs=64k status=none 2>/dev/null", m->mnt);
     for (unsigned nr = 200; nr < 260; nr++) {
-        rc = rig_fill(&m.rig, nr, 100 * KIB);
+        rc = rig_fill(&m->rig, nr, 100 * KIB);
         assert_true(rc == 0 || rc == -TARN_E_TIER_FULL);
         failed += rc != 0;
     }
-    tarn_tier_unreserve(m.rig.tier, 4 * MIB);
-    assert_int_equal(rig_shell("rm '%s/fat'", m.mnt), 0);
-    rig_run_for(&m.rig, 1200 * TARN_NS_PER_MS); /* statvfs is asked again; the index tries again */
-    assert_int_equal(rig_store(&m.rig, op.file, 100, 0), 0);
-    assert_int_equal(rig_check(&m.rig, 100, 4 * MIB).served, 4 * MIB);
+    tarn_tier_unreserve(m->rig.tier, 4 * MIB);
+    assert_int_equal(rig_shell("rm '%s/fat'", m->mnt), 0);
+    rig_run_for(&m->rig, 1200 * TARN_NS_PER_MS); /* statvfs is asked again; the index tries again */
+    assert_int_equal(rig_store(&m->rig, op.file, 100, 0), 0);
+    assert_int_equal(rig_check(&m->rig, 100, 4 * MIB).served, 4 * MIB);
     tarn_tier_file_put(&op.file);
     for (unsigned nr = 0; nr < 260; nr++)
-        assert_int_equal(rig_check(&m.rig, nr, nr < 200 ? 4 * MIB : 100 * KIB).wrong, 0);
-    rig_settle(&m.rig);
-    tarn_tier_check(m.rig.tier);
-    tarn_tier_info(m.rig.tier, &info);
+        assert_int_equal(rig_check(&m->rig, nr, nr < 200 ? 4 * MIB : 100 * KIB).wrong, 0);
+    rig_settle(&m->rig);
+    tarn_tier_check(m->rig.tier);
+    tarn_tier_info(m->rig.tier, &info);
     assert_false(info.offline);
     print_message("full disk: %d of 60 stores not cached\n", failed);
-    mount_end(&m);
+    mount_end(m);
 }
 
 /* Writes fail with ENOSPC although room was promised: a quota of the file system's that statvfs
  * does not show. */
 static void no_space_in_write(void **state)
 {
-    struct mounted m = {0};
+    struct mounted *m = *state;
     struct tarn_tier_op op = {.reserved_bytes = 4 * MIB, .group = 1};
     uint64_t before;
 
-    (void)state;
-    if (!mount_new(&m, "tmpfs", 40))
+    if (!mount_new(m, "tmpfs", 40))
         skip();
-    rig_init(&m.rig, 1, m.mnt);
-    rig_must_open(&m.rig, 32 * MIB);
-    op.file = rig_file(&m.rig, 2, 8 * MIB);
+    rig_init(&m->rig, 1, m->mnt);
+    rig_must_open(&m->rig, 32 * MIB);
+    op.file = rig_file(&m->rig, 2, 8 * MIB);
     op.buf = tarn_buf_new(4 * MIB);
     op.buf->len = 4 * MIB;
     rig_bytes(2, 4 * MIB, op.buf->p, 4 * MIB);
-    assert_int_equal(rig_fill(&m.rig, 1, 4 * MIB), 0);
-    assert_int_equal(rig_store(&m.rig, op.file, 2, 0), 0);
-    assert_int_equal(rig_reserve(&m.rig, 4 * MIB), 0);
-    before = rig_du(m.rig.dir);
+    assert_int_equal(rig_fill(&m->rig, 1, 4 * MIB), 0);
+    assert_int_equal(rig_store(&m->rig, op.file, 2, 0), 0);
+    assert_int_equal(rig_reserve(&m->rig, 4 * MIB), 0);
+    before = rig_du(m->rig.dir);
     (void)rig_shell(
         "dd if=/dev/zero of='%s/fat' bs=64k status=none 2>/dev/null; truncate -s -1M '%s/fat'",
-        m.mnt, m.mnt);
-    assert_int_equal(rig_submit_store(&m.rig, &op),
+        m->mnt, m->mnt);
+    assert_int_equal(rig_submit_store(&m->rig, &op),
                      -TARN_E_TIER_FULL); /* after a part was written */
     assert_false(tarn_tier_file_has(op.file, 4 * MIB, 1));
-    rig_settle(&m.rig);
-    assert_true(rig_du(m.rig.dir) <= before + 64 * KIB); /* nothing of it stayed */
-    tarn_tier_check(m.rig.tier);
-    assert_int_equal(rig_check(&m.rig, 1, 4 * MIB).served, 4 * MIB);
-    assert_int_equal(rig_check(&m.rig, 2, 8 * MIB).served, 4 * MIB);
-    assert_int_equal(rig_shell("rm '%s/fat'", m.mnt), 0);
-    rig_run_for(&m.rig, 1200 * TARN_NS_PER_MS);
-    assert_int_equal(rig_reserve(&m.rig, 4 * MIB), 0);
-    assert_int_equal(rig_submit_store(&m.rig, &op), 0);
-    assert_int_equal(rig_check(&m.rig, 2, 8 * MIB).served, 8 * MIB);
+    rig_settle(&m->rig);
+    assert_true(rig_du(m->rig.dir) <= before + 64 * KIB); /* nothing of it stayed */
+    tarn_tier_check(m->rig.tier);
+    assert_int_equal(rig_check(&m->rig, 1, 4 * MIB).served, 4 * MIB);
+    assert_int_equal(rig_check(&m->rig, 2, 8 * MIB).served, 4 * MIB);
+    assert_int_equal(rig_shell("rm '%s/fat'", m->mnt), 0);
+    rig_run_for(&m->rig, 1200 * TARN_NS_PER_MS);
+    assert_int_equal(rig_reserve(&m->rig, 4 * MIB), 0);
+    assert_int_equal(rig_submit_store(&m->rig, &op), 0);
+    assert_int_equal(rig_check(&m->rig, 2, 8 * MIB).served, 8 * MIB);
     tarn_tier_file_put(&op.file);
     tarn_buf_unref(&op.buf);
-    mount_end(&m);
+    mount_end(m);
 }
 
 /* ---- rot below the page cache ----------------------------------------------------------- */
@@ -409,9 +420,8 @@ static int64_t image_find(const char *path, const void *what, size_t n)
     return found;
 }
 
-static void medium_rot(const char *fs)
+static void medium_rot(struct mounted *m, const char *fs)
 {
-    struct mounted m = {0};
     struct tarn_tier_file *f;
     uint8_t want[64], byte;
     uint64_t good = 0;
@@ -419,16 +429,16 @@ static void medium_rot(const char *fs)
     int64_t at;
     int fd;
 
-    if (!mount_new(&m, fs, 512))
+    if (!mount_new(m, fs, 512))
         skip();
-    rig_init(&m.rig, 2, m.mnt);
-    rig_must_open(&m.rig, 128 * MIB);
-    assert_int_equal(rig_fill(&m.rig, 1, 4 * MIB - 777), 0);
-    f = rig_file(&m.rig, 1, 4 * MIB - 777);
-    assert_int_equal(rig_load(&m.rig, f, 0, true, &good), 0); /* all is well */
+    rig_init(&m->rig, 2, m->mnt);
+    rig_must_open(&m->rig, 128 * MIB);
+    assert_int_equal(rig_fill(&m->rig, 1, 4 * MIB - 777), 0);
+    f = rig_file(&m->rig, 1, 4 * MIB - 777);
+    assert_int_equal(rig_load(&m->rig, f, 0, true, &good), 0); /* all is well */
     assert_int_equal(good, ~0ull);
     sync();
-    (void)snprintf(image, sizeof(image), "%s/img", m.base);
+    (void)snprintf(image, sizeof(image), "%s/img", m->base);
     rig_bytes(1, 5 * TARN_GRANULE_BYTES, want, sizeof(want));
     at = image_find(image, want, sizeof(want));
     assert_true(at > 0);
@@ -436,37 +446,36 @@ static void medium_rot(const char *fs)
     byte = (uint8_t)(want[3] ^ 0x10);
     assert_int_equal(pwrite(fd, &byte, 1, at + 3), 1);
     assert_int_equal(close(fd), 0);
-    assert_int_equal(rig_load(&m.rig, f, 0, false, &good),
+    assert_int_equal(rig_load(&m->rig, f, 0, false, &good),
                      0); /* known to be good since the start */
     assert_int_equal(good, ~0ull);
-    assert_int_equal(rig_load(&m.rig, f, 0, true, &good), 0);
+    assert_int_equal(rig_load(&m->rig, f, 0, true, &good), 0);
     assert_int_equal(good, ~0ull & ~(1ull << 5));
     assert_false(tarn_tier_file_has(f, 5 * TARN_GRANULE_BYTES, 1));
     tarn_tier_file_put(&f);
-    rig_settle(&m.rig);
-    tarn_tier_check(m.rig.tier);
-    mount_end(&m);
+    rig_settle(&m->rig);
+    tarn_tier_check(m->rig.tier);
+    mount_end(m);
 }
 
 static void medium_rot_ext4(void **state)
 {
-    (void)state;
-    medium_rot("ext4");
+    medium_rot(*state, "ext4");
 }
 
 static void medium_rot_xfs(void **state)
 {
-    (void)state;
-    medium_rot("xfs");
+    medium_rot(*state, "xfs");
 }
+
+#define TIER_TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(quota_here),      cmocka_unit_test(quota_ext4),
-        cmocka_unit_test(quota_xfs),       cmocka_unit_test(quota_tmpfs),
-        cmocka_unit_test(full_disk),       cmocka_unit_test(no_space_in_write),
-        cmocka_unit_test(medium_rot_ext4), cmocka_unit_test(medium_rot_xfs),
+        TIER_TEST(quota_here),      TIER_TEST(quota_ext4),     TIER_TEST(quota_xfs),
+        TIER_TEST(quota_tmpfs),     TIER_TEST(full_disk),      TIER_TEST(no_space_in_write),
+        TIER_TEST(medium_rot_ext4), TIER_TEST(medium_rot_xfs),
     };
 
     tarn_log_set_level(TARN_LOG_ERROR);

@@ -31,6 +31,7 @@
 /* One FUSE thread. Owner: itself; the counters are read by others. */
 struct fworker {
     struct tarn_fuse *f;       /* whose */
+    unsigned index;            /* of it, from 0 */
     pthread_t thread;          /* joined by stop */
     bool started;              /* thread is valid */
     uint8_t *data;             /* TARN_READ_MAX bytes, page-aligned: cached reads, listings */
@@ -42,7 +43,18 @@ struct fworker {
 
 struct fnotify; /* notify.c */
 
+#define FUSE_OPEN_LISTS 16u
+
 #define FUSE_EPOCH_MINOR 44u /* the protocol, 7.x, that has FUSE_NOTIFY_INC_EPOCH */
+
+/*
+ * What the kernel has open. Freed with its last reference: the kernel's, and one per request under
+ * way. A kernel whose connection ends releases nothing: what is open then is in the lists.
+ */
+struct fopen_list {
+    struct tarn_mtx mtx;
+    struct tarn_list files, dirs; /* Lock: mtx */
+};
 
 struct tarn_fuse {
     uint32_t magic;
@@ -65,6 +77,8 @@ struct tarn_fuse {
     bool inited;
     bool stopping; /* nothing new goes to the loop */
     bool failed;   /* a worker ended before INIT */
+
+    struct fopen_list opens[FUSE_OPEN_LISTS]; /* by the thread that opened */
 
     _Atomic bool ended; /* on_end was called, or never will be */
     _Atomic uint64_t open_files;
@@ -91,18 +105,22 @@ enum fop_class {
     FOP_EXACT, /* xattrs and refusals: the errno of the code */
 };
 
-/* An open file. Freed with its last reference: the kernel's, and one per read under way. */
+/* An open file. */
 struct ffile {
     uint32_t magic;
     _Atomic uint32_t refs;
     struct tarn_fuse *f;
+    struct fopen_list *list;
+    struct tarn_list node; /* in list->files */
     struct tarn_handle *handle;
 };
 
-/* An open directory with the page of it that was fetched last. References as ffile. */
+/* An open directory with the page of it that was fetched last. */
 struct fdir {
     uint32_t magic;
     _Atomic uint32_t refs;
+    struct fopen_list *list;
+    struct tarn_list node; /* in list->dirs */
     tarn_ino_t ino;
     uint64_t id;         /* the node's */
     bool cached;         /* the kernel keeps what it reads */
@@ -175,6 +193,10 @@ void fuse_ops_file(struct fuse_lowlevel_ops *ops);
 void fuse_ops_xattr(struct fuse_lowlevel_ops *ops);
 void ffile_put(struct ffile *file);
 void fdir_put(struct fdir *dir);
+/* The list for what this thread opens. */
+struct fopen_list *fopen_list_mine(struct tarn_fuse *f);
+/* Closes what the kernel has not released; nothing is under way. */
+void fopen_close_all(struct tarn_fuse *f);
 
 /* ---- the notifier (notify.c) ----------------------------------------------------------------- */
 

@@ -22,10 +22,30 @@ void fdir_put(struct fdir *dir)
 {
     if (atomic_fetch_sub(&dir->refs, 1) > 1)
         return;
+    tarn_mtx_lock(&dir->list->mtx);
+    tarn_list_del(&dir->node);
+    tarn_mtx_unlock(&dir->list->mtx);
     fpage_put(&dir->page);
     tarn_mtx_fini(&dir->mtx);
     dir->magic = 0;
     free(dir);
+}
+
+static struct fdir *fdir_new(struct tarn_fuse *f, tarn_ino_t ino, uint64_t id)
+{
+    struct fdir *dir = tarn_xnew(struct fdir);
+
+    dir->magic = FDIR_MAGIC;
+    dir->ino = ino;
+    dir->id = id;
+    atomic_init(&dir->refs, 1);
+    tarn_mtx_init(&dir->mtx, TARN_RANK_LEAF);
+    dir->list = fopen_list_mine(f);
+    tarn_list_init(&dir->node);
+    tarn_mtx_lock(&dir->list->mtx);
+    tarn_list_push(&dir->list->dirs, &dir->node);
+    tarn_mtx_unlock(&dir->list->mtx);
+    return dir;
 }
 
 static struct fdir *fdir_of(const struct fuse_file_info *fi)
@@ -73,12 +93,7 @@ static void dir_opendir(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi
         fop_reply_err(req, FOP_NAME, -TARN_E_NOT_DIR);
         return;
     }
-    dir = tarn_xnew(struct fdir);
-    dir->magic = FDIR_MAGIC;
-    dir->ino = attr.ino;
-    dir->id = id;
-    atomic_init(&dir->refs, 1);
-    tarn_mtx_init(&dir->mtx, TARN_RANK_LEAF);
+    dir = fdir_new(f, attr.ino, id);
     dir->cached = !f->args.always_fresh &&
                   fuse_timeout(f, attr.trust_until_ns) >= (double)CACHE_MIN_NS / TARN_NS_PER_S;
     fi->fh = (uintptr_t)dir;

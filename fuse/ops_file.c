@@ -22,9 +22,14 @@ static struct ffile *ffile_new(struct tarn_fuse *f, const struct tarn_attr *attr
 
     file->magic = FFILE_MAGIC;
     file->f = f;
+    file->list = fopen_list_mine(f);
+    tarn_list_init(&file->node);
     atomic_init(&file->refs, 1);
     file->handle = tarn_handle_open(f->args.client, attr);
     atomic_fetch_add_explicit(&f->open_files, 1, memory_order_relaxed);
+    tarn_mtx_lock(&file->list->mtx);
+    tarn_list_push(&file->list->files, &file->node);
+    tarn_mtx_unlock(&file->list->mtx);
     return file;
 }
 
@@ -32,10 +37,32 @@ void ffile_put(struct ffile *file)
 {
     if (atomic_fetch_sub(&file->refs, 1) > 1)
         return;
+    tarn_mtx_lock(&file->list->mtx);
+    tarn_list_del(&file->node);
+    tarn_mtx_unlock(&file->list->mtx);
     atomic_fetch_sub_explicit(&file->f->open_files, 1, memory_order_relaxed);
     tarn_handle_close(&file->handle);
     file->magic = 0;
     free(file);
+}
+
+struct fopen_list *fopen_list_mine(struct tarn_fuse *f)
+{
+    const struct fworker *self = fworker_self();
+
+    return &f->opens[self ? self->index % FUSE_OPEN_LISTS : 0];
+}
+
+void fopen_close_all(struct tarn_fuse *f)
+{
+    for (unsigned i = 0; i < FUSE_OPEN_LISTS; i++) {
+        struct fopen_list *l = &f->opens[i];
+
+        while (!tarn_list_empty(&l->files))
+            ffile_put(TARN_LIST_ENTRY(l->files.next, struct ffile, node));
+        while (!tarn_list_empty(&l->dirs))
+            fdir_put(TARN_LIST_ENTRY(l->dirs.next, struct fdir, node));
+    }
 }
 
 static struct ffile *ffile_of(const struct fuse_file_info *fi)

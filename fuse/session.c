@@ -105,6 +105,7 @@ static int session_start_threads(struct tarn_fuse *f)
         int rc;
 
         w->f = f;
+        w->index = i;
         w->data = aligned_alloc(4096, TARN_READ_MAX);
         if (!w->data)
             return -TARN_E_NO_MEMORY;
@@ -266,6 +267,11 @@ int tarn_fuse_start(const struct tarn_fuse_args *args, struct tarn_errbuf *err,
     tarn_mtx_init(&f->mtx, TARN_RANK_LEAF);
     tarn_cond_init(&f->cond);
     tarn_list_init(&f->ops);
+    for (unsigned i = 0; i < FUSE_OPEN_LISTS; i++) {
+        tarn_mtx_init(&f->opens[i].mtx, TARN_RANK_LEAF);
+        tarn_list_init(&f->opens[i].files);
+        tarn_list_init(&f->opens[i].dirs);
+    }
     rc = session_start(f, err);
     if (rc < 0) {
         atomic_store(&f->ended, true);

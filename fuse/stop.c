@@ -7,7 +7,7 @@
  *     3. the notifier ends: what its call into the kernel may wait for (a lookup under way) was
  *        answered in 2, since the FUSE threads still run
  *     4. the FUSE threads end, and with the session's descriptor the connection: who still has a
- *        file open gets errors
+ *        file open gets errors, and what is open is closed here
  *     5. `done` is posted
  */
 #include <stdlib.h>
@@ -41,6 +41,7 @@ void fuse_threads_end(struct tarn_fuse *f)
     if (f->se)
         fuse_session_destroy(f->se); /* closes the device */
     f->se = NULL;
+    fopen_close_all(f);
 }
 
 /* False when `ns` passed and calls are still under way. */
@@ -117,6 +118,8 @@ void tarn_fuse_free(struct tarn_fuse **pf)
     TARN_ASSERT(!f->se && !f->stopper_started && f->inflight == 0);
     fnotify_free(&f->notify);
     fnodes_free(&f->nodes);
+    for (unsigned i = 0; i < FUSE_OPEN_LISTS; i++)
+        tarn_mtx_fini(&f->opens[i].mtx);
     tarn_cond_fini(&f->cond);
     tarn_mtx_fini(&f->mtx);
     free(f->workers);

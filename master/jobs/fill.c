@@ -213,8 +213,10 @@ static void file_piece_done(struct ment *e, int rc, const char *text)
         e->fill_rc = rc;
         e->fill_text = text && text[0] ? tarn_xstrdup(text) : NULL;
     }
-    if (rc < 0)
-        e->next = e->off + e->len; /* the rest is not asked for */
+    if (rc < 0) { /* the rest is not asked for */
+        e->next = e->off + e->len;
+        tarn_list_del(&e->work);
+    }
     if (e->pending == 0 && e->next == e->off + e->len)
         file_done(e);
 }

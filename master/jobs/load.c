@@ -282,14 +282,8 @@ static void check_filled(struct ment *e, int rc, const char *text)
     ment_end(e, "evicted", e->len, rc, why);
 }
 
-/* It was there in DATA: a file less, and a failure. */
-static void check_target_failed(struct mrun *r, const char *path, int rc, const char *text)
-{
-    load_failed_line(r, path, rc, text);
-}
-
 static const struct mpass_ops check_ops = {.file = check_file,
-                                           .target_failed = check_target_failed,
+                                           .target_failed = load_failed_line,
                                            .dir_failed = load_failed_line,
                                            .skipped = data_skipped};
 

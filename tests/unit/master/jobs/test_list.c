@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Lists: in several parts, with ranges, errors and repetitions, over restarts. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/base/mem.h"
+#include "tests/unit/master/jobs/jobs_fixture.h"
+
+#define ITEMS_MAX 4096u
+
+struct list { /* a specification with a list */
+    Tarn__Wire__LoadSpec spec;
+    ProtobufCBinaryData path;
+    Tarn__Wire__LoadItem rows[ITEMS_MAX], *ptrs[ITEMS_MAX];
+    char texts[ITEMS_MAX][40];
+};
+
+static int setup(void **state)
+{
+    *state = jfx_new();
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct jfx *fx = *state;
+
+    jfx_free(&fx);
+    return 0;
+}
+
+static struct list *list_new(const char *base)
+{
+    struct list *l = tarn_xnew(struct list);
+
+    jfx_spec(&l->spec, &l->path, base);
+    l->spec.items = l->ptrs;
+    return l;
+}
+
+static void list_add(struct list *l, const char *path, uint64_t off, uint64_t len)
+{
+    size_t i = l->spec.n_items++;
+
+    assert_true(i < ITEMS_MAX);
+    (void)snprintf(l->texts[i], sizeof(l->texts[i]), "%s", path);
+    tarn__wire__load_item__init(&l->rows[i]);
+    l->rows[i].path = tarn_wire_bytes(l->texts[i], strlen(l->texts[i]));
+    l->rows[i].offset = off;
+    l->rows[i].length = len;
+    l->rows[i].line = (uint32_t)i + 1;
+    l->ptrs[i] = &l->rows[i];
+}
+
+static void test_list(void **state)
+{
+    struct jfx *fx = *state;
+    struct list *list = list_new("/d");
+    struct jfx_line *l;
+    uint64_t id = 0;
+    size_t n;
+
+    jfx_put(fx, "/d/a", 10);
+    jfx_put(fx, "/d/b", 20);
+    jfx_put(fx, "/e/c", 30);
+    jfx_put(fx, "/e/t/x", 40);
+    jfx_put(fx, "/e/t/y", 50);
+    jfx_put(fx, "/big", 64u << 20);
+    list_add(list, "b", 0, 0);
+    list_add(list, "/d/a", 0, 0);
+    list_add(list, "none", 0, 0);
+    list_add(list, "./a", 0, 0); /* the same file again */
+    list_add(list, "../e/c", 0, 0);
+    list_add(list, "/big", 8u << 20, 4u << 20);
+    list_add(list, "/big", 8u << 20, 4u << 20);
+    list_add(list, "/big", 32u << 20, 1u << 20);
+    list_add(list, "/e/t", 0, 0);
+    list_add(list, "/e/t/x", 0, 0);
+    jfx_start(fx);
+    assert_int_equal(jfx_create(fx, "load", &list->spec, &id), 0);
+    jfx_expect(fx, id, "failed", 6, 2);
+    n = jfx_manifest(fx, id, 0, &l);
+    assert_int_equal(n, 8);
+    assert_string_equal(l[0].path, "/d/b");
+    assert_string_equal(l[1].path, "/d/a");
+    assert_string_equal(jfx_find(l, n, "/d/none")->state, "failed");
+    assert_int_equal(jfx_find(l, n, "/d/../e/c")->code, TARN_E_NAME_BAD);
+    assert_string_equal(l[4].path, "/big");
+    assert_int_equal(l[4].bytes, 4u << 20);
+    assert_int_equal(l[5].bytes, 1u << 20);
+    (void)jfx_find(l, n, "/e/t/x");
+    (void)jfx_find(l, n, "/e/t/y");
+    free(l);
+    assert_int_equal(fx->fetched, 10 + 20 + 40 + 50 + (5u << 20));
+    free(list);
+}
+
+/* Several calls make one list; nothing starts before the last one. */
+static void test_list_in_parts(void **state)
+{
+    struct jfx *fx = *state;
+    struct list *list = list_new("/");
+    uint64_t id = 0, again = 0;
+    Tarn__Wire__Job *job;
+
+    for (unsigned i = 0; i < 3000; i++) {
+        char path[64];
+
+        (void)snprintf(path, sizeof(path), "/dir/file-%u", i);
+        jfx_put(fx, path, 10);
+    }
+    jfx_start(fx);
+    for (unsigned part = 0; part < 3; part++) {
+        list->spec.n_items = 0;
+        for (unsigned i = 0; i < 1000; i++) {
+            char path[64];
+
+            (void)snprintf(path, sizeof(path), "dir/file-%u", part * 1000 + i);
+            list_add(list, path, 0, 0);
+        }
+        list->spec.more_items = part < 2;
+        list->spec.id = id;
+        assert_int_equal(jfx_create(fx, "load", &list->spec, &again), 0);
+        assert_true(id == 0 || id == again);
+        id = again;
+        if (part == 1) {
+            jfx_run_ms(fx, 30);
+            assert_int_equal(fx->fills, 0);
+        }
+    }
+    assert_int_equal(jfx_create(fx, "load", &list->spec, &again), -TARN_E_JOB_STATE);
+    job = jfx_wait(fx, id);
+    assert_string_equal(job->state, "succeeded");
+    assert_int_equal(job->files_total, 3000);
+    assert_int_equal(job->files_done, 3000);
+    tarn__wire__job__free_unpacked(job, NULL);
+    free(list);
+}
+
+static bool holds(struct jfx *fx)
+{
+    return fx->held_count > 0;
+}
+
+static void test_list_goes_on_after_a_restart(void **state)
+{
+    struct jfx *fx = *state;
+    struct list *list = list_new("/");
+    struct jfx_line *l;
+    uint64_t id = 0;
+    size_t n;
+
+    for (unsigned i = 0; i < 1000; i++) {
+        char path[64];
+
+        (void)snprintf(path, sizeof(path), "/dir/file-%u", i);
+        jfx_put(fx, path, 10);
+        list_add(list, path, 0, 0);
+        list_add(list, "/dir/file-1", 0, 0);
+    }
+    jfx_put(fx, "/dir/file-1", 10);
+    fx->hold_after = 5;
+    jfx_start(fx);
+    assert_int_equal(jfx_create(fx, "load", &list->spec, &id), 0);
+    jfx_run_until(fx, holds);
+    jfx_stop(fx);
+    fx->hold_after = UINT32_MAX;
+    jfx_start(fx);
+    jfx_expect(fx, id, "succeeded", 1000, 0);
+    n = jfx_manifest(fx, id, 0, &l);
+    assert_int_equal(n, 1000);
+    (void)jfx_find(l, n, "/dir/file-1");
+    free(l);
+    free(list);
+}
+
+static void test_unfinished_list_ends_with_the_master(void **state)
+{
+    struct jfx *fx = *state;
+    struct list *list = list_new("/");
+    Tarn__Wire__Job *job;
+    uint64_t id = 0;
+
+    jfx_start(fx);
+    list_add(list, "/a", 0, 0);
+    list->spec.more_items = true;
+    assert_int_equal(jfx_create(fx, "load", &list->spec, &id), 0);
+    jfx_stop(fx);
+    jfx_start(fx);
+    job = jfx_wait(fx, id);
+    assert_string_equal(job->state, "failed");
+    assert_non_null(strstr(job->error_text, "before the list was complete"));
+    tarn__wire__job__free_unpacked(job, NULL);
+    free(list);
+}
+
+static void test_bad_items_are_refused(void **state)
+{
+    struct jfx *fx = *state;
+    struct list *list = list_new("/");
+    uint64_t id = 0;
+
+    jfx_start(fx);
+    list_add(list, "", 0, 0);
+    assert_int_equal(jfx_create(fx, "load", &list->spec, &id), -TARN_E_JOB_LIST_BAD);
+    list->spec.n_items = 0;
+    list_add(list, "x", UINT64_MAX, 0);
+    assert_int_equal(jfx_create(fx, "load", &list->spec, &id), -TARN_E_JOB_LIST_BAD);
+    free(list);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        T(test_list),
+        T(test_list_in_parts),
+        T(test_list_goes_on_after_a_restart),
+        T(test_unfinished_list_ends_with_the_master),
+        T(test_bad_items_are_refused),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

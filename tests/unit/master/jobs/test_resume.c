@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Jobs over restarts, cancels, and the table of jobs. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/unit/master/jobs/jobs_fixture.h"
+
+#define FILES 1500u
+
+static int setup(void **state)
+{
+    struct jfx *fx = jfx_new();
+
+    for (unsigned i = 0; i < FILES; i++) {
+        char path[64];
+
+        (void)snprintf(path, sizeof(path), "/d%u/f%u", i % 7, i);
+        jfx_put(fx, path, 1000);
+    }
+    *state = fx;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct jfx *fx = *state;
+
+    jfx_free(&fx);
+    return 0;
+}
+
+static bool holds(struct jfx *fx)
+{
+    return fx->held_count > 0;
+}
+
+static Tarn__Wire__Job *show(struct jfx *fx, uint64_t id)
+{
+    Tarn__Wire__JobRequest msg = TARN__WIRE__JOB_REQUEST__INIT;
+    ProtobufCMessage *resp = NULL;
+
+    msg.id = id;
+    assert_int_equal(jfx_call(fx, TARN_RPC_job_show, &msg.base, &resp), 0);
+    return (Tarn__Wire__Job *)resp;
+}
+
+/* Every file once, whatever was interrupted where. */
+static void expect_whole(struct jfx *fx, uint64_t id)
+{
+    struct jfx_line *l;
+    Tarn__Wire__Job *job = jfx_wait(fx, id);
+    size_t n;
+
+    assert_string_equal(job->state, "succeeded");
+    assert_int_equal(job->files_total, FILES);
+    assert_int_equal(job->files_done, FILES);
+    assert_int_equal(job->bytes_done, FILES * 1000);
+    assert_int_equal(job->bytes_total, FILES * 1000);
+    tarn__wire__job__free_unpacked(job, NULL);
+    n = jfx_manifest(fx, id, 100, &l);
+    assert_int_equal(n, FILES);
+    for (unsigned i = 0; i < FILES; i += 37) {
+        char path[64];
+
+        (void)snprintf(path, sizeof(path), "/d%u/f%u", i % 7, i);
+        (void)jfx_find(l, n, path);
+    }
+    for (size_t i = 1; i < n; i++)
+        assert_string_not_equal(l[i].path, l[i - 1].path);
+    free(l);
+}
+
+static void test_goes_on_after_a_stop(void **state)
+{
+    struct jfx *fx = *state;
+    uint64_t id;
+
+    fx->hold_after = 6;
+    jfx_start(fx);
+    id = jfx_load(fx, "/");
+    jfx_run_until(fx, holds);
+    jfx_stop(fx);
+    fx->hold_after = fx->fills + 5;
+    jfx_start(fx);
+    jfx_run_until(fx, holds);
+    jfx_stop(fx);
+    fx->hold_after = UINT32_MAX;
+    jfx_start(fx);
+    expect_whole(fx, id);
+    assert_int_equal(fx->fetched, FILES * 1000);
+}
+
+/* Stops at many places, by time: in the plan, the data and the check. */
+static void test_goes_on_wherever_it_was_stopped(void **state)
+{
+    struct jfx *fx = *state;
+    uint64_t id;
+
+    jfx_start(fx);
+    id = jfx_load(fx, "/");
+    for (unsigned i = 0; i < 25; i++) {
+        jfx_run_ms(fx, 1 + i % 5);
+        jfx_stop(fx);
+        jfx_start(fx);
+    }
+    expect_whole(fx, id);
+}
+
+/* What was not synced is lost: the job goes on from what was. */
+static void test_goes_on_after_a_power_cut(void **state)
+{
+    struct jfx *fx = *state;
+    uint64_t id;
+
+    fx->hold_after = 12;
+    jfx_start(fx);
+    id = jfx_load(fx, "/");
+    jfx_run_until(fx, holds);
+    jfx_stop(fx);
+    (void)tarn_kv_mem_power_cut(&fx->kv_disk, 0);
+    fx->hold_after = UINT32_MAX;
+    jfx_start(fx);
+    expect_whole(fx, id);
+}
+
+static void test_cancel(void **state)
+{
+    struct jfx *fx = *state;
+    Tarn__Wire__JobRequest msg = TARN__WIRE__JOB_REQUEST__INIT;
+    ProtobufCMessage *resp = NULL;
+    Tarn__Wire__Job *job;
+
+    fx->hold_after = 2;
+    jfx_start(fx);
+    msg.id = jfx_load(fx, "/");
+    jfx_run_until(fx, holds);
+    job = show(fx, msg.id);
+    assert_string_equal(job->state, "running");
+    tarn__wire__job__free_unpacked(job, NULL);
+    assert_int_equal(jfx_call(fx, TARN_RPC_job_cancel, &msg.base, &resp), 0);
+    job = (Tarn__Wire__Job *)resp;
+    assert_string_equal(job->state, "cancelled");
+    assert_int_equal(job->error, TARN_E_CANCELLED);
+    tarn__wire__job__free_unpacked(job, NULL);
+    assert_int_equal(fx->held_count, 0); /* the worker was told */
+    jfx_stop(fx);
+    jfx_start(fx);
+    job = show(fx, msg.id);
+    assert_string_equal(job->state, "cancelled");
+    tarn__wire__job__free_unpacked(job, NULL);
+}
+
+static void test_four_run_at_a_time(void **state)
+{
+    struct jfx *fx = *state;
+    Tarn__Wire__Empty msg = TARN__WIRE__EMPTY__INIT;
+    Tarn__Wire__JobRequest cancel = TARN__WIRE__JOB_REQUEST__INIT;
+    struct tarn_master_counts counts;
+    ProtobufCMessage *resp = NULL;
+    Tarn__Wire__JobListResponse *list;
+    uint64_t ids[6];
+    unsigned running = 0;
+
+    fx->hold_after = 0;
+    jfx_start(fx);
+    for (unsigned i = 0; i < 6; i++) {
+        char path[8];
+
+        (void)snprintf(path, sizeof(path), "/d%u", i);
+        ids[i] = jfx_load(fx, path);
+        assert_true(i == 0 || ids[i] > ids[i - 1]);
+    }
+    jfx_run_ms(fx, 100);
+    assert_int_equal(jfx_call(fx, TARN_RPC_job_list, &msg.base, &resp), 0);
+    list = (Tarn__Wire__JobListResponse *)resp;
+    assert_int_equal(list->n_jobs, 6);
+    for (unsigned i = 0; i < 6; i++) {
+        assert_int_equal(list->jobs[i]->id, ids[i]);
+        running += strcmp(list->jobs[i]->state, "running") == 0;
+    }
+    assert_int_equal(running, 4);
+    assert_string_equal(list->jobs[5]->state, "planned");
+    protobuf_c_message_free_unpacked(resp, NULL);
+    tarn_master_counts(fx->master, &counts);
+    assert_int_equal(counts.jobs_running, 4);
+
+    cancel.id = ids[5];
+    assert_int_equal(jfx_call(fx, TARN_RPC_job_cancel, &cancel.base, &resp), 0);
+    assert_string_equal(((Tarn__Wire__Job *)resp)->state, "cancelled");
+    protobuf_c_message_free_unpacked(resp, NULL);
+    jfx_release(fx);
+    for (unsigned i = 0; i < 5; i++)
+        tarn__wire__job__free_unpacked(jfx_wait(fx, ids[i]), NULL);
+}
+
+/* Old jobs are forgotten, with their lines. */
+static void test_only_so_many_are_kept(void **state)
+{
+    struct jfx *fx = *state;
+    Tarn__Wire__Empty msg = TARN__WIRE__EMPTY__INIT;
+    Tarn__Wire__ManifestRequest lines = TARN__WIRE__MANIFEST_REQUEST__INIT;
+    ProtobufCMessage *resp = NULL;
+    uint64_t first = 0, last = 0;
+
+    jfx_start(fx);
+    for (unsigned i = 0; i < TARN_JOBS_KEPT + 3; i++) {
+        last = jfx_load(fx, "/d1/f1");
+        tarn__wire__job__free_unpacked(jfx_wait(fx, last), NULL);
+        first = first ? first : last;
+    }
+    jfx_run_ms(fx, 50);
+    assert_int_equal(jfx_call(fx, TARN_RPC_job_list, &msg.base, &resp), 0);
+    assert_int_equal(((Tarn__Wire__JobListResponse *)resp)->n_jobs, TARN_JOBS_KEPT);
+    protobuf_c_message_free_unpacked(resp, NULL);
+    resp = NULL;
+    lines.id = first;
+    assert_int_equal(jfx_call(fx, TARN_RPC_job_manifest, &lines.base, &resp), -TARN_E_NO_JOB);
+    if (resp)
+        protobuf_c_message_free_unpacked(resp, NULL);
+}
+
+static void test_wait_returns_when_its_time_is_over(void **state)
+{
+    struct jfx *fx = *state;
+    Tarn__Wire__JobWaitRequest msg = TARN__WIRE__JOB_WAIT_REQUEST__INIT;
+    ProtobufCMessage *resp = NULL;
+
+    fx->hold_after = 0;
+    jfx_start(fx);
+    msg.id = jfx_load(fx, "/d1");
+    jfx_run_until(fx, holds);
+    jfx_run_ms(fx, 300);
+    msg.seen_seq = UINT64_MAX;
+    msg.max_wait_ms = 30;
+    assert_int_equal(jfx_call(fx, TARN_RPC_job_wait, &msg.base, &resp), 0);
+    assert_string_equal(((Tarn__Wire__Job *)resp)->state, "running");
+    protobuf_c_message_free_unpacked(resp, NULL);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        T(test_goes_on_after_a_stop),
+        T(test_goes_on_wherever_it_was_stopped),
+        T(test_goes_on_after_a_power_cut),
+        T(test_cancel),
+        T(test_four_run_at_a_time),
+        T(test_only_so_many_are_kept),
+        T(test_wait_returns_when_its_time_is_over),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -59,8 +59,10 @@ static int cli_token(struct cli *c, struct tarn_str *ret)
     struct tarn_str path = {0};
     int rc;
 
-    if (c->remote.token_file[0])
-        return cli_token_read(c->remote.token_file, ret, &c->err);
+    if (c->remote.token_file[0]) {
+        rc = cli_token_read(c->remote.token_file, ret, &c->err);
+        return rc == -ENOENT ? tarn_err_wrap(&c->err, -TARN_E_CONFIG, "--token-file") : rc;
+    }
     cli_token_dir(&path);
     tarn_str_addf(&path, "/%u.token", cli_port(c->remote.master));
     rc = cli_token_read(tarn_str_z(&path), ret, &c->err);
@@ -344,6 +346,8 @@ int cli_path(struct cli *c, const char *arg, char *ret)
     if (tarn_starts_with(arg, "tarn:"))
         arg += 5;
     rc = tarn_path_normalize(arg, ret);
+    if (rc == -TARN_E_NAME_BAD)
+        return tarn_err_set(&c->err, -TARN_E_USAGE, "%s: a path must not contain \"..\"", arg);
     if (rc < 0)
         return tarn_err_set(&c->err, rc, "%s: %s", arg, tarn_strerror(rc));
     if (arg[0] == '/' && ret[1] && tarn_fuse_find_mount(arg, mnt)) {

@@ -329,8 +329,8 @@ static void cp_report(struct cp *cp)
                            (json_int_t)cp->dirs, "bytes", (json_int_t)cp->at.bytes, "failed",
                            (json_int_t)cp->at.failed));
     else if (!cp->c->common.quiet)
-        (void)fprintf(stderr, "%" PRIu64 " files, %s in %s\n", cp->at.files,
-                      tarn_format_size(cp->at.bytes, size),
+        (void)fprintf(stderr, "%" PRIu64 " file%s, %s in %s\n", cp->at.files,
+                      cp->at.files == 1 ? "" : "s", tarn_format_size(cp->at.bytes, size),
                       tarn_format_duration(ns, time)); /* only a report */
 }
 

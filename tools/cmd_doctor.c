@@ -110,24 +110,27 @@ static bool port_is_free(unsigned port)
 /* Whether the HTTP listener at a port says that it is tarn's. */
 static bool http_is_tarn(unsigned port)
 {
-    static const char ask[] = "GET /version HTTP/1.0\r\nHost: localhost\r\n\r\n";
+    char ask[128];
     struct sockaddr_in a = loopback(port);
     TARN_AUTO_FD int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     const struct timeval limit = {.tv_sec = PROBE_S};
     char got[1024];
-    size_t n = 0;
+    size_t n = 0, len;
     ssize_t more;
+
+    len = (size_t)snprintf(ask, sizeof(ask), "GET /version HTTP/1.0\r\nHost: 127.0.0.1:%u\r\n\r\n",
+                           port); /* fits */
 
     (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit,
                      sizeof(limit)); /* connect tells, here too */
     (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
     if (fd < 0 || connect(fd, (const struct sockaddr *)&a, sizeof(a)) < 0 ||
-        send(fd, ask, sizeof(ask) - 1, MSG_NOSIGNAL) != (ssize_t)(sizeof(ask) - 1))
+        send(fd, ask, len, MSG_NOSIGNAL) != (ssize_t)len)
         return false;
     while (n < sizeof(got) - 1 && (more = recv(fd, got + n, sizeof(got) - 1 - n, 0)) > 0)
         n += (size_t)more;
     got[n] = 0;
-    return strstr(got, TARN_VERSION) != NULL;
+    return strstr(got, "{\"version\":") != NULL;
 }
 
 /* Whether the control port there is tarn's: it speaks our frames, whoever may use it. */

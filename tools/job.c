@@ -240,12 +240,14 @@ static int job_report_failed(struct cli *c, const Tarn__Wire__Job *job)
 {
     struct job_failures f = {.c = c};
     const char *error = job_error(job);
+    bool cancelled = strcmp(job->state, "cancelled") == 0;
 
-    (void)fprintf(stderr, "tarn %s: job %" PRIu64 " %s", c->cmd->name, job->id, job->state);
-    if (job->files_failed > 0)
-        (void)fprintf(stderr, ", %" PRIu64 " of %" PRIu64 " files failed", job->files_failed,
+    (void)fprintf(stderr, "tarn %s: job %" PRIu64 " %s", c->cmd->name, job->id,
+                  cancelled ? "was cancelled" : job->state);
+    if (cancelled || !error) {
+        (void)fprintf(stderr, ", %" PRIu64 " of %" PRIu64 " files were done", job->files_done,
                       job->files_total);
-    if (error) {
+    } else {
         (void)fputs(": ", stderr);
         cli_put_name(stderr, error, strlen(error));
     }
@@ -256,52 +258,92 @@ static int job_report_failed(struct cli *c, const Tarn__Wire__Job *job)
         (void)fprintf(stderr, "  all of them: tarn job manifest %" PRIu64 "\n", job->id);
     }
     c->failed_quietly = true;
-    return strcmp(job->state, "cancelled") == 0 ? -TARN_E_CANCELLED : -TARN_E_JOB_PARTIAL;
+    return cancelled ? -TARN_E_CANCELLED : -TARN_E_JOB_PARTIAL;
+}
+
+static const char *plural(uint64_t n)
+{
+    return n == 1 ? "" : "s";
 }
 
 static void job_summary(const Tarn__Wire__Job *job)
 {
-    bool is_free = strcmp(job->kind, "free") == 0, dry = job->spec && job->spec->dry_run;
-    bool names_only = !is_free && job->spec && job->spec->meta && !job->spec->data;
-    const char *verb = is_free      ? dry ? "would free" : "freed"
-                       : names_only ? "listed"
-                       : dry        ? "would load"
-                                    : "loaded";
+    const Tarn__Wire__LoadSpec *spec = job->spec;
+    bool is_free = strcmp(job->kind, "free") == 0;
+    bool names_only = !is_free && spec && spec->meta && !spec->data;
     char size[32], time[32];
 
-    (void)printf("%s %" PRIu64 " files", verb, job->files_done); /* main() checks the stream */
+    (void)printf("%s %" PRIu64 " file%s",
+                 is_free      ? "freed"
+                 : names_only ? "listed"
+                              : "loaded",
+                 job->files_done, plural(job->files_done)); /* main() checks the stream */
     if (!names_only)
         (void)printf(", %s", tarn_format_size(job->bytes_done, size));
     (void)printf(" in %s", tarn_format_duration(
                                (uint64_t)TARN_MAX(job->finished_ns - job->started_ns, 0), time));
     if (job->files_skipped > 0)
-        (void)printf("; %" PRIu64 " keys of the store cannot be names and were skipped",
-                     job->files_skipped);
+        (void)printf("; %" PRIu64 " key%s of the store cannot be names: skipped",
+                     job->files_skipped, plural(job->files_skipped));
     (void)printf(" (job %" PRIu64 ")\n", job->id);
+}
+
+/* What a dry run found, summed up. */
+struct job_dry {
+    struct cli *c;
+    uint64_t files, bytes; /* that would be loaded or freed */
+    uint64_t others;       /* files that are as they should be */
+};
+
+static int job_dry_line(void *arg, const Tarn__Wire__ManifestLine *line)
+{
+    struct job_dry *d = arg;
+    char size[32];
+
+    if (line->error != 0)
+        return 0;
+    if (!tarn_starts_with(line->state, "would-")) {
+        d->others++;
+        return 0;
+    }
+    d->files++;
+    d->bytes += line->bytes;
+    (void)printf("%10s  ", tarn_format_size(line->bytes, size)); /* checked below */
+    cli_print_name(d->c, (const char *)line->path.data, line->path.len);
+    (void)putchar('\n');
+    return cli_out_check(d->c);
+}
+
+static int job_dry_summary(struct cli *c, const Tarn__Wire__Job *job)
+{
+    bool is_free = strcmp(job->kind, "free") == 0;
+    struct job_dry d = {.c = c};
+    char size[32];
+    int rc = job_each_line(c, job->id, job_dry_line, &d);
+
+    if (rc < 0)
+        return rc;
+    (void)printf("would %s %" PRIu64 " file%s, %s", is_free ? "free" : "load", d.files,
+                 plural(d.files), tarn_format_size(d.bytes, size)); /* main() checks the stream */
+    if (d.others > 0)
+        (void)printf("; %" PRIu64 " other%s need%s nothing", d.others, plural(d.others),
+                     d.others == 1 ? "s" : "");
+    (void)putchar('\n');
+    return 0;
 }
 
 int job_report(struct cli *c, const Tarn__Wire__Job *job)
 {
     bool succeeded = strcmp(job->state, "succeeded") == 0;
+    int rc = 0;
 
     if (c->common.json)
         cli_json(job_json(job));
+    else if (succeeded && job->spec && job->spec->dry_run)
+        rc = job_dry_summary(c, job);
     else if (succeeded)
         job_summary(job);
-    return succeeded ? 0 : job_report_failed(c, job);
-}
-
-static int job_dry_line(void *arg, const Tarn__Wire__ManifestLine *line)
-{
-    struct cli *c = arg;
-    char size[32];
-
-    if (line->error != 0)
-        return 0;
-    (void)printf("%-9s %10s  ", line->state, tarn_format_size(line->bytes, size));
-    cli_print_name(c, (const char *)line->path.data, line->path.len);
-    (void)putchar('\n');
-    return cli_out_check(c);
+    return succeeded ? rc : job_report_failed(c, job);
 }
 
 int job_see_through(struct cli *c, uint64_t id, bool detach)
@@ -311,14 +353,12 @@ int job_see_through(struct cli *c, uint64_t id, bool detach)
 
     if (rc < 0)
         return rc;
-    if (detach && c->common.json)
-        cli_json(job_json(job));
-    else if (detach)
-        (void)printf("%" PRIu64 "\n", id); /* main() checks the stream */
-    else if (job->spec && job->spec->dry_run && !c->common.json)
-        rc = job_each_line(c, id, job_dry_line, c);
-    if (rc == 0 && !detach)
+    if (!detach)
         rc = job_report(c, job);
+    else if (c->common.json)
+        cli_json(job_json(job));
+    else
+        (void)printf("%" PRIu64 "\n", id); /* main() checks the stream */
     tarn__wire__job__free_unpacked(job, NULL);
     return rc;
 }

@@ -166,7 +166,7 @@ static int start_list_item(void *arg, const struct load_list_item *item)
         int rc = cli_path(s->c, item->path, path);
 
         if (rc < 0)
-            return tarn_err_wrap(&s->c->err, rc, "%s:%" PRIu32, s->r->list, item->line);
+            return tarn_err_wrap(&s->c->err, rc, "%s:%" PRIu32, s->list.name, item->line);
         s->checked = true;
     }
     return start_item(s, item);
@@ -186,7 +186,8 @@ static int start_from_list(struct start *s)
         rc = cli_path(s->c, s->c->args[0], base);
     if (rc < 0)
         return rc;
-    load_list_init(&s->list, list, base, start_list_item, s);
+    load_list_init(&s->list, strcmp(list, "-") == 0 ? "(standard input)" : list, base,
+                   start_list_item, s);
     rc = tarn_starts_with(list, "tarn:") ? start_remote_list(s, list) : start_local_list(s, list);
     if (rc == 0)
         rc = load_list_end(&s->list, &s->c->err);

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The unit tests of fuse/: what needs no kernel. Each returns the number of failures. */
+#pragma once
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+int test_nodes(void);
+int test_dirpage(void);
+int test_mountinfo(void);

@@ -484,7 +484,7 @@ def test_load_selects(server):
 
 
 def test_load_dry_run(server):
-    server.cli("ls", "-R", "/")
+    server.cli("ls", "-R", "/train")
     out = server.cli("load", "/train", "--dry-run").out
     assert "/train/x.tar\n" in out and out.endswith("would load 4 files, 361.3 KiB; 1 other needs nothing\n")
     assert server.json("du")["cached_bytes"] == 0

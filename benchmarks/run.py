@@ -50,7 +50,7 @@ def fio(path, size, *args):
 
 
 def epoch(root, manifest, threads=8, seed=1):
-    out = subprocess.run([f"{BUILD}/benchmarks/epoch_reader", "--threads", str(threads), "--seed", str(seed), root, manifest],
+    out = subprocess.run([f"{BUILD}/benchmarks/epoch_reader", "-t", str(threads), "-s", str(seed), root, manifest],
                          capture_output=True, text=True, check=True).stdout
     return json.loads(out)
 
@@ -82,8 +82,8 @@ class Bench:
         manifest = os.path.join(root, "MANIFEST")
         if not os.path.exists(manifest):
             files = int(10000 * self.scale)
-            subprocess.run([f"{BUILD}/benchmarks/make_dataset", "--files", str(files), "--dirs", "100", "--min-size", "110KiB", "--max-size",
-                            "110KiB", "--shards", "0", root, manifest], check=True)
+            subprocess.run([f"{BUILD}/benchmarks/make_dataset", "-f", str(files), "-d", "100", "-m", "110KiB", "-M",
+                            "110KiB", "-n", "0", root, manifest], check=True)
         return root, manifest
 
     def sequential(self):

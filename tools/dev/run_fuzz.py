@@ -4,7 +4,7 @@
 
 Each target runs N seconds on its corpus (tests/fuzz/corpus/TARGET) in a scratch copy, then the coverage of the decoder files
 that tests/fuzz/targets.txt names for it must be at least 80 % of their lines. A crash, a leak or an input that takes longer than
-a second fails, and the input is kept under build/fuzz-findings.
+ten seconds fails, and the input is kept under build/fuzz-findings.
 """
 import argparse
 import concurrent.futures
@@ -48,7 +48,7 @@ def run(name, seconds, scratch):
     os.makedirs(work)
     os.makedirs(FINDINGS, exist_ok=True)
     args = [binary, work] + ([corpus] if os.path.isdir(corpus) else [])
-    args += [f"-max_total_time={seconds}", "-timeout=1", "-rss_limit_mb=2048", "-print_final_stats=1",
+    args += [f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1",
              f"-artifact_prefix={FINDINGS}/{name}-"]
     dictionary = os.path.join(ROOT, "tests/fuzz", name + ".dict")
     if os.path.exists(dictionary):

@@ -138,7 +138,6 @@ static void jfx_fill(void *ctx, struct tarn_rpc_call *call)
     call->state = fx;
     call->on_cancel = fill_cancelled;
     fx->held[fx->held_count++] = call;
-    tarn_loop_stop(fx->loop);
 }
 
 void jfx_release(struct jfx *fx)

@@ -91,20 +91,55 @@ static void test_goes_on_after_a_stop(void **state)
     assert_int_equal(fx->fetched, FILES * 1000);
 }
 
-/* Stops at many places, by time: in the plan, the data and the check. */
+/* Stops at many places: in the plan, after every few requests, in the check; of one path, of many.
+ */
+static void stop_often(struct jfx *fx, uint64_t id)
+{
+    unsigned between = 0;
+
+    for (unsigned i = 0; i < 40; i++) {
+        Tarn__Wire__Job *job;
+
+        fx->hold_after = fx->fills + i % 3;
+        jfx_run_ms(fx, 1 + i % 20);
+        jfx_stop(fx);
+        jfx_start(fx);
+        job = show(fx, id);
+        between += job->files_done > 0 && job->files_done < FILES;
+        tarn__wire__job__free_unpacked(job, NULL);
+    }
+    assert_true(between > 3);
+    fx->hold_after = UINT32_MAX;
+    jfx_release(fx);
+    expect_whole(fx, id);
+}
+
 static void test_goes_on_wherever_it_was_stopped(void **state)
 {
     struct jfx *fx = *state;
-    uint64_t id;
 
     jfx_start(fx);
-    id = jfx_load(fx, "/");
-    for (unsigned i = 0; i < 25; i++) {
-        jfx_run_ms(fx, 1 + i % 5);
-        jfx_stop(fx);
-        jfx_start(fx);
+    stop_often(fx, jfx_load(fx, "/"));
+}
+
+static void test_goes_on_in_the_path_where_it_was_stopped(void **state)
+{
+    struct jfx *fx = *state;
+    Tarn__Wire__LoadSpec spec;
+    ProtobufCBinaryData paths[7];
+    char texts[7][8];
+    uint64_t id = 0;
+
+    jfx_spec(&spec, paths, "/");
+    for (unsigned i = 0; i < 7; i++) {
+        (void)snprintf(texts[i], sizeof(texts[i]), "/d%u", i);
+        paths[i] = tarn_wire_bytes(texts[i], strlen(texts[i]));
     }
-    expect_whole(fx, id);
+    spec.n_paths = 7;
+    spec.parallel = 1;
+    jfx_start(fx);
+    assert_int_equal(jfx_create(fx, "load", &spec, &id), 0);
+    stop_often(fx, id);
 }
 
 /* What was not synced is lost: the job goes on from what was. */
@@ -245,6 +280,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(test_goes_on_after_a_stop),
         T(test_goes_on_wherever_it_was_stopped),
+        T(test_goes_on_in_the_path_where_it_was_stopped),
         T(test_goes_on_after_a_power_cut),
         T(test_cancel),
         T(test_four_run_at_a_time),

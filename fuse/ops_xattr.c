@@ -55,6 +55,8 @@ static int xattr_value(struct tarn_fuse *f, const struct tarn_attr *attr, const 
     bool ratio = strcmp(name, XATTR_CACHED) == 0;
     uint64_t bytes;
 
+    if (!tarn_starts_with(name, "user."))
+        return -EOPNOTSUPP; /* ls -l asks for ACLs and labels: so it does once, not for each file */
     if (strcmp(name, XATTR_VERSION) == 0) {
         (void)snprintf(ret, size, "%" PRIu64, attr->version); /* it fits */
         return 0;

@@ -134,7 +134,7 @@ static void session_init(void *userdata, struct fuse_conn_info *conn)
 
     TARN_CAST(f, userdata, FUSE_MAGIC);
     session_want(conn, FUSE_CAP_READDIRPLUS, true);
-    session_want(conn, FUSE_CAP_READDIRPLUS_AUTO, false);
+    session_want(conn, FUSE_CAP_READDIRPLUS_AUTO, false); /* ls gains, find -size loses more */
     session_want(conn, FUSE_CAP_CACHE_SYMLINKS, true);
     session_want(conn, FUSE_CAP_PARALLEL_DIROPS, true);
     session_want(conn, FUSE_CAP_ASYNC_READ, true);

@@ -9,8 +9,9 @@
  *
  * It pauses while the run has too many entries that are not committed; that, and that it keeps
  * nothing but a place in the tree, bounds the memory of a job of any size. A path inside another is
- * left out beforehand; where that is not enough (lists, walks of one level) a set of inodes is
- * kept. After a restart that set is made again by walking what is done already, quietly.
+ * only resolved, since it may not exist; where that is not enough (lists, walks of one level) a set
+ * of inodes is kept. After a restart that set is made again by walking what is done already,
+ * quietly.
  */
 #include "master/jobs/jobs_priv.h"
 
@@ -259,6 +260,24 @@ static void pass_ahead(struct mpass *p)
         p->rc = rc;
 }
 
+static bool path_inside(const char *path, const char *dir)
+{
+    size_t n = strlen(dir);
+
+    return n == 1 || (strncmp(path, dir, n) == 0 && path[n] == '/');
+}
+
+/* The target at hand is walked with another one. */
+static bool pass_nested(const struct mpass *p)
+{
+    if (!p->targets || !p->run->job->spec->recursive)
+        return false;
+    for (uint64_t i = 0; i < p->at; i++)
+        if (path_inside(p->targets[p->at], p->targets[i]))
+            return true;
+    return false;
+}
+
 static void pass_target(struct mpass *p, struct mpass_slot *slot)
 {
     Tarn__Core__Inode *inode = NULL;
@@ -273,7 +292,9 @@ static void pass_target(struct mpass *p, struct mpass_slot *slot)
         pass_next(p);
         return;
     }
-    if (inode->type == TARN_UFS_DIR) {
+    if (pass_nested(p)) {
+        pass_next(p);
+    } else if (inode->type == TARN_UFS_DIR) {
         pass_walk(p, slot);
     } else {
         pass_file(p, slot->ino, inode, slot->path, slash ? slash + 1 : slot->path, slot->off,
@@ -356,17 +377,7 @@ static int path_compare(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-static bool path_inside(const char *path, const char *dir)
-{
-    size_t n = strlen(dir);
-
-    return n == 1 || (strncmp(path, dir, n) == 0 && (path[n] == '/' || path[n] == 0));
-}
-
-/*
- * The paths to be walked: sorted, so that a cursor's number means the same after a restart; without
- * those that are inside another, where trees are walked whole.
- */
+/* The paths, each once; sorted, so that a directory comes before what is in it. */
 static void pass_paths(struct mpass *p)
 {
     const Tarn__Wire__LoadSpec *spec = p->run->job->spec;
@@ -379,12 +390,7 @@ static void pass_paths(struct mpass *p)
     if (spec->n_paths > 1)
         qsort(p->targets, spec->n_paths, sizeof(char *), path_compare);
     for (size_t i = 0; i < spec->n_paths; i++) {
-        bool inside = false;
-
-        for (size_t k = 0; k < kept && !inside; k++)
-            inside = spec->recursive ? path_inside(p->targets[i], p->targets[k])
-                                     : strcmp(p->targets[i], p->targets[k]) == 0;
-        if (inside)
+        if (kept > 0 && strcmp(p->targets[i], p->targets[kept - 1]) == 0)
             free(p->targets[i]);
         else
             p->targets[kept++] = p->targets[i];

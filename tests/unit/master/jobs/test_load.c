@@ -119,7 +119,7 @@ static void test_missing_paths_fail_and_the_rest_is_loaded(void **state)
 {
     struct jfx *fx = *state;
     Tarn__Wire__LoadSpec spec;
-    ProtobufCBinaryData paths[4];
+    ProtobufCBinaryData paths[5];
     struct jfx_line *l;
     uint64_t id = 0;
     size_t n;
@@ -131,13 +131,15 @@ static void test_missing_paths_fail_and_the_rest_is_loaded(void **state)
     paths[1] = tarn_wire_bytes("d/e/", 4);
     paths[2] = tarn_wire_bytes("/d", 2);
     paths[3] = tarn_wire_bytes("//d//a", 6);
-    spec.n_paths = 4;
+    paths[4] = tarn_wire_bytes("/d/nothing", 10); /* inside another, but not there */
+    spec.n_paths = 5;
     assert_int_equal(jfx_create(fx, "load", &spec, &id), 0);
-    jfx_expect(fx, id, "failed", 2, 1);
+    jfx_expect(fx, id, "failed", 2, 2);
     n = jfx_manifest(fx, id, 0, &l);
-    assert_int_equal(n, 3); /* what is inside another path is one line */
+    assert_int_equal(n, 4); /* what is inside another path is one line */
     assert_string_equal(jfx_find(l, n, "/none/at/all")->state, "failed");
     assert_int_equal(jfx_find(l, n, "/none/at/all")->code, TARN_E_NO_ENTRY);
+    assert_int_equal(jfx_find(l, n, "/d/nothing")->code, TARN_E_NO_ENTRY);
     (void)jfx_find(l, n, "/d/a");
     (void)jfx_find(l, n, "/d/e/b");
     free(l);

@@ -23,6 +23,7 @@
 #include "lib/base/mem.h"
 #include "lib/base/mtx.h"
 #include "lib/base/name.h"
+#include "ufs/ufs_opts.h"
 
 #define TARN_CONF_STRUCT struct cli_common
 static const struct tarn_conf_param common_rows[] = {
@@ -45,8 +46,9 @@ const struct tarn_conf_table cli_remote_table =
 #undef TARN_CONF_STRUCT
 
 const struct tarn_conf_table *const cli_all_tables[] = {
-    &cli_common_table, &cli_remote_table, &cli_local_table, &cli_load_table,
-    &cli_free_table,   &cli_ls_table,     &cli_cp_table,    NULL};
+    &cli_common_table, &cli_remote_table,    &cli_local_table,
+    &cli_load_table,   &cli_free_table,      &cli_ls_table,
+    &cli_cp_table,     &tarn_ufs_opts_table, NULL};
 
 /* ---- connection ------------------------------------------------------------------------------ */
 

@@ -760,6 +760,22 @@ static int local_serve(struct local *l)
     return rc;
 }
 
+/*
+ * Options of the store: -o, then the section `ufs` of the configuration file (secrets only there,
+ * and only when its mode is 0600).
+ */
+static int local_store_options(struct local *l)
+{
+    struct tarn_conf_bind bind = {&tarn_ufs_opts_table, &l->opts,
+                                  TARN_CONF_FROM_OPT | TARN_CONF_FROM_FILE};
+    struct tarn_conf_input in = {.opts = l->p->option.v,
+                                 .n_opts = l->p->option.n,
+                                 .file = l->cli->common.config[0] ? l->cli->common.config : NULL,
+                                 .others = cli_all_tables};
+
+    return tarn_conf_load(&bind, 1, &in, &l->opts_conf, l->err);
+}
+
 static int local_prepare(struct local *l, struct tarn_str *cache_dir)
 {
     int rc;
@@ -770,8 +786,7 @@ static int local_prepare(struct local *l, struct tarn_str *cache_dir)
     memcpy(l->uri, l->cli->args[0], strlen(l->cli->args[0]) + 1);
     if (l->cli->args[1][0] == '/' || !realpath(l->cli->args[1], l->mountpoint))
         memcpy(l->mountpoint, l->cli->args[1], strlen(l->cli->args[1]) + 1);
-    rc =
-        tarn_ufs_opts_parse(l->p->option.v, l->p->option.n, false, &l->opts, &l->opts_conf, l->err);
+    rc = local_store_options(l);
     if (rc == 0)
         rc = local_check_addr(l, "listen", l->p->listen);
     if (rc == 0)

@@ -83,6 +83,10 @@ static void copy_store(struct local_http *h)
     copy(h, LOCAL_STAT_ufs_retries, 0, u.retries);
     copy(h, LOCAL_STAT_ufs_failures, 0, u.failures);
     copy(h, LOCAL_STAT_ufs_requests_running, 0, u.running);
+    for (unsigned op = 0; op < TARN_UFS_OP_COUNT; op++)
+        for (unsigned st = 0; st < TARN_UFS_STATUS_COUNT; st++)
+            copy(h, LOCAL_STAT_ufs_requests,
+                 tarn_stats_series(h->stats, LOCAL_STAT_ufs_requests, op, st, 0), u.ended[op][st]);
 }
 
 static void copy_cache(struct local_http *h)
@@ -110,6 +114,7 @@ static void copy_names(struct local_http *h)
     struct tarn_fuse_info f;
 
     tarn_master_counts(h->args.master, &m);
+    copy(h, LOCAL_STAT_raft_leader, 0, 1); /* the only one */
     copy(h, LOCAL_STAT_master_inodes, 0, m.inodes);
     copy(h, LOCAL_STAT_master_listed_entries, 0, m.listed_entries);
     copy(h, LOCAL_STAT_master_asks, 0, m.asks);
@@ -119,6 +124,7 @@ static void copy_names(struct local_http *h)
     tarn_client_counts(h->args.client, &c);
     copy(h, LOCAL_STAT_read_bytes, 0, c.local_bytes);
     copy(h, LOCAL_STAT_read_bytes, 1, c.remote_bytes);
+    copy(h, LOCAL_STAT_ufs_saved_bytes, 0, c.local_bytes + c.remote_bytes);
     copy(h, LOCAL_STAT_read_bytes, 2, c.ufs_bytes);
     tarn_fuse_info(h->args.fuse, &f);
     copy(h, LOCAL_STAT_fuse_requests, 0, f.requests);

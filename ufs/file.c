@@ -414,6 +414,22 @@ static void file_read_done(struct file_op *op)
     }
 }
 
+static void file_count(struct file_op *op, int64_t rc)
+{
+    enum tarn_ufs_op what = op->r->kind == UFS_KIND_GET    ? TARN_UFS_OP_GET
+                            : op->r->kind == UFS_KIND_LIST ? TARN_UFS_OP_LIST
+                                                           : TARN_UFS_OP_STAT;
+    enum tarn_ufs_status status = TARN_UFS_STATUS_SERVER;
+
+    if (rc >= 0)
+        status = TARN_UFS_STATUS_OK;
+    else if (rc == -ENOENT || rc == -TARN_E_UFS_NOT_FOUND)
+        status = TARN_UFS_STATUS_NOT_FOUND;
+    else if (rc == -EACCES || rc == -EPERM || rc == -TARN_E_UFS_DENIED)
+        status = TARN_UFS_STATUS_DENIED;
+    op->u->counts.ended[what][status]++;
+}
+
 static void file_io_cb(struct tarn_disk_io *io)
 {
     struct file_op *op;
@@ -424,6 +440,7 @@ static void file_io_cb(struct tarn_disk_io *io)
         file_op_free(op);
         return;
     }
+    file_count(op, io->rc);
     switch ((enum ufs_kind)op->r->kind) {
     case UFS_KIND_STAT:
     case UFS_KIND_CHECK:

@@ -235,6 +235,30 @@ static int s3_on_body(void *arg, const uint8_t *p, size_t n)
 
 static void s3_step(struct s3_attempt *a);
 
+static enum tarn_ufs_status s3_status(int rc, unsigned status)
+{
+    if (rc < 0 || status == 0)
+        return TARN_UFS_STATUS_NONE;
+    if (status < 300)
+        return TARN_UFS_STATUS_OK;
+    if (status == 404)
+        return TARN_UFS_STATUS_NOT_FOUND;
+    if (status == 401 || status == 403)
+        return TARN_UFS_STATUS_DENIED;
+    if (status == 429 || status == 503)
+        return TARN_UFS_STATUS_THROTTLED;
+    return status < 500 ? TARN_UFS_STATUS_REFUSED : TARN_UFS_STATUS_SERVER;
+}
+
+static void s3_count(struct s3_side *side, int rc)
+{
+    enum tarn_ufs_op op = side->verb == S3_HEAD   ? TARN_UFS_OP_STAT
+                          : side->verb == S3_LIST ? TARN_UFS_OP_LIST
+                                                  : TARN_UFS_OP_GET;
+
+    side->attempt->u->counts.ended[op][s3_status(rc, side->head.status)]++;
+}
+
 static void s3_on_done(void *arg, int rc, const char *text)
 {
     struct s3_side *side = arg;
@@ -242,6 +266,7 @@ static void s3_on_done(void *arg, int rc, const char *text)
     TARN_ASSERT(side->attempt->magic == S3_MAGIC);
     side->http = NULL;
     side->done = true;
+    s3_count(side, rc);
     if (rc == 0 && side->list) {
         rc = tarn_s3_list_xml_end(side->list);
         if (rc < 0)

@@ -234,8 +234,22 @@ struct tarn_ufs_check {
 };
 void tarn_ufs_check(struct tarn_ufs *u, struct tarn_ufs_check *c);
 
+/* What was asked of a store, and how an attempt ended: labels of tarn_ufs_requests_total. */
+enum tarn_ufs_op { TARN_UFS_OP_STAT, TARN_UFS_OP_LIST, TARN_UFS_OP_GET, TARN_UFS_OP_COUNT };
+enum tarn_ufs_status {
+    TARN_UFS_STATUS_OK,
+    TARN_UFS_STATUS_NOT_FOUND,
+    TARN_UFS_STATUS_DENIED,
+    TARN_UFS_STATUS_THROTTLED,
+    TARN_UFS_STATUS_REFUSED, /* another answer that is the asker's fault: 4xx */
+    TARN_UFS_STATUS_SERVER,  /* 5xx */
+    TARN_UFS_STATUS_NONE,    /* no whole answer: connection, TLS, stall, cancelled */
+    TARN_UFS_STATUS_COUNT
+};
+
 /* Counters of one store, for reports; read on its loop. */
 struct tarn_ufs_counts {
+    uint64_t ended[TARN_UFS_OP_COUNT][TARN_UFS_STATUS_COUNT]; /* attempts, by how they ended */
     uint64_t requests;   /* sent to the store, retries included */
     uint64_t read_bytes; /* bodies received */
     uint64_t retries;

@@ -234,6 +234,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def __init__(self, store, address):
         self.store = store
+        self.open, self.lock = set(), threading.Lock()  # connections that are kept
         super().__init__(address, _Handler)
 
     def get_request(self):
@@ -241,7 +242,22 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         if self.store.tls:  # the handshake runs in the connection's thread
             connection = self.store.tls.wrap_socket(connection, server_side=True,
                                                     do_handshake_on_connect=False)
+        with self.lock:
+            self.open.add(connection)
         return connection, address
+
+    def shutdown_request(self, request):
+        with self.lock:
+            self.open.discard(request)
+        super().shutdown_request(request)
+
+    def end_connections(self):
+        with self.lock:
+            for connection in self.open:
+                try:
+                    connection.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # the other side was quicker
 
     def handle_error(self, request, client_address):
         self.store.broken += 1  # refused handshakes, clients that went away
@@ -269,11 +285,12 @@ class S3Fault:
         return self
 
     def stop(self):
-        """No more connections are taken; those that are open end."""
+        """No more connections are taken, and those that are open end."""
         if self.server:
             self.released.set()
             self.server.shutdown()
             self.server.server_close()
+            self.server.end_connections()
             self.server = None
 
     # ---- what it holds ----

@@ -81,8 +81,10 @@ class Tarn:
         return util.mounted(self.mnt, FSTYPE) and self.answers()
 
     def answers(self, seconds=5):
+        """The mount does, not the directory below it where a dead mount has just been taken away."""
         try:
-            return util.run("stat", "-f", self.mnt, seconds=seconds, check=False).returncode == 0
+            done = util.run("stat", "-f", "-c", "%T", self.mnt, seconds=seconds, check=False)
+            return done.returncode == 0 and done.stdout.startswith("fuse")
         except subprocess.TimeoutExpired:
             return False
 
@@ -122,11 +124,17 @@ class Tarn:
 
     # ---- what it says ----
 
+    def cli_command(self, *args):
+        return [binary(), *map(str, args)]
+
+    def cli_env(self):
+        """The environment in which commands find this server."""
+        return {**self.env, "TARN_MASTER": self.master}
+
     def cli(self, *args, check=True, seconds=120, stdin=None):
         """Run `tarn ARGS...` against this server; Done(code, out, err)."""
-        env = {**self.env, "TARN_MASTER": self.master}
-        done = subprocess.run([binary(), *map(str, args)], input=stdin, capture_output=True,
-                              text=True, timeout=seconds, env=env, check=False)
+        done = subprocess.run(self.cli_command(*args), input=stdin, capture_output=True, text=True,
+                              timeout=seconds, env=self.cli_env(), check=False)
         if check and done.returncode != 0:
             raise AssertionError(f"tarn {' '.join(map(str, args))}: exit {done.returncode}\n"
                                  f"{done.stdout}{done.stderr}\n{self.log_tail()}")

@@ -272,7 +272,13 @@ def test_redirects_and_garbage(store):
 
 
 def test_store_that_is_gone_comes_back(store):
+    kept = http.client.HTTPConnection("127.0.0.1", store.port, timeout=5)
+    kept.request("GET", f"/{BKT}/a/k")
+    kept.getresponse().read()
     store.stop()
+    with pytest.raises((ConnectionError, http.client.BadStatusLine)):
+        kept.request("GET", f"/{BKT}/a/k")
+        kept.getresponse()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", store.port), timeout=2)
     store.start()

@@ -186,12 +186,12 @@ static int mount_by_helper(const struct fmount_args *a, const char *path, struct
 
 /* ---- mount(2) -------------------------------------------------------------------------------- */
 
-static int open_device(struct tarn_errbuf *err)
+/* *ret_fd -1: not permitted, the helper may be. */
+static int open_device(struct tarn_errbuf *err, int *ret_fd)
 {
-    int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-
-    if (fd >= 0)
-        return fd;
+    *ret_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    if (*ret_fd >= 0 || errno == EACCES || errno == EPERM)
+        return 0;
     if (errno == ENOENT || errno == ENODEV || errno == ENXIO)
         return tarn_err_set(
             err, -TARN_E_FUSE,
@@ -201,25 +201,23 @@ static int open_device(struct tarn_errbuf *err)
     return tarn_err_set(err, -TARN_E_FUSE, "/dev/fuse: %s", strerrordesc_np(errno));
 }
 
-/* *ret_fd -1: not permitted, the helper may be. */
+/* As open_device. */
 static int mount_direct(const struct fmount_args *a, const char *path, struct tarn_errbuf *err,
                         int *ret_fd)
 {
     char data[256];
-    int fd = open_device(err);
-    int e;
+    int fd, e, rc = open_device(err, &fd);
 
-    if (fd < 0)
-        return fd;
+    *ret_fd = fd;
+    if (rc < 0 || fd < 0)
+        return rc;
     (void)snprintf(data, sizeof(data),
                    "fd=%d,rootmode=40000,user_id=%u,group_id=%u,default_permissions,%smax_read=%zu",
                    fd, (unsigned)getuid(), (unsigned)getgid(), a->allow_other ? "allow_other," : "",
                    a->max_read); /* it fits */
     if (mount(a->source, path, FUSE_FSTYPE, MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOATIME, data) ==
-        0) {
-        *ret_fd = fd;
+        0)
         return 0;
-    }
     e = errno;
     (void)close(fd); /* nothing was served on it */
     *ret_fd = -1;

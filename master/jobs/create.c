@@ -267,7 +267,7 @@ static int create_new(struct mjobs *j, const Tarn__Wire__JobCreateRequest *req, 
 {
     bool is_free = strcmp(req->kind, "free") == 0;
     uint64_t now_ms = (uint64_t)(master_real_ns(j->master) / (int64_t)TARN_NS_PER_MS);
-    Tarn__Wire__LoadSpec *spec;
+    Tarn__Wire__LoadSpec *spec = NULL;
     int rc;
 
     if (!is_free && strcmp(req->kind, "load") != 0)

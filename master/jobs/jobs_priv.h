@@ -353,6 +353,7 @@ struct mrun {
     struct tarn_list ready;          /* done, all before them too */
     struct tarn_list sending;        /* being committed */
     size_t entries;                  /* in all three */
+    size_t ready_count;              /* entries in ready */
     size_t ready_lines, ready_bytes; /* of ready */
     bool committing;                 /* proposal is under way, or its next try */
     unsigned put_phase;              /* it begins that phase; MRUN_NONE: it carries lines */

@@ -190,6 +190,7 @@ static void window_take(struct mrun *r)
         r->ready_bytes -= n;
         tarn_list_del(&e->node);
         tarn_list_push(&r->sending, &e->node);
+        r->ready_count--;
         d->files_total = e->total_files;
         d->bytes_total = e->total_bytes;
         d->files_done += (uint64_t)(int64_t)e->d_done;
@@ -276,13 +277,14 @@ void mwindow_poke(struct mrun *r, bool flush)
             break;
         tarn_list_del(&e->node);
         tarn_list_push(&r->ready, &e->node);
+        r->ready_count++;
         r->ready_lines += e->state != NULL;
         r->ready_bytes += ment_line_bytes(e);
     }
     if (r->committing || tarn_list_empty(&r->ready))
         return;
     if (flush || r->ready_lines >= JOB_COMMIT_LINES || r->ready_bytes >= JOB_COMMIT_BYTES ||
-        r->entries >= JOB_WINDOW) {
+        r->ready_count >= JOB_WINDOW / 8) {
         window_take(r);
         window_send(r);
     } else if (!tarn_timer_running(&r->commit_timer)) {

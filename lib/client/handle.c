@@ -275,6 +275,10 @@ static void read_run(struct tarn_task *t)
     r->got_bytes = 0;
     r->state = s;
     s->read = r;
+    if (r->cancelled) { /* before it began */
+        read_end(r, -TARN_E_CANCELLED);
+        return;
+    }
     if (r->off_bytes >= h->attr.size_bytes) {
         read_end(r, 0);
         return;
@@ -305,17 +309,29 @@ void tarn_handle_read(struct tarn_read *r)
     tarn_loop_post(r->handle->client->args.loop, &r->task, read_run);
 }
 
+static void read_cancelled(struct tarn_task *t)
+{
+    read_end(TARN_CONTAINER(t, struct tarn_read, task), -TARN_E_CANCELLED);
+}
+
 void tarn_handle_cancel(struct tarn_read *r)
 {
+    struct tarn_client *c = r->handle->client;
     struct read_state *s = r->state;
 
+    if (r->cancelled)
+        return;
     r->cancelled = true;
     if (!s)
-        return;
-    if (s->local_running)
-        r->handle->client->local.cancel(r->handle->client->local.ctx, &s->local);
-    else if (s->rpc_running)
+        return; /* read_run sees it */
+    if (s->local_running) {
+        c->local.cancel(c->local.ctx, &s->local);
+    } else if (s->rpc_running) {
         tarn_rpc_cancel(&s->rpc);
+    } else { /* it waits to learn where the bytes are, which others may wait for too */
+        tarn_list_del(&r->task.node);
+        tarn_loop_post(c->args.loop, &r->task, read_cancelled);
+    }
 }
 
 struct read_sync {

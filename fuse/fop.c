@@ -108,7 +108,7 @@ struct fop *fop_new(fuse_req_t req, enum fop_class cls, fop_fn *fn)
     stopping = f->stopping;
     if (!stopping) {
         tarn_list_push(&f->ops, &o->node);
-        f->inflight++;
+        f->under_way++;
     }
     tarn_mtx_unlock(&f->mtx);
     if (stopping) {
@@ -135,7 +135,7 @@ static void fop_ended(struct fop *o, int rc)
     o->fn(o, rc);
     tarn_mtx_lock(&f->mtx);
     tarn_list_del(&o->node);
-    if (--f->inflight == 0)
+    if (--f->under_way == 0)
         tarn_cond_broadcast(&f->cond);
     tarn_mtx_unlock(&f->mtx);
     fop_unref(o);

@@ -2,8 +2,9 @@
 /*
  * fuse/fuse.h — a mount: the kernel's requests answered from a client. Read-only (changes: EROFS).
  *
- * Threads: libfuse's (named "fuse-N"), which never wait for another process: what is known here is
- * answered on them, the rest is started on the client's loop and answered from there; one notifier
+ * Threads: the FUSE threads (named "fuse-N"), which never wait for another process: what is known
+ * here is answered on them, the rest is started on the client's loop and answered from there; one
+ * notifier
  * ("notify") that holds no lock while it calls the kernel.
  */
 #pragma once

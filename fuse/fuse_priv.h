@@ -71,9 +71,9 @@ struct tarn_fuse {
 
     /* Lock: mtx. */
     struct tarn_mtx mtx;
-    struct tarn_cond cond; /* inflight became 0, or INIT came, or a worker ended */
+    struct tarn_cond cond; /* under_way became 0, or INIT came, or a worker ended */
     struct tarn_list ops;  /* struct fop under way */
-    size_t inflight;
+    size_t under_way;
     bool inited;
     bool stopping; /* nothing new goes to the loop */
     bool failed;   /* a worker ended before INIT */

@@ -50,7 +50,7 @@ static bool stop_drained(struct tarn_fuse *f, uint64_t ns)
     uint64_t end = tarn_now_ns() + ns;
     TARN_GUARD(&f->mtx);
 
-    while (f->inflight > 0) {
+    while (f->under_way > 0) {
         uint64_t now = tarn_now_ns();
 
         if (now >= end)
@@ -115,7 +115,7 @@ void tarn_fuse_free(struct tarn_fuse **pf)
     *pf = NULL;
     if (!f)
         return;
-    TARN_ASSERT(!f->se && !f->stopper_started && f->inflight == 0);
+    TARN_ASSERT(!f->se && !f->stopper_started && f->under_way == 0);
     fnotify_free(&f->notify);
     fnodes_free(&f->nodes);
     for (unsigned i = 0; i < FUSE_OPEN_LISTS; i++)

@@ -8,11 +8,21 @@
  *
  * Invariants: a unit is in worker->units exactly until DONE, so that a reader finds the bytes
  * either in the unit or in the tier and nobody fetches twice; a waiter that goes away never stops a
- * fetch; a failure is told to all waiters and not remembered. Memory: units past QUEUED hold at
- * most fetch_bytes_max bytes of buffers (one unit may always run).
+ * fetch; a failure is told to all waiters and not remembered.
+ *
+ * Memory: units past QUEUED hold at most fetch_bytes_max bytes of buffers (one unit may always
+ * run). Readers go before loads, and loads get three quarters at most, so that a reader never waits
+ * for one. Stores take turns, and one gets seven eighths at most, so that a dead one, whose units
+ * hold their memory until they time out, leaves room for the others.
+ *
+ * A unit that had to queue has a timer: when for the store's `timeout` nothing came from the store
+ * (nor, while it has nothing under way itself, from any other), the unit fails as the requests that
+ * hold the memory do. The time counts from the queueing, so a dead store costs a reader one timeout
+ * and not one for each turn.
  */
 #include "worker/worker_priv.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -72,6 +82,67 @@ static void unit_wake(struct wunit *u, bool all, int rc)
     }
 }
 
+/* ---- stores
+ * --------------------------------------------------------------------------------------------- */
+
+static struct wstore *store_get(struct tarn_worker *w, uint32_t attachment)
+{
+    struct wstore *s;
+
+    TARN_LIST_FOREACH(n, &w->stores)
+    {
+        s = TARN_LIST_ENTRY(n, struct wstore, node);
+        if (s->attachment == attachment) {
+            s->units++;
+            return s;
+        }
+    }
+    s = tarn_xnew(struct wstore);
+    s->attachment = attachment;
+    s->units = 1;
+    tarn_list_init(&s->queue[0]);
+    tarn_list_init(&s->queue[1]);
+    tarn_list_push(&w->stores, &s->node);
+    return s;
+}
+
+static void store_put(struct wstore *s)
+{
+    TARN_ASSERT(s->units > 0);
+    if (--s->units > 0)
+        return;
+    TARN_ASSERT(s->bytes == 0);
+    tarn_list_del(&s->node);
+    free(s);
+}
+
+static void unit_take_memory(struct wunit *u)
+{
+    struct tarn_worker *w = u->worker;
+
+    u->background = u->cls == TARN_UFS_BACKGROUND;
+    w->fetch_bytes += u->len_bytes;
+    u->store->bytes += u->len_bytes;
+    if (u->background)
+        w->background_bytes += u->len_bytes;
+    w->counts.fetching++;
+}
+
+static void unit_give_memory(struct wunit *u)
+{
+    struct tarn_worker *w = u->worker;
+
+    TARN_ASSERT(w->fetch_bytes >= u->len_bytes && u->store->bytes >= u->len_bytes);
+    w->fetch_bytes -= u->len_bytes;
+    u->store->bytes -= u->len_bytes;
+    if (u->background)
+        w->background_bytes -= u->len_bytes;
+    w->counts.fetching--;
+}
+
+/* ---- the end
+ * -------------------------------------------------------------------------------------------- */
+
 static void unit_finish(struct wunit *u, int rc)
 {
     struct tarn_worker *w = u->worker;
@@ -83,13 +154,11 @@ static void unit_finish(struct wunit *u, int rc)
         tarn_list_del(&u->node);
     tarn_sm_move(unit_states, &u->state, WUNIT_DONE);
     tarn_htab_remove(&w->units, &u->hnode);
-    u->rc = rc;
+    tarn_timer_stop(&u->timer);
     unit_wake(u, true, rc);
-    if (had_memory) {
-        TARN_ASSERT(w->fetch_bytes >= u->len_bytes);
-        w->fetch_bytes -= u->len_bytes;
-        w->counts.fetching--;
-    }
+    if (had_memory)
+        unit_give_memory(u);
+    store_put(u->store);
     tarn_buf_unref(&u->buf);
     wloc_unref(w, &u->loc);
     u->magic = 0;
@@ -106,8 +175,36 @@ static void unit_stored(struct tarn_tier_op *op, int rc)
     if (rc < 0)
         tarn_warn_limited("worker", "not kept: key=%s offset=%llu: %s", u->loc->key,
                           (unsigned long long)u->off_bytes, tarn_strerror(rc));
-    unit_finish(u,
-                0); /* the bytes are right; that they could not be kept is no error of the read */
+    u->kept_rc = rc == -TARN_E_CANCELLED ? -TARN_E_NOT_CACHED : rc; /* freed meanwhile */
+    unit_finish(u, 0); /* the bytes are right: no error of the read */
+}
+
+static void unit_fetch(struct wunit *u, bool adopted);
+
+/* What a fetch that the store, a detach or our timer ended means to readers. */
+static int unit_code(const struct wunit *u, int rc)
+{
+    if (rc != -TARN_E_CANCELLED)
+        return rc;
+    if (u->worker->stopping)
+        return -TARN_E_SHUTDOWN;
+    return u->expired ? -TARN_E_UFS_STALLED : -TARN_E_NO_ATTACH;
+}
+
+/*
+ * The object is not what we asked for by an ETag that was adopted some time ago. If nothing was
+ * handed out and nothing is kept of it, its own ETag may be served now.
+ */
+static bool unit_try_again(struct wunit *u, int rc)
+{
+    if (rc != -TARN_E_UFS_CHANGED || !u->renamed || u->arrived > 0 || u->worker->stopping)
+        return false;
+    if (u->loc->file && tarn_tier_file_cached(u->loc->file) > 0)
+        return false;
+    wadopted_drop(&u->worker->adopted, &u->loc->cid);
+    u->again = true;
+    unit_fetch(u, false);
+    return true;
 }
 
 static void unit_fetched(struct tarn_ufs_get *g, int rc)
@@ -119,9 +216,14 @@ static void unit_fetched(struct tarn_ufs_get *g, int rc)
     w = u->worker;
     if (rc == 0 && u->arrived != u->len_bytes)
         rc = -TARN_E_UFS_SHORT;
+    if (unit_try_again(u, rc))
+        return;
+    tarn_timer_stop(&u->timer);
     if (rc < 0) {
-        u->err = g->req.err;
         if (rc != -TARN_E_CANCELLED)
+            u->err = g->req.err;
+        rc = unit_code(u, rc);
+        if (rc != -TARN_E_SHUTDOWN)
             tarn_warn_limited("worker", "fetch failed: key=%s offset=%llu: %s", u->loc->key,
                               (unsigned long long)u->off_bytes, tarn_err_text(&u->err, rc));
         if (rc == -TARN_E_UFS_CHANGED || rc == -TARN_E_UFS_NOT_FOUND)
@@ -131,6 +233,7 @@ static void unit_fetched(struct tarn_ufs_get *g, int rc)
         unit_finish(u, rc);
         return;
     }
+    w->progress_ns = tarn_loop_now_ns(w->args.loop);
     if (!u->keep) {
         w->counts.uncached_bytes += u->len_bytes;
         unit_finish(u, 0);
@@ -148,34 +251,78 @@ static void unit_fetched(struct tarn_ufs_get *g, int rc)
     tarn_tier_store(w->args.tier, &u->tier_op);
 }
 
+/*
+ * The ETag that the bytes which follow are of. The first one that was adopted for a cid holds: bytes
+ * of two would be a mix of two versions.
+ */
+static int unit_check_etag(struct wunit *u, const struct tarn_ufs_get *g)
+{
+    struct wadopted *a = &u->worker->adopted;
+    const char *known = wadopted_get(a, &u->loc->cid);
+
+    if (strcmp(g->version.etag, u->loc->ufs.etag) == 0)
+        return 0;
+    if (!known) {
+        if (u->again && u->loc->file && tarn_tier_file_cached(u->loc->file) > 0)
+            return -TARN_E_UFS_CHANGED;
+        wadopted_put(a, &u->loc->cid, g->version.etag);
+        return 0;
+    }
+    return strcmp(known, g->version.etag) == 0 ? 0 : -TARN_E_UFS_CHANGED;
+}
+
 static int unit_data(struct tarn_ufs_get *g, const uint8_t *p, size_t n)
 {
     struct wunit *u;
+    struct tarn_worker *w;
 
     TARN_CAST(u, g->arg, WUNIT_MAGIC);
+    w = u->worker;
     if (n > u->len_bytes - u->arrived)
         return -TARN_E_UFS_LIED;
+    if (u->arrived == 0 && unit_check_etag(u, g) < 0)
+        return -TARN_E_UFS_CHANGED;
     memcpy(u->buf->p + u->arrived, p, n);
     u->arrived += (uint32_t)n;
-    u->worker->counts.fetched_bytes += n;
+    w->counts.fetched_bytes += n;
+    w->progress_ns = tarn_loop_now_ns(w->args.loop);
     unit_wake(u, false, 0);
     return 0;
 }
 
-static void unit_fetch(struct wunit *u)
+static void unit_fail_reserved(struct wunit *u, int rc)
+{
+    if (u->keep)
+        tarn_tier_unreserve(u->worker->args.tier, u->len_bytes);
+    unit_finish(u, rc);
+}
+
+/* adopted: by the ETag that an earlier fetch of the cid took, if there is one. */
+static void unit_fetch(struct wunit *u, bool adopted)
 {
     struct tarn_worker *w = u->worker;
+    struct tarn_ufs *ufs = wloc_store(w, u->loc);
+    const char *etag = adopted ? wadopted_get(&w->adopted, &u->loc->cid) : NULL;
+    struct tarn_ufs_version v = u->loc->ufs;
 
-    tarn_sm_move(unit_states, &u->state, WUNIT_FETCHING);
-    w->counts.fetches++;
+    if (!ufs) {
+        unit_fail_reserved(u, -TARN_E_NO_ATTACH);
+        return;
+    }
+    u->renamed = etag != NULL;
+    if (etag)
+        memcpy(v.etag, etag, strlen(etag) + 1);
     u->get = (struct tarn_ufs_get){.off_bytes = u->off_bytes,
                                    .len_bytes = u->len_bytes,
                                    .on_data = unit_data,
                                    .cb = unit_fetched,
                                    .arg = u};
     u->get.req.cls = u->cls;
-    tarn_ufs_get(u->loc->store, &u->get, u->loc->key, &u->loc->ufs);
+    tarn_ufs_get(ufs, &u->get, u->loc->key, &v);
 }
+
+/* ---- the start
+ * ------------------------------------------------------------------------------------------ */
 
 static void unit_reserved(struct tarn_tier_op *op, int rc)
 {
@@ -183,20 +330,23 @@ static void unit_reserved(struct tarn_tier_op *op, int rc)
 
     TARN_CAST(u, op->arg, WUNIT_MAGIC);
     u->keep = rc == 0; /* no room: serve without keeping */
+    u->kept_rc = rc;
     if (u->worker->stopping) {
-        if (u->keep)
-            tarn_tier_unreserve(u->worker->args.tier, u->len_bytes);
-        unit_finish(u, -TARN_E_SHUTDOWN);
+        unit_fail_reserved(u, -TARN_E_SHUTDOWN);
+        return;
+    }
+    if (!u->keep && tarn_list_empty(&u->waiters)) { /* ahead of need, and nothing would stay */
+        unit_finish(u, 0);
         return;
     }
     u->buf = tarn_buf_new(u->len_bytes);
     if (!u->buf) {
-        if (u->keep)
-            tarn_tier_unreserve(u->worker->args.tier, u->len_bytes);
-        unit_finish(u, -TARN_E_NO_MEMORY);
+        unit_fail_reserved(u, -TARN_E_NO_MEMORY);
         return;
     }
-    unit_fetch(u);
+    tarn_sm_move(unit_states, &u->state, WUNIT_FETCHING);
+    u->worker->counts.fetches++;
+    unit_fetch(u, true);
 }
 
 static void unit_start(struct wunit *u)
@@ -205,67 +355,177 @@ static void unit_start(struct wunit *u)
 
     tarn_list_del(&u->node);
     tarn_sm_move(unit_states, &u->state, WUNIT_RESERVING);
-    w->fetch_bytes += u->len_bytes;
-    w->counts.fetching++;
+    if (u->queued_ns == tarn_loop_now_ns(w->args.loop))
+        tarn_timer_stop(&u->timer); /* it did not wait: the store's own deadline is enough */
+    unit_take_memory(u);
     u->tier_op = (struct tarn_tier_op){.file = u->loc->file,
                                        .group = u->group,
                                        .reserved_bytes = u->len_bytes,
                                        .cb = unit_reserved,
                                        .arg = u};
-    if (w->args.tier)
+    if (u->loc->file)
         tarn_tier_reserve(w->args.tier, &u->tier_op);
     else
         unit_reserved(&u->tier_op, -TARN_E_TIER_FULL);
 }
 
+/* Whether `used` and the unit are within `max`; one may always run. */
+static bool fits(const struct wunit *u, uint64_t used, uint64_t max)
+{
+    return used == 0 || used + u->len_bytes <= max;
+}
+
+/* The next unit of a class that may start; the store that it is of goes to the end of the line. */
+static struct wunit *pump_next(struct tarn_worker *w, int cls, bool *ret_full)
+{
+    uint64_t max = w->args.fetch_bytes_max;
+
+    TARN_LIST_FOREACH(n, &w->stores)
+    {
+        struct wstore *s = TARN_LIST_ENTRY(n, struct wstore, node);
+        struct wunit *u;
+
+        if (tarn_list_empty(&s->queue[cls]))
+            continue;
+        u = TARN_LIST_ENTRY(s->queue[cls].next, struct wunit, node);
+        if (!fits(u, w->fetch_bytes, max)) {
+            *ret_full = true; /* smaller ones must not pass it for ever */
+            return NULL;
+        }
+        if (!fits(u, s->bytes, max / 8 * 7) ||
+            (cls == TARN_UFS_BACKGROUND && !fits(u, w->background_bytes, max / 4 * 3)))
+            continue;
+        tarn_list_del(&s->node);
+        tarn_list_push(&w->stores, &s->node);
+        return u;
+    }
+    return NULL;
+}
+
+static void pump_stop(struct tarn_worker *w)
+{
+    bool found = true;
+
+    while (found) {
+        found = false;
+        TARN_LIST_FOREACH(n, &w->stores)
+        {
+            struct wstore *s = TARN_LIST_ENTRY(n, struct wstore, node);
+            int cls = tarn_list_empty(&s->queue[0]);
+
+            if (tarn_list_empty(&s->queue[cls]))
+                continue;
+            unit_finish(TARN_LIST_ENTRY(s->queue[cls].next, struct wunit, node),
+                        -TARN_E_SHUTDOWN); /* s may be gone */
+            found = true;
+            break;
+        }
+    }
+}
+
 /* Starts what the memory budget allows: readers before loads. */
 void wfetch_pump(struct tarn_worker *w)
 {
-    for (int cls = 0; cls < 2; cls++) {
-        while (!tarn_list_empty(&w->queue[cls])) {
-            struct wunit *u = TARN_LIST_ENTRY(w->queue[cls].next, struct wunit, node);
+    bool full = false;
+    struct wunit *u;
 
-            if (w->fetch_bytes > 0 && w->fetch_bytes + u->len_bytes > w->args.fetch_bytes_max)
-                return;
+    if (w->pumping)
+        return; /* the one that is at it looks again */
+    w->pumping = true;
+    for (int cls = 0; cls < 2 && !full && !w->stopping; cls++)
+        while ((u = pump_next(w, cls, &full)) != NULL)
             unit_start(u);
-        }
+    if (w->stopping)
+        pump_stop(w);
+    w->pumping = false;
+}
+
+/* ---- units that had to queue
+ * ---------------------------------------------------------------------------- */
+
+static void unit_timer(struct tarn_timer *t, void *arg)
+{
+    struct wunit *u = arg;
+    struct tarn_worker *w = u->worker;
+    struct tarn_ufs *ufs = wloc_store(w, u->loc);
+    uint64_t from = TARN_MAX(u->queued_ns, ufs ? tarn_ufs_alive_ns(ufs) : 0);
+    uint64_t now = tarn_loop_now_ns(w->args.loop), timeout = ufs ? tarn_ufs_timeout_ns(ufs) : 0;
+
+    TARN_ASSERT(u->magic == WUNIT_MAGIC && t == &u->timer);
+    if (u->store->bytes == 0)
+        from = TARN_MAX(from, w->progress_ns);
+    if (u->state == WUNIT_RESERVING || now - from < timeout) {
+        uint64_t left = u->state == WUNIT_RESERVING ? 50 * TARN_NS_PER_MS : timeout - (now - from);
+
+        tarn_timer_start(w->args.loop, t, left, unit_timer, u);
+        return;
     }
+    (void)tarn_err_set(&u->err, -TARN_E_UFS_STALLED, "%s: no progress, waiting for memory",
+                       ufs ? tarn_ufs_uri(ufs) : u->loc->key); /* rc is known */
+    u->expired = true;
+    if (u->state == WUNIT_FETCHING)
+        tarn_ufs_cancel(&u->get.req);
+    else
+        unit_finish(u, ufs ? -TARN_E_UFS_STALLED : -TARN_E_NO_ATTACH);
+}
+
+static struct wunit *unit_new(struct tarn_worker *w, struct wloc *loc, uint32_t group,
+                              enum tarn_ufs_class cls)
+{
+    struct wunit *u = tarn_xnew(struct wunit);
+
+    worker_busy(w);
+    u->magic = WUNIT_MAGIC;
+    u->worker = w;
+    u->store = store_get(w, loc->attachment);
+    u->loc = wloc_ref(loc);
+    u->group = group;
+    u->off_bytes = (uint64_t)group * TARN_UNIT_BYTES;
+    u->len_bytes = wgroup_len(loc->ufs.size_bytes, group);
+    u->cls = cls;
+    u->state = WUNIT_QUEUED;
+    u->queued_ns = tarn_loop_now_ns(w->args.loop);
+    tarn_list_init(&u->waiters);
+    tarn_htab_insert(&w->units, &u->hnode, unit_hash(&loc->cid, group));
+    tarn_list_push(&u->store->queue[cls], &u->node);
+    return u;
 }
 
 void wfetch(struct tarn_worker *w, struct wloc *loc, uint32_t group, enum tarn_ufs_class cls,
             struct wwait *wait)
 {
     struct wunit *u = wfetch_find(w, &loc->cid, group);
+    struct tarn_ufs *ufs;
 
     TARN_ASSERT((uint64_t)group * TARN_UNIT_BYTES < loc->ufs.size_bytes);
     if (!u) {
-        worker_busy(w);
-        u = tarn_xnew(struct wunit);
-        u->magic = WUNIT_MAGIC;
-        u->worker = w;
-        u->loc = wloc_ref(loc);
-        u->group = group;
-        u->off_bytes = (uint64_t)group * TARN_UNIT_BYTES;
-        u->len_bytes = wgroup_len(loc->ufs.size_bytes, group);
-        u->cls = cls;
-        u->state = WUNIT_QUEUED;
-        tarn_list_init(&u->waiters);
-        tarn_htab_insert(&w->units, &u->hnode, unit_hash(&loc->cid, group));
-        tarn_list_push(&w->queue[cls], &u->node);
-    } else if (cls < u->cls && u->state == WUNIT_QUEUED) {
-        u->cls = cls; /* a reader wants what a load had queued */
-        tarn_list_del(&u->node);
-        tarn_list_push(&w->queue[cls], &u->node);
+        u = unit_new(w, loc, group, cls);
+    } else if (cls < u->cls && u->state <= WUNIT_RESERVING) {
+        u->cls = cls; /* a reader wants what a load had asked for */
+        if (u->state == WUNIT_QUEUED) {
+            tarn_list_del(&u->node);
+            tarn_list_push(&u->store->queue[cls], &u->node);
+        }
     }
-    if (wait)
+    if (wait) {
+        wait->unit = u;
         tarn_list_push(&u->waiters, &wait->node);
-    if (u->state == WUNIT_QUEUED)
-        wfetch_pump(w);
-    else if (wait && unit_satisfies(u, wait))
-        unit_wake(u, false, 0);
+    }
+    if (u->state != WUNIT_QUEUED) {
+        if (wait && unit_satisfies(u, wait))
+            unit_wake(u, false, 0);
+        return;
+    }
+    if (!tarn_timer_running(&u->timer) && (ufs = wloc_store(w, loc)) != NULL)
+        tarn_timer_start(w->args.loop, &u->timer, tarn_ufs_timeout_ns(ufs), unit_timer, u);
+    wfetch_pump(w); /* u may be gone */
 }
 
 void wfetch_forget(struct wwait *wait)
 {
+    struct wunit *u = wait->unit;
+
     tarn_list_del(&wait->node);
+    if (u->state == WUNIT_QUEUED && tarn_list_empty(&u->waiters))
+        unit_finish(u, -TARN_E_CANCELLED);
 }

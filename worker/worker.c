@@ -27,6 +27,7 @@ static void worker_stop_run(struct tarn_task *t)
 {
     struct tarn_worker *w = TARN_CONTAINER(t, struct tarn_worker, stop_task);
 
+    w->stop_posted = false;
     if (w->busy == 0 && w->stopped) {
         void (*stopped)(void *) = w->stopped;
 
@@ -38,8 +39,10 @@ static void worker_stop_run(struct tarn_task *t)
 void worker_idle(struct tarn_worker *w)
 {
     TARN_ASSERT(w->busy > 0);
-    if (--w->busy == 0 && w->stopped)
-        tarn_loop_post(w->args.loop, &w->stop_task, worker_stop_run);
+    if (--w->busy > 0 || !w->stopped || w->stop_posted)
+        return;
+    w->stop_posted = true;
+    tarn_loop_post(w->args.loop, &w->stop_task, worker_stop_run);
 }
 
 int tarn_worker_new(const struct tarn_worker_args *args, struct tarn_worker **ret)
@@ -54,6 +57,7 @@ int tarn_worker_new(const struct tarn_worker_args *args, struct tarn_worker **re
         w->args.fetch_bytes_max = 64ull << 20;
     tarn_list_init(&w->queue[0]);
     tarn_list_init(&w->queue[1]);
+    tarn_list_init(&w->etags_fifo);
     *ret = w;
     return 0;
 }
@@ -62,6 +66,8 @@ void tarn_worker_set_master(struct tarn_worker *w, struct tarn_rpc_client *maste
 {
     w->args.master = master;
 }
+
+static void reports_cancel(struct tarn_worker *w);
 
 void tarn_worker_stop(struct tarn_worker *w, void (*done)(void *arg), void *arg)
 {
@@ -79,6 +85,8 @@ void tarn_worker_stop(struct tarn_worker *w, void (*done)(void *arg), void *arg)
             tarn_ufs_cancel(&u->get.req); /* ends later, never inside this call */
     }
     worker_busy(w);
+    wfetch_pump(w); /* what is queued ends */
+    reports_cancel(w);
     worker_idle(w);
 }
 
@@ -88,8 +96,10 @@ void tarn_worker_free(struct tarn_worker **pw)
 
     if (!w)
         return;
-    TARN_ASSERT(w->busy == 0);
+    TARN_ASSERT(w->busy == 0 && tarn_list_empty(&w->stores));
     tarn_htab_fini(&w->units);
+    wadopted_fini(&w->adopted);
+    wetags_fini(w);
     free(w->cluster_id);
     free(w);
     *pw = NULL;
@@ -109,6 +119,8 @@ static int loc_version(const Tarn__Wire__UfsVersion *v, struct tarn_ufs_version 
 
     if (!v || n > TARN_ETAG_MAX || v->size > TARN_FILE_MAX)
         return -TARN_E_MSG_BAD;
+    if (v->size > (uint64_t)UINT32_MAX * TARN_UNIT_BYTES) /* a group's number has 32 bits */
+        return -TARN_E_TOO_BIG;
     *ret = (struct tarn_ufs_version){.size_bytes = v->size,
                                      .mtime_ns = v->mtime_ns,
                                      .ctime_ns = v->ctime_ns,
@@ -137,7 +149,6 @@ int wloc_new(struct tarn_worker *w, const Tarn__Wire__Locator *l, struct wloc **
     loc->ino = l->ino;
     loc->version = l->version;
     loc->attachment = l->attachment;
-    loc->store = store;
     loc->key = tarn_xcalloc(1, l->key.len + 1);
     memcpy(loc->key, l->key.data, l->key.len);
     memcpy(loc->cid.b, l->cid.data, sizeof(loc->cid.b));
@@ -156,6 +167,18 @@ int wloc_new(struct tarn_worker *w, const Tarn__Wire__Locator *l, struct wloc **
         loc->file = tarn_tier_file_get(w->args.tier, &loc->cid, loc->ufs.size_bytes);
     *ret = loc;
     return 0;
+}
+
+struct tarn_ufs *wloc_store(struct tarn_worker *w, const struct wloc *l)
+{
+    const char *isolation = NULL;
+    struct tarn_ufs *store = w->args.ufs_of(w->args.ctx, l->attachment, &isolation);
+    tarn_cid_t cid;
+
+    if (!store)
+        return NULL;
+    cid = tarn_ufs_cid_of(store, isolation, l->key, &l->ufs);
+    return tarn_cid_eq(&cid, &l->cid) ? store : NULL;
 }
 
 struct wloc *wloc_ref(struct wloc *l)
@@ -178,21 +201,49 @@ void wloc_unref(struct tarn_worker *w, struct wloc **pl)
     free(l);
 }
 
+#define REPORTS_MAX 256u /* reports under way: the next reader reports again */
+
 struct changed_report {
     struct tarn_rpc_req req;
+    struct tarn_list node; /* in worker->reports */
     struct tarn_worker *worker;
+    uint64_t ino, version;
 };
 
 static void changed_reported(struct tarn_rpc_req *req, int rc)
 {
     struct changed_report *rep = req->arg;
+    struct tarn_worker *w = rep->worker;
 
-    if (rc < 0)
+    if (rc < 0 && !w->stopping)
         tarn_warn_limited("worker", "the master did not take a report of a changed object: %s",
                           tarn_strerror(rc));
-    worker_idle(rep->worker);
+    tarn_list_del(&rep->node);
+    w->report_count--;
     tarn_rpc_req_fini(req);
     free(rep);
+    worker_idle(w);
+}
+
+/* Every unit of a file finds out that it changed: one report is enough. */
+static bool report_known(const struct tarn_worker *w, const struct wloc *loc)
+{
+    TARN_LIST_FOREACH(n, &w->reports)
+    {
+        const struct changed_report *rep = TARN_LIST_ENTRY(n, struct changed_report, node);
+
+        if (rep->ino == loc->ino && rep->version == loc->version)
+            return true;
+    }
+    return false;
+}
+
+static void reports_cancel(struct tarn_worker *w)
+{
+    TARN_LIST_FOREACH(n, &w->reports)
+    {
+        tarn_rpc_cancel(&TARN_LIST_ENTRY(n, struct changed_report, node)->req);
+    }
 }
 
 void worker_report_changed(struct tarn_worker *w, const struct wloc *loc, int rc)
@@ -200,11 +251,15 @@ void worker_report_changed(struct tarn_worker *w, const struct wloc *loc, int rc
     Tarn__Wire__ChangedRequest msg = TARN__WIRE__CHANGED_REQUEST__INIT;
     struct changed_report *rep;
 
-    if (!w->args.master || w->stopping)
+    if (!w->args.master || w->stopping || w->report_count >= REPORTS_MAX || report_known(w, loc))
         return;
     worker_busy(w);
     rep = tarn_xnew(struct changed_report);
     rep->worker = w;
+    rep->ino = loc->ino;
+    rep->version = loc->version;
+    tarn_list_push(&w->reports, &rep->node);
+    w->report_count++;
     msg.ino = loc->ino;
     msg.version = loc->version;
     msg.reason = (uint32_t)-rc;
@@ -215,14 +270,15 @@ void worker_report_changed(struct tarn_worker *w, const struct wloc *loc, int rc
     tarn_rpc_start(w->args.master, &rep->req);
 }
 
-int worker_check_cap(struct tarn_worker *w, const struct tarn_rpc_call *call, uint32_t attachment)
+int worker_check_cap(struct tarn_worker *w, const struct tarn_rpc_call *call, uint32_t attachment,
+                     bool write)
 {
     if (call->principal.trusted)
         return 0;
     if (!call->meta)
         return -TARN_E_CAP_BAD;
     return tarn_cap_check(w->cap_key, w->cluster_id, w->args.clock->real_ns(w->args.clock),
-                          attachment, false, &call->meta->capability);
+                          attachment, write, &call->meta->capability);
 }
 
 /* ---- the short circuit: lib/client's vtable
@@ -431,7 +487,8 @@ static void worker_read_handler(void *ctx, struct tarn_rpc_call *call)
     struct rpc_read *rr;
     uint64_t end;
     int rc = w->stopping ? -TARN_E_SHUTDOWN
-                         : worker_check_cap(w, call, req->locator ? req->locator->attachment : 0);
+                         : worker_check_cap(w, call, req->locator ? req->locator->attachment : 0,
+                                            false);
 
     if (rc == 0)
         rc = wloc_new(w, req->locator, &loc);
@@ -558,7 +615,7 @@ static void worker_free_handler(void *ctx, struct tarn_rpc_call *call)
 {
     struct tarn_worker *w = ctx;
     const Tarn__Wire__FreeRequest *req = (const Tarn__Wire__FreeRequest *)call->request;
-    int rc = worker_check_cap(w, call, 0);
+    int rc = w->stopping ? -TARN_E_SHUTDOWN : worker_check_cap(w, call, 0, true);
 
     if (rc < 0)
         tarn_rpc_reply(call, rc, NULL, NULL, 0, 0);
@@ -572,7 +629,7 @@ static void worker_cached_handler(void *ctx, struct tarn_rpc_call *call)
     const Tarn__Wire__CachedRequest *req = (const Tarn__Wire__CachedRequest *)call->request;
     struct cid_job *j;
     tarn_cid_t cid;
-    int rc = worker_check_cap(w, call, 0);
+    int rc = w->stopping ? -TARN_E_SHUTDOWN : worker_check_cap(w, call, 0, false);
 
     if (rc < 0) {
         tarn_rpc_reply(call, rc, NULL, NULL, 0, 0);

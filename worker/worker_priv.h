@@ -22,7 +22,6 @@ struct wloc {
     tarn_cid_t cid;
     char *key;                   /* relative to the attachment's prefix */
     struct tarn_ufs_version ufs; /* what the bytes must be of */
-    struct tarn_ufs *store;      /* of the attachment, checked at creation */
     struct tarn_tier_file *file; /* referenced; NULL without a tier */
 };
 
@@ -30,6 +29,8 @@ struct wloc {
  * another's cid. */
 int wloc_new(struct tarn_worker *w, const Tarn__Wire__Locator *l, struct wloc **ret);
 struct wloc *wloc_ref(struct wloc *l);
+/* The store as it is attached now; NULL when there is none that gives these bytes any more. */
+struct tarn_ufs *wloc_store(struct tarn_worker *w, const struct wloc *l);
 void wloc_unref(struct tarn_worker *w, struct wloc **l);
 
 /* ---- fetch units (fetch.c)
@@ -41,21 +42,36 @@ enum wunit_state {
 #undef WUNIT_STATE
 };
 
+/* What the units of one attachment share; there is one while there are units of it. */
+struct wstore {
+    struct tarn_list node; /* in worker->stores; the first one starts next */
+    uint32_t attachment;
+    uint32_t units;            /* in any state */
+    struct tarn_list queue[2]; /* QUEUED units by class */
+    uint64_t bytes;            /* of units past QUEUED */
+};
+
 struct wunit {
     uint32_t magic;
     struct tarn_hnode hnode; /* in worker->units */
     struct tarn_list node;   /* in a queue while QUEUED */
     struct tarn_worker *worker;
+    struct wstore *store;
     struct wloc *loc; /* referenced */
     uint32_t group;
     uint64_t off_bytes; /* in the file */
     uint32_t len_bytes;
     unsigned state; /* enum wunit_state */
     enum tarn_ufs_class cls;
-    bool keep;   /* there is room: bytes go to the tier */
-    bool failed; /* rc holds; waiters were told */
-    int rc;
-    struct tarn_errbuf err;   /* why */
+    bool background;          /* counts in worker->background_bytes */
+    bool keep;                /* there is room: bytes go to the tier */
+    bool renamed;             /* asked for by an adopted ETag */
+    bool again;               /* asked for a second time, by its own ETag */
+    bool expired;             /* ended by `timer` */
+    int kept_rc;              /* why the bytes are not in the tier, or 0 */
+    uint64_t queued_ns;       /* loop time */
+    struct tarn_timer timer;  /* of one that had to queue: no progress */
+    struct tarn_errbuf err;   /* why it failed */
     struct tarn_buf *buf;     /* len_bytes, filled from the front */
     uint32_t arrived;         /* bytes valid in buf */
     struct tarn_list waiters; /* struct wwait */
@@ -66,6 +82,7 @@ struct wunit {
 /* Someone who needs the first `need` bytes of a unit. Embedded; valid until fn, which runs once. */
 struct wwait {
     struct tarn_list node;
+    struct wunit *unit; /* that it waits for */
     uint32_t need;
     bool whole; /* wants the unit kept (or known not to be), not just arrived */
     void (*fn)(struct wwait *wait, struct wunit *u, int rc);
@@ -75,7 +92,8 @@ struct wwait {
 /* Joins or starts the fetch of a group. wait may be NULL (ahead of need). */
 void wfetch(struct tarn_worker *w, struct wloc *loc, uint32_t group, enum tarn_ufs_class cls,
             struct wwait *wait);
-void wfetch_forget(struct wwait *wait); /* the fetch goes on */
+/* A fetch goes on; one that is still queued and that nobody else waits for is dropped. */
+void wfetch_forget(struct wwait *wait);
 struct wunit *wfetch_find(struct tarn_worker *w, const tarn_cid_t *cid, uint32_t group);
 void wfetch_pump(struct tarn_worker *w);
 static inline uint32_t wgroup_of(uint64_t off)
@@ -91,6 +109,26 @@ static inline uint32_t wgroup_count(uint64_t size)
     return (uint32_t)tarn_div_up(size, TARN_UNIT_BYTES);
 }
 
+/* ---- adopted ETags (adopted.c)
+ * ----------------------------------------------------------------------- */
+
+/*
+ * LIST and HEAD of some stores disagree on an object's ETag; a fetch finds out and takes the one
+ * that the store serves by (tarn_ufs_get). What it took is remembered by cid, so that later fetches
+ * ask for that at once, and so that a cid never gets bytes of two adopted ETags. Bounded; the one
+ * unused for longest goes.
+ */
+struct wadopted {
+    struct tarn_htab by_cid;
+    struct tarn_list lru;
+};
+void wadopted_init(struct wadopted *a);
+void wadopted_fini(struct wadopted *a);
+/* The ETag, or NULL. Valid until the next call of the two below. */
+const char *wadopted_get(struct wadopted *a, const tarn_cid_t *cid);
+void wadopted_put(struct wadopted *a, const tarn_cid_t *cid, const char *etag);
+void wadopted_drop(struct wadopted *a, const tarn_cid_t *cid);
+
 /* ---- range reads (read.c)
  * ----------------------------------------------------------------------------- */
 
@@ -104,6 +142,7 @@ struct wpart {
     uint32_t len_bytes;
     struct tarn_buf *buf; /* result */
     size_t buf_off;       /* where in it off_bytes is */
+    uint32_t served;      /* bytes in worker->serve_bytes */
     unsigned tries;       /* evicted meanwhile: again */
     bool from_store;
     bool waiting; /* wait is on a unit */
@@ -135,6 +174,15 @@ void wread_start(struct tarn_worker *w, struct wread *r);
 void wread_cancel(struct wread *r); /* cb follows with CANCELLED once nothing of it is under way */
 void wread_fini(struct wread *r);   /* drops the buffers, after cb */
 
+/* ---- ETags (etags.c) ------------------------------------------------------------------------- */
+
+/* The ETag to ask for bytes of `loc` with. */
+const char *wetag_of(struct tarn_worker *w, const struct wloc *loc);
+/* Before the first byte of an answer is taken: -TARN_E_UFS_CHANGED unless its ETag is that of the
+ * cid's other bytes. */
+int wetag_check(struct tarn_worker *w, const struct wloc *loc, const struct tarn_ufs_get *g);
+void wetags_fini(struct tarn_worker *w);
+
 /* ---- the worker
  * --------------------------------------------------------------------------------------- */
 
@@ -142,10 +190,12 @@ struct tarn_worker {
     struct tarn_worker_args args;
     char *cluster_id;
     uint8_t cap_key[32];
-    struct tarn_htab units;    /* struct wunit by (cid, group) */
-    struct tarn_list queue[2]; /* QUEUED units by class */
-    uint64_t fetch_bytes;      /* of units past QUEUED */
-    uint64_t busy;             /* units, reads, fills and reports under way */
+    struct tarn_htab units;      /* struct wunit by (cid, group) */
+    struct tarn_list queue[2];   /* QUEUED units by class */
+    struct tarn_htab etags;      /* by cid (etags.c) */
+    struct tarn_list etags_fifo; /* the same, oldest first */
+    uint64_t fetch_bytes;        /* of units past QUEUED */
+    uint64_t busy;               /* units, reads, fills and reports under way */
     bool stopping;
     void (*stopped)(void *arg);
     void *stopped_arg;
@@ -156,5 +206,6 @@ void worker_busy(struct tarn_worker *w);
 void worker_idle(struct tarn_worker *w); /* may run `stopped`, as a task */
 /* Tells the master that an object is another one now. */
 void worker_report_changed(struct tarn_worker *w, const struct wloc *loc, int rc);
-int worker_check_cap(struct tarn_worker *w, const struct tarn_rpc_call *call, uint32_t attachment);
+int worker_check_cap(struct tarn_worker *w, const struct tarn_rpc_call *call, uint32_t attachment,
+                     bool write);
 void worker_fill_handler(void *ctx, struct tarn_rpc_call *call); /* fill.c */

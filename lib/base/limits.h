@@ -42,4 +42,6 @@
 #define TARN_HTTP_BODY_MAX (16u << 20) /* bytes of a listing or error answer of a store */
 #define TARN_UFS_QUEUE_MAX 65536u      /* requests that wait for one store */
 
+#define TARN_WORKER_ETAGS_MAX 16384u /* files whose ETag a worker remembers */
+
 #define TARN_FUSE_NOTES_MAX 65536u /* invalidations that wait for the kernel */

@@ -30,7 +30,7 @@ static int ufs_find_back_end(const char *uri, const struct tarn_ufs_ops **ret_op
     if (!colon || colon == uri)
         return tarn_err_set(
             err, -TARN_E_CONFIG,
-            "not a store's URI: it has the form s3://bucket/prefix or file:///directory");
+            "%s: not a store's URI: it has the form s3://bucket/prefix or file:///directory", uri);
     for (size_t i = 0; i < TARN_ARRAY_LEN(ufs_back_ends); i++) {
         const char *scheme = ufs_back_ends[i]->scheme;
 
@@ -40,8 +40,8 @@ static int ufs_find_back_end(const char *uri, const struct tarn_ufs_ops **ret_op
             return 0;
         }
     }
-    return tarn_err_set(err, -TARN_E_UNSUPPORTED,
-                        "stores of kind %.16s:// are not supported (known: s3, file)", uri);
+    return tarn_err_set(err, -TARN_E_CONFIG,
+                        "%s: stores of this kind are not supported (known: s3://, file://)", uri);
 }
 
 static void ufs_free(struct tarn_ufs *u)
@@ -78,7 +78,7 @@ int tarn_ufs_open(const struct tarn_ufs_args *args, struct tarn_errbuf *err,
     rc = ops->open(u, rest, err);
     if (rc < 0) {
         ufs_free(u);
-        return rc;
+        return !err || strstr(err->text, args->uri) ? rc : tarn_err_wrap(err, rc, "%s", args->uri);
     }
     TARN_ASSERT(u->store && u->uri && u->store_id && u->prefix && u->where);
     if (*u->opts.store_id) {
@@ -136,6 +136,16 @@ void tarn_ufs_counts(const struct tarn_ufs *u, struct tarn_ufs_counts *ret)
     *ret = u->counts;
     ret->running = running;
     ret->queued = u->n_queued;
+}
+
+uint64_t tarn_ufs_timeout_ns(const struct tarn_ufs *u)
+{
+    return u->opts.timeout;
+}
+
+uint64_t tarn_ufs_alive_ns(const struct tarn_ufs *u)
+{
+    return u->alive_ns;
 }
 
 /* ---- content ids ---------------------------------------------------------------------------- */

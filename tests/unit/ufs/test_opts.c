@@ -241,7 +241,7 @@ static void test_open(void **state)
     check_refused("s3://bkt", "credentials=anonymous,region=a b", -TARN_E_CONFIG, "region");
     check_refused("s3://bkt", "credentials=anonymous,tls-ca=/absent/ca.pem", -TARN_E_CONFIG,
                   "tls-ca");
-    check_refused("ftp://bkt", "", -TARN_E_UNSUPPORTED, "s3, file");
+    check_refused("ftp://bkt", "", -TARN_E_CONFIG, "s3://, file://");
     check_refused("bkt", "", -TARN_E_CONFIG, "s3://bucket/prefix");
     check_refused("file://host/x", "", -TARN_E_CONFIG, "file:///");
     check_refused("file:///a/../b", "", -TARN_E_CONFIG, "file:///");

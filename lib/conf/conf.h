@@ -208,7 +208,7 @@ struct tarn_conf; /* the texts, and where each came from. Lock: the caller's */
  * file; one that gives a SECRET must not be readable by group or others (mode 0600 or stricter).
  *
  * Errors, each with a text that names the flag or key, the value and what is allowed:
- *   CONFIG        a value, an unknown key, the file's form, its mode, or a check
+ *   CONFIG        a value, an unknown key, the file's form, its mode or absence, or a check
  *   SECRET_ARGV   a SECRET in args or in untrusted opts
  *   TOO_BIG       the file
  *   (errno class) the file cannot be read

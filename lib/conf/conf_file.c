@@ -430,7 +430,8 @@ static int yaml_slurp(const char *path, char **ret_text, size_t *ret_len, mode_t
     size_t n = 0;
 
     if (fd < 0 || fstat(fd, &st) < 0)
-        return tarn_err_set(e, -errno, "%s: %s", path, tarn_strerror(errno));
+        return tarn_err_set(e, errno == ENOENT || errno == ENOTDIR ? -TARN_E_CONFIG : -errno,
+                            "%s: %s", path, tarn_strerror(errno));
     if (!S_ISREG(st.st_mode))
         return tarn_err_set(e, -TARN_E_CONFIG, "%s: not a regular file", path);
     text = malloc(TARN_CONF_FILE_MAX + 1);

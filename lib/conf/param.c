@@ -343,7 +343,9 @@ int tarn_conf_refuse_secret(const struct tarn_conf_table *t, const struct tarn_c
     if (tarn_ends_with(key, "-key"))
         n -= strlen("-key");
     (void)snprintf(file, sizeof(file), "%.*s-file", (int)n,
-                   key); /* fits: a key has at most 63 bytes */
+                   key);                              /* fits: a key has at most 63 bytes */
+    if (!tarn_conf_find(t, file) && strchr(key, '-')) /* session-token: token-file */
+        (void)snprintf(file, sizeof(file), "%s-file", strrchr(key, '-') + 1); /* fits */
     if (tarn_conf_find(t, file))
         (void)snprintf(hint, sizeof(hint), "%s=FILE, ", file); /* fits */
     return tarn_err_set(

@@ -170,7 +170,7 @@ static void test_not_a_file(void **state)
 
     (void)state;
     assert_non_null(big);
-    assert_int_equal(fixture_load(&f, &in), -2);
+    assert_int_equal(fixture_load(&f, &in), -TARN_E_CONFIG);
     assert_string_equal(f.e.text, "/nonexistent/tarn.yaml: No such file or directory");
     in.file = "/tmp";
     assert_int_equal(fixture_load(&f, &in), -TARN_E_CONFIG);

@@ -85,6 +85,7 @@ struct local {
     struct local_http *http;
     uint8_t cap_key[32];
     struct tarn_str token, token_path;
+    struct tarn_str ready; /* what is said when it serves, in the background by the parent */
     char listen_addr[280];
     int ready_fd; /* -d: tells the parent; -1 otherwise */
     pthread_t signals;
@@ -635,7 +636,7 @@ static void local_stop(struct local *l)
 
 struct local_ready {
     int32_t rc;
-    char text[512];
+    char text[2048];
 };
 
 /* Tells the parent how the start went. */
@@ -646,7 +647,7 @@ static void local_tell(struct local *l, int rc)
     if (l->ready_fd < 0)
         return;
     (void)snprintf(msg.text, sizeof(msg.text), "%s",
-                   rc < 0 ? tarn_err_text(l->err, rc) : ""); /* cut is fine */
+                   rc < 0 ? tarn_err_text(l->err, rc) : tarn_str_z(&l->ready)); /* cut is fine */
     (void)!write(l->ready_fd, &msg, sizeof(msg)); /* a parent that is gone does not want to know */
     (void)close(l->ready_fd);
     l->ready_fd = -1;
@@ -674,7 +675,11 @@ static int local_parent(struct local *l, int fd, pid_t child)
             "the background process ended while starting (wait status %d); see its log", status);
     }
     msg.text[sizeof(msg.text) - 1] = 0;
-    return msg.rc < 0 ? tarn_err_set(l->err, msg.rc, "%s", msg.text) : 0;
+    if (msg.rc < 0)
+        return tarn_err_set(l->err, msg.rc, "%s", msg.text);
+    if (!l->cli->common.quiet)
+        (void)fprintf(stderr, "%s\n", msg.text);
+    return 0;
 }
 
 /* 1 in the parent (rc in *ret_rc), 0 in the child. */
@@ -734,11 +739,13 @@ static void local_say_ready(struct local *l)
     tarn_info("local", "ready: uri=%s mountpoint=%s master=%s http=%s cache=%s size=%s", l->uri,
               l->mountpoint, l->listen_addr, local_http_addr(l->http), l->dir.path,
               tarn_format_size(info.capacity_bytes, size));
+    tarn_str_reset(&l->ready);
+    tarn_str_addf(&l->ready,
+                  "tarn local: %s is at %s (control %s, metrics http://%s/metrics, cache %s in %s)",
+                  l->uri, l->mountpoint, l->listen_addr, local_http_addr(l->http), size,
+                  l->dir.path);
     if (l->ready_fd < 0 && !l->cli->common.quiet)
-        (void)fprintf(
-            stderr,
-            "tarn local: %s is at %s (control %s, metrics http://%s/metrics, cache %s in %s)\n",
-            l->uri, l->mountpoint, l->listen_addr, local_http_addr(l->http), size, l->dir.path);
+        (void)fprintf(stderr, "%s\n", tarn_str_z(&l->ready));
 }
 
 static int local_serve(struct local *l)
@@ -749,14 +756,16 @@ static int local_serve(struct local *l)
     local_raise_fds();
     tarn_rng_system()->fill(tarn_rng_system(), l->cap_key, sizeof(l->cap_key));
     rc = local_start(l);
-    if (rc == 0)
+    if (rc == 0) {
         local_say_ready(l);
-    local_tell(l, rc);
+        local_tell(l, 0);
+    }
     while (rc == 0 && !atomic_load(&l->stop_wanted))
         tarn_loop_run(l->loop);
     if (rc == 0)
         tarn_info("local", "stopping: %s", atomic_load(&l->ended) ? "unmounted" : "signal");
     local_stop(l);
+    tarn_str_fini(&l->ready);
     return rc;
 }
 
@@ -823,9 +832,8 @@ static int local_run(struct cli *c)
         rc = local_open_log(l);
     if (rc == 0)
         rc = local_serve(l);
-    else
-        local_tell(l, rc);
     cache_dir_close(&l->dir);
+    local_tell(l, rc); /* of a failure only now: who hears of it may start another at once */
 out:
     tarn_str_fini(&cache_dir);
     tarn_conf_free(&l->opts_conf);

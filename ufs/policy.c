@@ -135,7 +135,8 @@ static void policy_bandwidth_cb(struct tarn_timer *t, void *arg)
     struct tarn_ufs *u = arg;
 
     (void)t;
-    u->progress_ns = tarn_loop_now_ns(u->loop); /* it is us who hold the requests back */
+    u->alive_ns = u->progress_ns =
+        tarn_loop_now_ns(u->loop); /* it is us who hold the requests back */
     policy_pump(u);
 }
 
@@ -312,6 +313,16 @@ static uint64_t policy_silent_ns(const struct tarn_ufs *u, const struct tarn_ufs
     return tarn_loop_now_ns(u->loop) - from;
 }
 
+uint64_t tarn_ufs_timeout_ns(const struct tarn_ufs *u)
+{
+    return u->opts.timeout;
+}
+
+uint64_t tarn_ufs_alive_ns(const struct tarn_ufs *u)
+{
+    return u->alive_ns;
+}
+
 static void policy_stalled(struct tarn_ufs *u, struct tarn_ufs_req *r, uint64_t silent_ns,
                            bool final)
 {
@@ -344,7 +355,7 @@ static void policy_timer_cb(struct tarn_timer *t, void *arg)
         policy_queue(u, r, true);
         policy_pump(u);
     } else if (r->state == UFS_REQ_RUNNING && u->ops->moved && u->ops->moved(r)) {
-        r->progress_ns = u->progress_ns = tarn_loop_now_ns(u->loop);
+        r->progress_ns = u->progress_ns = u->alive_ns = tarn_loop_now_ns(u->loop);
     }
     silent = policy_silent_ns(u, r);
     if (silent >= timeout) {
@@ -449,7 +460,7 @@ void tarn_ufs_policy_progress(struct tarn_ufs_req *r, size_t n)
     struct tarn_ufs *u = r->ufs;
 
     TARN_ASSERT(r->state == UFS_REQ_RUNNING);
-    r->progress_ns = u->progress_ns = tarn_loop_now_ns(u->loop);
+    r->progress_ns = u->progress_ns = u->alive_ns = tarn_loop_now_ns(u->loop);
     r->attempt_bytes += n;
     u->counts.read_bytes += n;
     if (r->charged_bytes >= n) {

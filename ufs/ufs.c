@@ -138,16 +138,6 @@ void tarn_ufs_counts(const struct tarn_ufs *u, struct tarn_ufs_counts *ret)
     ret->queued = u->n_queued;
 }
 
-uint64_t tarn_ufs_timeout_ns(const struct tarn_ufs *u)
-{
-    return u->opts.timeout;
-}
-
-uint64_t tarn_ufs_alive_ns(const struct tarn_ufs *u)
-{
-    return u->alive_ns;
-}
-
 /* ---- content ids ---------------------------------------------------------------------------- */
 
 /* One field: its length, so that no two sequences of fields give the same bytes, then its bytes. */

@@ -257,3 +257,7 @@ struct tarn_ufs_counts {
     uint64_t running, queued;
 };
 void tarn_ufs_counts(const struct tarn_ufs *u, struct tarn_ufs_counts *ret);
+/* The option `timeout`, and the loop time of the store's last sign of life (also: of our own
+ * bandwidth limit holding requests back). For those who queue in front of it. */
+uint64_t tarn_ufs_timeout_ns(const struct tarn_ufs *u);
+uint64_t tarn_ufs_alive_ns(const struct tarn_ufs *u);

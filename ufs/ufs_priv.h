@@ -72,6 +72,7 @@ struct tarn_ufs {
     unsigned n_queued;             /* requests in both */
     unsigned running_cost;         /* connections in use */
     uint64_t progress_ns;          /* loop time of the last sign of life of the store */
+    uint64_t alive_ns;             /* the same, but not moved by the first request after a pause */
     struct tarn_task pump;         /* starts what may start; frees when closing */
     bool pump_posted;              /* it is on its way */
     struct tarn_timer bandwidth;   /* runs while the limit holds requests back */

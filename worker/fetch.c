@@ -27,6 +27,7 @@
 #include <string.h>
 
 #include "lib/base/assert.h"
+#include "lib/base/env.h"
 #include "lib/base/hash.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
@@ -179,8 +180,6 @@ static void unit_stored(struct tarn_tier_op *op, int rc)
     unit_finish(u, 0); /* the bytes are right: no error of the read */
 }
 
-static void unit_fetch(struct wunit *u, bool adopted);
-
 /* What a fetch that the store, a detach or our timer ended means to readers. */
 static int unit_code(const struct wunit *u, int rc)
 {
@@ -189,22 +188,6 @@ static int unit_code(const struct wunit *u, int rc)
     if (u->worker->stopping)
         return -TARN_E_SHUTDOWN;
     return u->expired ? -TARN_E_UFS_STALLED : -TARN_E_NO_ATTACH;
-}
-
-/*
- * The object is not what we asked for by an ETag that was adopted some time ago. If nothing was
- * handed out and nothing is kept of it, its own ETag may be served now.
- */
-static bool unit_try_again(struct wunit *u, int rc)
-{
-    if (rc != -TARN_E_UFS_CHANGED || !u->renamed || u->arrived > 0 || u->worker->stopping)
-        return false;
-    if (u->loc->file && tarn_tier_file_cached(u->loc->file) > 0)
-        return false;
-    wadopted_drop(&u->worker->adopted, &u->loc->cid);
-    u->again = true;
-    unit_fetch(u, false);
-    return true;
 }
 
 static void unit_fetched(struct tarn_ufs_get *g, int rc)
@@ -216,8 +199,6 @@ static void unit_fetched(struct tarn_ufs_get *g, int rc)
     w = u->worker;
     if (rc == 0 && u->arrived != u->len_bytes)
         rc = -TARN_E_UFS_SHORT;
-    if (unit_try_again(u, rc))
-        return;
     tarn_timer_stop(&u->timer);
     if (rc < 0) {
         if (rc != -TARN_E_CANCELLED)
@@ -251,26 +232,6 @@ static void unit_fetched(struct tarn_ufs_get *g, int rc)
     tarn_tier_store(w->args.tier, &u->tier_op);
 }
 
-/*
- * The ETag that the bytes which follow are of. The first one that was adopted for a cid holds: bytes
- * of two would be a mix of two versions.
- */
-static int unit_check_etag(struct wunit *u, const struct tarn_ufs_get *g)
-{
-    struct wadopted *a = &u->worker->adopted;
-    const char *known = wadopted_get(a, &u->loc->cid);
-
-    if (strcmp(g->version.etag, u->loc->ufs.etag) == 0)
-        return 0;
-    if (!known) {
-        if (u->again && u->loc->file && tarn_tier_file_cached(u->loc->file) > 0)
-            return -TARN_E_UFS_CHANGED;
-        wadopted_put(a, &u->loc->cid, g->version.etag);
-        return 0;
-    }
-    return strcmp(known, g->version.etag) == 0 ? 0 : -TARN_E_UFS_CHANGED;
-}
-
 static int unit_data(struct tarn_ufs_get *g, const uint8_t *p, size_t n)
 {
     struct wunit *u;
@@ -280,7 +241,7 @@ static int unit_data(struct tarn_ufs_get *g, const uint8_t *p, size_t n)
     w = u->worker;
     if (n > u->len_bytes - u->arrived)
         return -TARN_E_UFS_LIED;
-    if (u->arrived == 0 && unit_check_etag(u, g) < 0)
+    if (u->arrived == 0 && wetag_check(w, u->loc, g) < 0)
         return -TARN_E_UFS_CHANGED;
     memcpy(u->buf->p + u->arrived, p, n);
     u->arrived += (uint32_t)n;
@@ -297,21 +258,18 @@ static void unit_fail_reserved(struct wunit *u, int rc)
     unit_finish(u, rc);
 }
 
-/* adopted: by the ETag that an earlier fetch of the cid took, if there is one. */
-static void unit_fetch(struct wunit *u, bool adopted)
+static void unit_fetch(struct wunit *u)
 {
     struct tarn_worker *w = u->worker;
     struct tarn_ufs *ufs = wloc_store(w, u->loc);
-    const char *etag = adopted ? wadopted_get(&w->adopted, &u->loc->cid) : NULL;
+    const char *etag = wetag_of(w, u->loc);
     struct tarn_ufs_version v = u->loc->ufs;
 
     if (!ufs) {
         unit_fail_reserved(u, -TARN_E_NO_ATTACH);
         return;
     }
-    u->renamed = etag != NULL;
-    if (etag)
-        memcpy(v.etag, etag, strlen(etag) + 1);
+    memcpy(v.etag, etag, strlen(etag) + 1);
     u->get = (struct tarn_ufs_get){.off_bytes = u->off_bytes,
                                    .len_bytes = u->len_bytes,
                                    .on_data = unit_data,
@@ -346,7 +304,7 @@ static void unit_reserved(struct tarn_tier_op *op, int rc)
     }
     tarn_sm_move(unit_states, &u->state, WUNIT_FETCHING);
     u->worker->counts.fetches++;
-    unit_fetch(u, true);
+    unit_fetch(u);
 }
 
 static void unit_start(struct wunit *u)

@@ -80,13 +80,14 @@ static void fill_fetched(struct wwait *wait, struct wunit *u, int rc)
     s->waiting = false;
     if (rc == 0 &&
         (!tf || !tarn_tier_file_has(tf, off, wgroup_len(s->file->loc->ufs.size_bytes, s->group))))
-        rc = -TARN_E_TIER_FULL;
+        rc = u->kept_rc < 0 ? u->kept_rc : -TARN_E_TIER_FULL;
+    else if (rc == 0)
+        s->file->fetched += wgroup_len(s->file->loc->ufs.size_bytes, s->group);
     fill_step_end(s, rc, &u->err);
 }
 
 static void fill_fetch(struct fill_step *s)
 {
-    s->file->fetched += wgroup_len(s->file->loc->ufs.size_bytes, s->group);
     s->waiting = true;
     s->wait = (struct wwait){.whole = true, .fn = fill_fetched, .arg = s};
     wfetch(s->fill->worker, s->file->loc, s->group, TARN_UFS_BACKGROUND, &s->wait);
@@ -218,15 +219,17 @@ void worker_fill_handler(void *ctx, struct tarn_rpc_call *call)
         struct fill_file *file = &f->files[i];
         uint64_t end;
 
-        file->rc = worker_check_cap(w, call, req->locators[i]->attachment);
+        file->rc = worker_check_cap(w, call, req->locators[i]->attachment, false);
         if (file->rc == 0)
             file->rc = wloc_new(w, req->locators[i], &file->loc);
         if (file->rc < 0)
             continue;
-        end = req->length ? req->offset + TARN_MIN(req->length, TARN_FILE_MAX)
-                          : file->loc->ufs.size_bytes;
-        end = TARN_MIN(end, file->loc->ufs.size_bytes);
-        file->next = wgroup_of(TARN_MIN(req->offset, end));
+        end = file->loc->ufs.size_bytes;
+        if (req->offset >= end)
+            continue; /* nothing of it was asked for */
+        if (req->length)
+            end = TARN_MIN(end, req->offset + TARN_MIN(req->length, TARN_FILE_MAX));
+        file->next = wgroup_of(req->offset);
         file->end = wgroup_count(end);
     }
     call->state = f;

@@ -18,7 +18,8 @@
 #include "lib/base/hash.h"
 #include "lib/base/mem.h"
 
-#define PART_TRIES 3
+#define PART_TRIES      3
+#define SERVE_BYTES_MAX (256ull << 20) /* of reads for peers in memory; more are BUSY */
 
 static void part_start(struct wpart *p);
 
@@ -59,8 +60,19 @@ static void part_fetched(struct wwait *wait, struct wunit *u, int rc)
         return;
     }
     p->from_store = true;
-    p->buf = tarn_buf_ref(u->buf);
     p->buf_off = (size_t)(p->off_bytes - u->off_bytes);
+    if (p->read->part_count == 1) {
+        p->buf = tarn_buf_ref(u->buf);
+    } else { /* the other parts may take long, and the unit's memory is counted only while it is
+                fetched */
+        p->buf = tarn_buf_new(p->len_bytes);
+        if (!p->buf) {
+            part_done(p, -TARN_E_NO_MEMORY);
+            return;
+        }
+        memcpy(p->buf->p, u->buf->p + p->buf_off, p->len_bytes);
+        p->buf_off = 0;
+    }
     if (p->read->sums) {
         const uint8_t *bytes = p->buf->p + p->buf_off;
 
@@ -82,10 +94,19 @@ static void part_fetch(struct wpart *p)
     wfetch(r->worker, r->loc, p->group, r->cls, &p->wait);
 }
 
-static void part_again(struct wpart *p)
+static void part_drop(struct wpart *p)
 {
     tarn_buf_unref(&p->buf);
-    if (++p->tries < PART_TRIES)
+    p->read->worker->serve_bytes -= p->served;
+    p->served = 0;
+}
+
+static void part_again(struct wpart *p)
+{
+    part_drop(p);
+    if (p->read->cancelled)
+        part_done(p, -TARN_E_CANCELLED);
+    else if (++p->tries < PART_TRIES)
         part_start(p);
     else
         part_fetch(p);
@@ -141,7 +162,17 @@ static void part_tier_read(struct wpart *p)
 {
     struct tarn_worker *w = p->read->worker;
 
+    if (p->read->cancelled) {
+        part_done(p, -TARN_E_CANCELLED);
+        return;
+    }
     if (p->read->sums) {
+        if (w->serve_bytes + p->len_bytes > SERVE_BYTES_MAX) {
+            part_done(p, -TARN_E_BUSY);
+            return;
+        }
+        p->served = p->len_bytes;
+        w->serve_bytes += p->served;
         p->buf = tarn_buf_new(wgroup_len(p->read->loc->ufs.size_bytes, p->group));
         p->op = (struct tarn_tier_op){.file = p->read->loc->file,
                                       .group = p->group,
@@ -266,5 +297,5 @@ void wread_cancel(struct wread *r)
 void wread_fini(struct wread *r)
 {
     for (unsigned i = 0; i < r->part_count; i++)
-        tarn_buf_unref(&r->parts[i].buf);
+        part_drop(&r->parts[i]);
 }

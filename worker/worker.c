@@ -55,8 +55,8 @@ int tarn_worker_new(const struct tarn_worker_args *args, struct tarn_worker **re
     memcpy(w->cap_key, args->cap_key, sizeof(w->cap_key));
     if (!w->args.fetch_bytes_max)
         w->args.fetch_bytes_max = 64ull << 20;
-    tarn_list_init(&w->queue[0]);
-    tarn_list_init(&w->queue[1]);
+    tarn_list_init(&w->stores);
+    tarn_list_init(&w->reports);
     tarn_list_init(&w->etags_fifo);
     *ret = w;
     return 0;
@@ -98,7 +98,6 @@ void tarn_worker_free(struct tarn_worker **pw)
         return;
     TARN_ASSERT(w->busy == 0 && tarn_list_empty(&w->stores));
     tarn_htab_fini(&w->units);
-    wadopted_fini(&w->adopted);
     wetags_fini(w);
     free(w->cluster_id);
     free(w);
@@ -486,9 +485,9 @@ static void worker_read_handler(void *ctx, struct tarn_rpc_call *call)
     struct wloc *loc = NULL;
     struct rpc_read *rr;
     uint64_t end;
-    int rc = w->stopping ? -TARN_E_SHUTDOWN
-                         : worker_check_cap(w, call, req->locator ? req->locator->attachment : 0,
-                                            false);
+    int rc = w->stopping
+                 ? -TARN_E_SHUTDOWN
+                 : worker_check_cap(w, call, req->locator ? req->locator->attachment : 0, false);
 
     if (rc == 0)
         rc = wloc_new(w, req->locator, &loc);

@@ -65,8 +65,6 @@ struct wunit {
     enum tarn_ufs_class cls;
     bool background;          /* counts in worker->background_bytes */
     bool keep;                /* there is room: bytes go to the tier */
-    bool renamed;             /* asked for by an adopted ETag */
-    bool again;               /* asked for a second time, by its own ETag */
     bool expired;             /* ended by `timer` */
     int kept_rc;              /* why the bytes are not in the tier, or 0 */
     uint64_t queued_ns;       /* loop time */
@@ -108,26 +106,6 @@ static inline uint32_t wgroup_count(uint64_t size)
 {
     return (uint32_t)tarn_div_up(size, TARN_UNIT_BYTES);
 }
-
-/* ---- adopted ETags (adopted.c)
- * ----------------------------------------------------------------------- */
-
-/*
- * LIST and HEAD of some stores disagree on an object's ETag; a fetch finds out and takes the one
- * that the store serves by (tarn_ufs_get). What it took is remembered by cid, so that later fetches
- * ask for that at once, and so that a cid never gets bytes of two adopted ETags. Bounded; the one
- * unused for longest goes.
- */
-struct wadopted {
-    struct tarn_htab by_cid;
-    struct tarn_list lru;
-};
-void wadopted_init(struct wadopted *a);
-void wadopted_fini(struct wadopted *a);
-/* The ETag, or NULL. Valid until the next call of the two below. */
-const char *wadopted_get(struct wadopted *a, const tarn_cid_t *cid);
-void wadopted_put(struct wadopted *a, const tarn_cid_t *cid, const char *etag);
-void wadopted_drop(struct wadopted *a, const tarn_cid_t *cid);
 
 /* ---- range reads (read.c)
  * ----------------------------------------------------------------------------- */
@@ -191,12 +169,19 @@ struct tarn_worker {
     char *cluster_id;
     uint8_t cap_key[32];
     struct tarn_htab units;      /* struct wunit by (cid, group) */
-    struct tarn_list queue[2];   /* QUEUED units by class */
+    struct tarn_list stores;     /* struct wstore */
     struct tarn_htab etags;      /* by cid (etags.c) */
     struct tarn_list etags_fifo; /* the same, oldest first */
     uint64_t fetch_bytes;        /* of units past QUEUED */
-    uint64_t busy;               /* units, reads, fills and reports under way */
+    uint64_t background_bytes;   /* of those, of loads */
+    uint64_t progress_ns;        /* loop time at which bytes came last, of any store */
+    uint64_t serve_bytes;        /* of reads for peers, in memory */
+    struct tarn_list reports;    /* struct changed_report under way */
+    unsigned report_count;
+    uint64_t busy; /* units, reads, fills and reports under way */
+    bool pumping;
     bool stopping;
+    bool stop_posted;
     void (*stopped)(void *arg);
     void *stopped_arg;
     struct tarn_task stop_task;

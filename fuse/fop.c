@@ -99,6 +99,8 @@ struct fop *fop_new(fuse_req_t req, enum fop_class cls, fop_fn *fn)
     o->req = req;
     o->cls = cls;
     o->fn = fn;
+    o->op_kind = fworker_self() ? fworker_self()->op : 0;
+    o->start_ns = fworker_self() ? fworker_self()->start_ns : tarn_now_ns();
     o->deadline_ns = cls == FOP_READ || f->args.timeout_ns == 0
                          ? UINT64_MAX
                          : tarn_now_ns() + f->args.timeout_ns;
@@ -133,6 +135,7 @@ static void fop_ended(struct fop *o, int rc)
         rc = why;
     o->done = true;
     o->fn(o, rc);
+    fstats_took(f, o->op_kind, tarn_now_ns() - o->start_ns);
     tarn_mtx_lock(&f->mtx);
     tarn_list_del(&o->node);
     if (--f->under_way == 0)

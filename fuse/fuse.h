@@ -61,6 +61,9 @@ struct tarn_fuse_info {
     uint64_t requests, nodes, open_files;
     uint64_t sync_replies; /* answered on a FUSE thread */
 };
+/* Times of requests, for a registry; the mount's, until tarn_fuse_free(). */
+struct tarn_stats;
+struct tarn_stats *tarn_fuse_stats(struct tarn_fuse *f);
 void tarn_fuse_info(struct tarn_fuse *f, struct tarn_fuse_info *ret);
 /* From Invalidate of the client; on the loop. */
 struct Tarn__Wire__Invalidate;

@@ -37,6 +37,8 @@ struct fworker {
     uint8_t *data;             /* TARN_READ_MAX bytes, page-aligned: cached reads, listings */
     struct fuse_buf buf;       /* the request; libfuse allocates it */
     bool went_async;           /* the request at hand became a fop */
+    unsigned op;               /* what it is: fstats_op() */
+    uint64_t start_ns;         /* when it was taken */
     _Atomic uint64_t requests; /* received */
     _Atomic uint64_t sync;     /* of them answered here */
 };
@@ -64,6 +66,7 @@ struct tarn_fuse {
     struct fmount mount;
     struct tarn_fnodes *nodes;
     struct fnotify *notify;
+    struct tarn_stats *stats;
     struct fworker *workers;
     unsigned worker_count;
     uint64_t entry_cap_ns; /* names are not trusted longer by the kernel; set by INIT */
@@ -142,6 +145,8 @@ struct fop {
     enum fop_class cls;
     fop_fn *fn;
     struct tarn_list node; /* in f->ops */
+    unsigned op_kind;      /* fstats_op() of the request */
+    uint64_t start_ns;     /* when it was taken */
     uint64_t deadline_ns;  /* UINT64_MAX: reads have their own */
     _Atomic uint32_t refs; /* the call's, its starter's, the cancel task's */
     _Atomic int why;       /* code with which it was cancelled; 0: it was not */
@@ -161,6 +166,13 @@ struct fop {
     struct fdir *dir;             /* readdir; referenced */
     char name[TARN_NAME_MAX + 1]; /* lookup */
 };
+
+/* ---- times (stats.c) ----------------------------------------------------------------------- */
+
+struct tarn_stats;
+struct tarn_stats *fstats_new(void);
+unsigned fstats_op(const void *request); /* of a request as the kernel wrote it */
+void fstats_took(struct tarn_fuse *f, unsigned op, uint64_t ns);
 
 /* The only way to an errno: answers `req` with the error `rc` (negative). */
 void fop_reply_err(fuse_req_t req, enum fop_class cls, int rc);

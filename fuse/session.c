@@ -79,7 +79,11 @@ static void *worker_run(void *arg)
         if (n <= 0)
             break;
         w->went_async = false;
+        w->start_ns = tarn_now_ns();
+        w->op = fstats_op(w->buf.mem);
         fuse_session_process_buf(se, &w->buf);
+        if (!w->went_async)
+            fstats_took(w->f, w->op, tarn_now_ns() - w->start_ns);
         worker_count(w);
     }
     worker_ended(w, TARN_MIN(n, 0));
@@ -259,6 +263,7 @@ int tarn_fuse_start(const struct tarn_fuse_args *args, struct tarn_errbuf *err,
     TARN_ASSERT(args->client && args->loop && args->mountpoint && args->source);
     f->magic = FUSE_MAGIC;
     f->args = *args;
+    f->stats = fstats_new();
     f->mountpoint = tarn_xstrdup(args->mountpoint);
     f->args.mountpoint = f->mountpoint;
     f->source = tarn_xstrdup(args->source);

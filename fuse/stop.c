@@ -15,6 +15,7 @@
 #include "fuse/fuse_priv.h"
 #include "lib/base/assert.h"
 #include "lib/base/log.h"
+#include "lib/stat/stat.h"
 
 #define DRAIN_NS (5 * TARN_NS_PER_S)
 
@@ -123,6 +124,7 @@ void tarn_fuse_free(struct tarn_fuse **pf)
     tarn_cond_fini(&f->cond);
     tarn_mtx_fini(&f->mtx);
     free(f->workers);
+    tarn_stats_free(&f->stats);
     free(f->source);
     free(f->mountpoint);
     f->magic = 0;

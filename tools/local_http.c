@@ -182,6 +182,7 @@ int local_http_start(const struct local_http_args *args, struct tarn_errbuf *err
     h->stats = tarn_stats_new(&local_stat_table, "");
     h->reg = tarn_stat_reg_new();
     tarn_stat_reg_add(h->reg, h->stats);
+    tarn_stat_reg_add(h->reg, tarn_fuse_stats(args->fuse));
     copy(h, LOCAL_STAT_start_time_seconds, 0, (uint64_t)clock->real_ns(clock) / TARN_NS_PER_S);
     (void)snprintf(h->addr, sizeof(h->addr), "none"); /* fits */
     if (strcmp(args->addr, "none") != 0)
@@ -205,6 +206,7 @@ void local_http_stop(struct local_http **ph)
     tarn_timer_stop(&h->timer);
     if (h->http)
         tarn_http_stop(&h->http);
+    tarn_stat_reg_remove(h->reg, tarn_fuse_stats(h->args.fuse));
     tarn_stat_reg_remove(h->reg, h->stats);
     tarn_stat_reg_free(&h->reg);
     tarn_stats_free(&h->stats);

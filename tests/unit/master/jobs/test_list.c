@@ -104,7 +104,7 @@ static void test_list_in_parts(void **state)
     uint64_t id = 0, again = 0;
     Tarn__Wire__Job *job;
 
-    for (unsigned i = 0; i < 3000; i++) {
+    for (unsigned i = 0; i < 1500; i++) {
         char path[64];
 
         (void)snprintf(path, sizeof(path), "/dir/file-%u", i);
@@ -113,10 +113,10 @@ static void test_list_in_parts(void **state)
     jfx_start(fx);
     for (unsigned part = 0; part < 3; part++) {
         list->spec.n_items = 0;
-        for (unsigned i = 0; i < 1000; i++) {
+        for (unsigned i = 0; i < 500; i++) {
             char path[64];
 
-            (void)snprintf(path, sizeof(path), "dir/file-%u", part * 1000 + i);
+            (void)snprintf(path, sizeof(path), "dir/file-%u", part * 500 + i);
             list_add(list, path, 0, 0);
         }
         list->spec.more_items = part < 2;
@@ -132,8 +132,8 @@ static void test_list_in_parts(void **state)
     assert_int_equal(jfx_create(fx, "load", &list->spec, &again), -TARN_E_JOB_STATE);
     job = jfx_wait(fx, id);
     assert_string_equal(job->state, "succeeded");
-    assert_int_equal(job->files_total, 3000);
-    assert_int_equal(job->files_done, 3000);
+    assert_int_equal(job->files_total, 1500);
+    assert_int_equal(job->files_done, 1500);
     tarn__wire__job__free_unpacked(job, NULL);
     free(list);
 }
@@ -151,7 +151,7 @@ static void test_list_goes_on_after_a_restart(void **state)
     uint64_t id = 0;
     size_t n;
 
-    for (unsigned i = 0; i < 1000; i++) {
+    for (unsigned i = 0; i < 500; i++) {
         char path[64];
 
         (void)snprintf(path, sizeof(path), "/dir/file-%u", i);
@@ -167,9 +167,9 @@ static void test_list_goes_on_after_a_restart(void **state)
     jfx_stop(fx);
     fx->hold_after = UINT32_MAX;
     jfx_start(fx);
-    jfx_expect(fx, id, "succeeded", 1000, 0);
+    jfx_expect(fx, id, "succeeded", 500, 0);
     n = jfx_manifest(fx, id, 0, &l);
-    assert_int_equal(n, 1000);
+    assert_int_equal(n, 500);
     (void)jfx_find(l, n, "/dir/file-1");
     free(l);
     free(list);

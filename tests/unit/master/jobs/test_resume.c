@@ -6,7 +6,7 @@
 
 #include "tests/unit/master/jobs/jobs_fixture.h"
 
-#define FILES 1500u
+#define FILES 900u
 
 static int setup(void **state)
 {
@@ -97,7 +97,7 @@ static void stop_often(struct jfx *fx, uint64_t id)
 {
     unsigned between = 0;
 
-    for (unsigned i = 0; i < 40; i++) {
+    for (unsigned i = 0; i < 24; i++) {
         Tarn__Wire__Job *job;
 
         fx->hold_after = fx->fills + i % 3;

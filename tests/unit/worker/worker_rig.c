@@ -97,7 +97,7 @@ void rig_fini(struct rig *r)
     fx_tmp_fini(r->dir);
 }
 
-static void rig_open(struct rig *r, unsigned slot, const char *uri, const char *opts)
+void rig_open_uri(struct rig *r, unsigned slot, const char *uri, const char *opts)
 {
     struct tarn_ufs_opts o;
     struct tarn_conf *conf;
@@ -113,7 +113,7 @@ void rig_open_dir(struct rig *r, unsigned slot)
 {
     char *uri = tarn_xasprintf("file://%s/store", r->dir);
 
-    rig_open(r, slot, uri, "");
+    rig_open_uri(r, slot, uri, "");
     free(uri);
 }
 
@@ -122,7 +122,7 @@ void rig_open_s3(struct rig *r, unsigned slot, struct srv *s, const char *opts)
     char *all = tarn_xasprintf("endpoint=http://127.0.0.1:%u,access-key=ak,secret-key=sk%s",
                                srv_port(s), opts);
 
-    rig_open(r, slot, "s3://bkt", all);
+    rig_open_uri(r, slot, "s3://bkt", all);
     free(all);
 }
 

@@ -49,6 +49,7 @@ void rig_init(struct rig *r, const struct rig_args *args);
 void rig_fini(struct rig *r);
 void rig_open_dir(struct rig *r, unsigned slot); /* file://…/store */
 void rig_open_s3(struct rig *r, unsigned slot, struct srv *s, const char *opts);
+void rig_open_uri(struct rig *r, unsigned slot, const char *uri, const char *opts);
 void rig_close_store(struct rig *r, unsigned slot);
 void rig_run_for(struct rig *r, uint64_t ns);
 /* Turns the loop until *flag is at least `n`. */

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-foreach(name read faults)
+foreach(name read faults rpc)
   tarn_unit_test(test_worker_${name}
     SOURCES worker/test_worker_${name}.c worker/worker_rig.c ufs/fixture.c ufs/server.c
             store/kv/tsan_rocksdb.c

@@ -9,6 +9,7 @@ import pytest
 
 from tests.lib import local, sums, util
 from tests.lib.local import sha
+from tests.lib.swift import Swift
 
 OBJECTS = 10_000
 MIB = 1 << 20
@@ -18,9 +19,19 @@ def start(tarn, swift, bucket, workdir, *args, **options):
     return tarn(f"s3://{bucket}", *local.swift_options(swift, workdir, **options), *args)
 
 
-def test_ten_thousand_objects(tarn, swift_factory, workdir):
+@pytest.fixture
+def big_swift(loopfs):
+    """One on a file system of its own: ten thousand objects are tens of thousands of files, and
+    unmounting is quicker than removing them."""
+    fs = loopfs("ext4", "2G", make_options=("-O", "^has_journal", "-N", "200000"))
+    store = Swift(os.path.join(fs.path, "swift"))
+    yield store.start()
+    store.stop()
+
+
+def test_ten_thousand_objects(tarn, big_swift, workdir):
     """A copy equals the source, also without the store, also after kill -9 without the store."""
-    swift = swift_factory()
+    swift = big_swift
     swift.client.create_bucket("data")
     source = {}
 
@@ -31,7 +42,7 @@ def test_ten_thousand_objects(tarn, swift_factory, workdir):
 
     assert swift.seed("data", items()) == OBJECTS
     server = start(tarn, swift, "data", workdir)
-    copy = os.path.join(workdir, "copy")
+    copy = os.path.join(swift.dir, "../copy")
     os.makedirs(copy)
     folders = sorted({name.split("/")[0] for name in source})
     copies = [subprocess.Popen(["cp", "-r", *(server.path(f) for f in folders[i::4]), copy])
@@ -132,8 +143,8 @@ def test_odd_keys(tarn, swift, bucket, workdir):
     job = server.json("job", "ls")[-1]
     rows = [line for line in server.cli("job", "manifest", job["id"], "--json").out.splitlines()]
     skipped = [row for row in rows if '"skipped"' in row]
-    assert len(skipped) == len(hidden), skipped
-    assert any("dir//x" in row for row in skipped)
+    assert len(skipped) == len(hidden) - 1, skipped  # `both` is a name, but a directory has it
+    assert any('"/dir//' in row for row in skipped)
 
 
 def test_names_are_found_without_a_listing(tarn, swift, bucket, workdir):

@@ -10,6 +10,7 @@
  */
 #include "master/master_priv.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,16 +27,28 @@
 bool mattach_no_answer(int rc)
 {
     switch (-rc) {
-    case 0:
-    case TARN_E_UFS_NOT_FOUND:
-    case TARN_E_UFS_DENIED:
-    case TARN_E_UFS_SIGNATURE:
-    case TARN_E_UFS_CREDENTIALS:
-    case TARN_E_UFS_NO_BUCKET:
-    case TARN_E_CANCELLED:
-        return false;
-    default:
+    case TARN_E_UFS_DNS:
+    case TARN_E_UFS_REFUSED:
+    case TARN_E_UFS_TLS:
+    case TARN_E_UFS_SHORT:
+    case TARN_E_UFS_LIED:
+    case TARN_E_UFS_STALLED:
+    case TARN_E_UFS_THROTTLED:
+    case TARN_E_UFS_SERVER:
+    case TARN_E_UFS_PROTO:
+    case TARN_E_UFS_CONN:
+    case TARN_E_UFS_DOWN:
         return true;
+    case EACCES:
+    case EINVAL:
+    case ELOOP:
+    case ENAMETOOLONG:
+    case ENOENT:
+    case ENOTDIR:
+    case EPERM:
+        return false; /* of this name */
+    default:
+        return rc < 0 && rc > -1000; /* a local disk or its file server failed */
     }
 }
 
@@ -47,6 +60,8 @@ static void attach_probed(struct tarn_ufs_check *c, int rc)
 
     a->checking = false;
     mattach_note(a, rc, &c->list.req.err);
+    if (a->down && !a->master->stopping)
+        tarn_timer_start(a->master->args.loop, &a->probe, a->master->probe_ns, attach_probe, a);
     master_idle(a->master);
 }
 
@@ -54,19 +69,47 @@ static void attach_probe(struct tarn_timer *t, void *arg)
 {
     struct mattach *a = arg;
 
+    (void)t; /* a's */
     if (a->master->stopping || !a->down || a->checking)
         return;
-    tarn_timer_start(a->master->args.loop, t, MASTER_PROBE_NS, attach_probe, a);
     a->checking = true;
     master_busy(a->master);
     a->check = (struct tarn_ufs_check){.cb = attach_probed, .arg = a};
     tarn_ufs_check(a->ufs, &a->check);
 }
 
+/* The store itself said something. */
+static bool attach_answer(int rc)
+{
+    switch (-rc) {
+    case 0:
+    case TARN_E_UFS_NOT_FOUND:
+    case TARN_E_UFS_DENIED:
+    case TARN_E_UFS_SIGNATURE:
+    case TARN_E_UFS_CREDENTIALS:
+    case TARN_E_UFS_NO_BUCKET:
+        return true;
+    default:
+        return false;
+    }
+}
+
+void mattach_late(struct mattach *a)
+{
+    a->late_until_ns = tarn_loop_now_ns(a->master->args.loop) + a->master->probe_ns;
+}
+
+bool mattach_in_force(const struct mattach *a)
+{
+    return a->down || a->late_until_ns > tarn_loop_now_ns(a->master->args.loop);
+}
+
 void mattach_note(struct mattach *a, int rc, const struct tarn_errbuf *err)
 {
-    if (rc == -TARN_E_CANCELLED)
+    if (rc == -TARN_E_CANCELLED || a->master->stopping)
         return;
+    if (attach_answer(rc) || mattach_no_answer(rc))
+        a->late_until_ns = 0;
     if (mattach_no_answer(rc)) {
         a->down_rc = rc;
         a->down_err = *err;
@@ -76,8 +119,8 @@ void mattach_note(struct mattach *a, int rc, const struct tarn_errbuf *err)
         tarn_warn("attach",
                   "the store does not answer, metadata known before stays in force: uri=%s: %s",
                   a->uri, tarn_err_text(err, rc));
-        tarn_timer_start(a->master->args.loop, &a->probe, MASTER_PROBE_NS, attach_probe, a);
-    } else if (a->down) {
+        tarn_timer_start(a->master->args.loop, &a->probe, a->master->probe_ns, attach_probe, a);
+    } else if (a->down && attach_answer(rc)) {
         a->down = false;
         tarn_timer_stop(&a->probe);
         tarn_info("attach", "the store answers again: uri=%s", a->uri);
@@ -131,6 +174,7 @@ struct attach_op {
     struct tarn_timer timer;
     struct tarn_task task;
     uint64_t check_timeout_ns;
+    bool checking; /* the store is being asked */
     bool timed_out;
     bool known; /* attached before, in this directory */
     int rc;
@@ -169,12 +213,15 @@ static void attach_end(struct attach_op *op, int rc)
     struct tarn_master *m = op->master;
 
     tarn_timer_stop(&op->timer);
+    m->attaching = NULL;
+    if (rc == 0 && m->stopping)
+        rc = -TARN_E_SHUTDOWN;
     op->rc = rc;
     if (rc < 0 && op->a) {
-        m->attach = NULL;
         tarn_ufs_close(&op->a->ufs, attach_closed, op);
         return;
     }
+    m->attach = op->a;
     op->cb(op->arg, rc, &op->err);
     free(op);
     master_idle(m);
@@ -208,7 +255,6 @@ static void attach_commit(struct attach_op *op)
     (void)snprintf(ttl, sizeof(ttl), "%" PRIu64 "ns", op->a->ttl_ns); /* fits */
     rec.ttl = ttl;
     e.attach = &rec;
-    op->a->master->attach = op->a;
     if (mpropose(op->master, &op->proposal, &e, attach_committed, op) < 0)
         attach_end(op, tarn_err_set(&op->err, -TARN_E_TOO_BIG,
                                     "attach %s: the options are too long", op->a->uri));
@@ -219,6 +265,9 @@ static void attach_checked(struct tarn_ufs_check *c, int rc)
     struct attach_op *op = c->arg;
 
     tarn_timer_stop(&op->timer);
+    op->checking = false;
+    if (rc == 0 && op->master->stopping)
+        rc = -TARN_E_SHUTDOWN;
     if (rc < 0) {
         op->err = c->list.req.err;
         if (op->timed_out) {
@@ -249,6 +298,14 @@ static void attach_failed(struct tarn_task *t)
     attach_end(op, op->rc);
 }
 
+void mattach_stop(struct tarn_master *m)
+{
+    if (m->attaching && m->attaching->checking)
+        tarn_ufs_cancel(&m->attaching->check.list.req);
+    if (m->attach)
+        tarn_timer_stop(&m->attach->probe);
+}
+
 /* A directory that was used for another store is refused; for this one, the store need not be
  * asked. */
 static int attach_compare(struct attach_op *op)
@@ -277,8 +334,9 @@ void tarn_master_attach(struct tarn_master *m, const struct tarn_master_attach *
     struct tarn_ufs *ufs = NULL;
     struct mattach *a;
 
-    TARN_ASSERT(!m->attach && strcmp(args->path, "/") == 0);
+    TARN_ASSERT(!m->attach && !m->attaching && !m->stopping && strcmp(args->path, "/") == 0);
     master_busy(m);
+    m->attaching = op;
     op->master = m;
     op->cb = cb;
     op->arg = arg;
@@ -313,6 +371,7 @@ void tarn_master_attach(struct tarn_master *m, const struct tarn_master_attach *
     }
     op->check_timeout_ns = args->check_timeout_ns;
     tarn_timer_start(m->args.loop, &op->timer, args->check_timeout_ns, attach_timeout, op);
+    op->checking = true;
     op->check = (struct tarn_ufs_check){.cb = attach_checked, .arg = op};
     tarn_ufs_check(ufs, &op->check);
 }

@@ -74,18 +74,6 @@ static void listing_wake(struct mlisting *l, bool done, int rc)
     }
 }
 
-/* What the core says of the directory now, after entries of ours were committed. */
-static void listing_refresh_dir(struct mdir *d)
-{
-    Tarn__Core__DirState *state = NULL;
-
-    if (tarn_core_dir_state(d->master->args.kv, d->ino, &state) < 0)
-        return; /* keeps what it knew */
-    d->listed_ns = state->listed_ns;
-    d->run_before = state->running;
-    tarn__core__dir_state__free_unpacked(state, NULL);
-}
-
 static void listing_end(struct mlisting *l)
 {
     struct tarn_master *m = l->master;
@@ -98,7 +86,7 @@ static void listing_end(struct mlisting *l)
     tarn_list_del(&l->node);
     d->listing = NULL;
     d->asks = 0;
-    listing_refresh_dir(d);
+    mdir_refresh(d);
     listing_wake(l, true, l->rc);
     tarn_ufs_list_fini(&l->list);
     free(l->from_key);
@@ -146,8 +134,11 @@ static void page_committed(struct mproposal *p)
         (void)tarn_err_set(&l->err, rc, "listing %s%s: %s", l->dir->at->uri, l->dir->key,
                            tarn_strerror(rc));
     }
-    if (rc == 0)
-        listing_wake(l, false, 0);
+    if (rc == 0) {
+        mdir_refresh(l->dir);
+        if (!l->complete || l->more || l->proposed > 0) /* the end tells, too */
+            listing_wake(l, false, 0);
+    }
     listing_step(l);
 }
 
@@ -185,8 +176,6 @@ static void part_add(struct mlisting *l, struct page_part *part, struct tarn_ufs
     o->mode = e->attr.mode;
     o->uid = e->attr.uid;
     o->gid = e->attr.gid;
-    if (e->attr.type == TARN_UFS_SYMLINK && e->target)
-        o->target = tarn_wire_bytes(e->target, strlen(e->target));
     if (e->attr.type == TARN_UFS_SYMLINK && e->target)
         o->target = (ProtobufCBinaryData){strlen(e->target), (uint8_t *)(uintptr_t)e->target};
     if (e->attr.type == TARN_UFS_FILE && v->size > 0) {
@@ -279,7 +268,9 @@ static void listing_page(struct tarn_ufs_list *list, int rc)
     l->asking = false;
     mattach_note(l->dir->at, rc, &list->req.err);
     if (rc == -TARN_E_UFS_NOT_FOUND)
-        rc = -TARN_E_NO_ENTRY; /* the directory is gone; its parent's listing will say so */
+        rc = -TARN_E_NO_ENTRY;
+    if (rc == -TARN_E_NO_ENTRY)
+        mdir_vanished(l->dir);
     if (rc < 0)
         l->err = list->req.err;
     else if (!l->cancelled && !l->master->stopping)
@@ -324,6 +315,7 @@ static void listing_begun(struct mproposal *p)
         if (l->from_key[0])
             l->list.from_key = tarn_xstrdup(l->from_key);
         tarn__core__dir_state__free_unpacked(state, NULL);
+        mdir_refresh(l->dir);
     } else {
         l->rc = rc;
     }
@@ -339,6 +331,10 @@ static void listing_begin(struct mlisting *l, bool resume)
 
     l->more = false;
     l->complete = false;
+    if (!resume) { /* what the last one covered says nothing now */
+        l->dir->run_before = false;
+        l->dir->run_ns = 0;
+    }
     tarn_ufs_list_fini(&l->list);
     l->list = (struct tarn_ufs_list){.req = {.cls = cls}};
     begin.dir = l->dir->ino.v;
@@ -350,7 +346,7 @@ static void listing_begin(struct mlisting *l, bool resume)
     TARN_ASSERT(rc == 0); /* a ListBegin is small */
 }
 
-void mlist_start(struct mdir *d, enum tarn_ufs_class cls)
+void mlist_start(struct mdir *d, enum tarn_ufs_class cls, bool now)
 {
     struct tarn_master *m = d->master;
     struct mlisting *l;
@@ -367,7 +363,7 @@ void mlist_start(struct mdir *d, enum tarn_ufs_class cls)
     tarn_list_init(&l->waiters);
     tarn_list_push(&m->listings, &l->node);
     l->list.req.cls = cls;
-    listing_begin(l, d->run_before);
+    listing_begin(l, d->run_before && (!now || mdir_run_trusted(d)));
 }
 
 void mlist_wait(struct mdir *d, struct mlist_wait *w)

@@ -40,6 +40,7 @@ static void master_stop_run(struct tarn_task *t)
 {
     struct tarn_master *m = TARN_CONTAINER(t, struct tarn_master, stop_task);
 
+    m->stop_posted = false;
     if (m->busy == 0 && m->stopped) {
         void (*stopped)(void *) = m->stopped;
 
@@ -51,8 +52,10 @@ static void master_stop_run(struct tarn_task *t)
 void master_idle(struct tarn_master *m)
 {
     TARN_ASSERT(m->busy > 0);
-    if (--m->busy == 0 && m->stopped)
-        tarn_loop_post(m->args.loop, &m->stop_task, master_stop_run);
+    if (--m->busy > 0 || !m->stopped || m->stop_posted)
+        return; /* a call may come and go while the task is on its way */
+    m->stop_posted = true;
+    tarn_loop_post(m->args.loop, &m->stop_task, master_stop_run);
 }
 
 /* ---- proposals
@@ -68,6 +71,9 @@ static void proposal_done(struct tarn_proposal *p)
     struct mproposal *mp = TARN_CONTAINER(p, struct mproposal, p);
     struct tarn_master *m = mp->master;
 
+    for (size_t i = 0; p->rc == 0 && i < p->result.change_count; i++)
+        if (p->result.changes[i].version == 0)
+            mdir_gone(m, p->result.changes[i].ino);
     if (p->rc == 0 && p->result.change_count > 0)
         msession_invalidate(m, p->result.changes, p->result.change_count);
     mp->fn(mp);
@@ -184,7 +190,10 @@ int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err
     tarn_list_init(&m->asked_fifo);
     tarn_list_init(&m->listings);
     tarn_list_init(&m->sessions);
+    tarn_list_init(&m->reports);
     m->started_ns = args->clock->mono_ns(args->clock);
+    m->refresh_wait_ns = MASTER_REFRESH_WAIT_NS;
+    m->probe_ns = MASTER_PROBE_NS;
     rc = tarn_core_applied_index(args->kv, &applied);
     if (rc == 0 && applied == 0)
         rc = master_init_store(m, err);
@@ -236,8 +245,9 @@ void tarn_master_stop(struct tarn_master *m, void (*done)(void *arg), void *arg)
     tarn_timer_stop(&m->gc_timer);
     mjobs_stop(m->jobs);
     mlist_stop_all(m);
+    mreport_stop_all(m);
+    mattach_stop(m);
     if (m->attach) {
-        tarn_timer_stop(&m->attach->probe);
         master_busy(m);
         tarn_ufs_close(&m->attach->ufs, master_ufs_closed, m);
     }
@@ -250,7 +260,8 @@ void tarn_master_free(struct tarn_master **pm)
 
     if (!m)
         return;
-    TARN_ASSERT(m->busy == 0);
+    TARN_ASSERT(m->busy == 0 && !m->stop_posted && !m->attaching && tarn_list_empty(&m->reports));
+    tarn_timer_stop(&m->gc_timer);
     m->journal->ops->stop(m->journal);
     m->journal->ops->free(m->journal);
     mjobs_free(&m->jobs);

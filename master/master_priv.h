@@ -39,7 +39,9 @@ struct mattach {
     bool down;   /* the last question failed without an answer; probed in the background */
     int down_rc; /* why */
     struct tarn_errbuf down_err;
-    int64_t since_ns; /* real time of the attach: mtime of directories that have none */
+    uint64_t late_until_ns; /* loop time: a refresh was not answered in time; until then, or until
+                               an answer, old metadata is in force at once */
+    int64_t since_ns;       /* real time of the attach: mtime of directories that have none */
     uint64_t stale_answers;
     struct tarn_ufs_check check;
     bool checking;
@@ -49,6 +51,10 @@ struct mattach {
 void mattach_note(struct mattach *a, int rc, const struct tarn_errbuf *err);
 /* True for errors that say nothing about the name: the store is down, slow, broken. */
 bool mattach_no_answer(int rc);
+/* Somebody waited for a refresh as long as one may. */
+void mattach_late(struct mattach *a);
+/* What is known is given without waiting for the store, which does not answer. */
+bool mattach_in_force(const struct mattach *a);
 struct mattach *mattach_by_id(struct tarn_master *m, uint32_t id);
 
 /* ---- directories in memory (names.c)
@@ -65,7 +71,11 @@ struct mdir {
     char *key;         /* "" or "a/b/" */
     int64_t listed_ns; /* real time of the last complete listing's begin; 0: never (or no longer
                           good) */
-    bool run_before;   /* a listing was interrupted: its place is in the store */
+    bool run_before;   /* a listing was interrupted, or runs: its place is in the store */
+    int64_t run_ns;    /* real time at which that listing began */
+    char *run_upto;    /* last key that it covered; run_upto_len bytes */
+    size_t run_upto_len;
+    bool gone;                /* no name leads here any more */
     struct mlisting *listing; /* under way */
     unsigned asks;            /* single names asked since it was listed */
 };
@@ -73,6 +83,12 @@ struct mdir {
 int mdir_get(struct tarn_master *m, tarn_ino_t ino, struct mdir **ret);
 void mdir_put(struct mdir **d);
 bool mdir_listed_trusted(struct mdir *d); /* listed, and that is still believed */
+void mdir_refresh(struct mdir *d); /* what the core says of its listing now; an error: no change */
+/* The run that is not over is no older than names are believed. */
+bool mdir_run_trusted(struct mdir *d);
+void mdir_gone(struct tarn_master *m, tarn_ino_t ino); /* a directory lost its name */
+/* The store has no such directory: asks for its name, so that the parent forgets it. */
+void mdir_vanished(struct mdir *d);
 
 /* ---- names (names.c)
  * --------------------------------------------------------------------------------------------- */
@@ -83,7 +99,8 @@ typedef void mname_fn(struct mname_req *r, int rc);
  * Brings what the core knows of one name up to date, as the attachment's policy wants. Embedded;
  * valid until fn. rc 0: the committed state is the truth now (the name may be there or not).
  * Negative: it could not be found out and nothing is known. When old metadata is in force (the
- * store does not answer in time) rc is 0 and `stale` is true.
+ * store does not answer in time) rc is 0 and `stale` is true; absence from a complete listing is
+ * old metadata, too.
  */
 struct mname_req {
     tarn_ino_t parent;      /* in */
@@ -98,8 +115,7 @@ struct mname_req {
     struct tarn_list node;
     struct tarn_timer timer;
     struct tarn_task task;
-    bool known;
-    int rc;
+    bool known; /* something is in force when the store does not answer */
     struct mask *ask;
 };
 /* 1: nothing to ask, the committed state is good as it is (fn is not called); 0: fn follows;
@@ -112,7 +128,10 @@ void mname_distrust(struct tarn_master *m, tarn_ino_t parent, const char *name, 
 /* The attributes of an inode with how long they may be believed. */
 void mname_attr(struct tarn_master *m, tarn_ino_t ino, const Tarn__Core__Inode *inode,
                 Tarn__Wire__Attr *ret);
-/* How long a name's absence may be believed, ms. */
+/* True when the entry may be shown: it is believed, or the listing under way has passed it. */
+bool mname_shown(struct mdir *d, const Tarn__Core__Inode *inode);
+/* How long a name's absence may be believed by a client, ms: bounded, since nobody tells it of new
+ * names. */
 uint64_t mname_negative_trust_ms(struct tarn_master *m, tarn_ino_t parent, const char *name,
                                  size_t len);
 
@@ -131,8 +150,11 @@ struct mlist_wait {
     bool done;              /* out: the listing has ended (well, if rc is 0) */
     struct tarn_errbuf err; /* out */
 };
-/* Starts a listing unless one runs; resumes one that a restart interrupted. */
-void mlist_start(struct mdir *d, enum tarn_ufs_class cls);
+/*
+ * Starts a listing unless one runs; resumes one that was interrupted. `now`: who asks wants the
+ * directory as it is, so what an interrupted one found is taken up only while it is believed.
+ */
+void mlist_start(struct mdir *d, enum tarn_ufs_class cls, bool now);
 void mlist_wait(struct mdir *d, struct mlist_wait *w); /* a listing must run */
 void mlist_forget(struct mlist_wait *w);
 void mlist_stop_all(struct tarn_master *m); /* cancels; they end soon */
@@ -191,6 +213,18 @@ void msvc_meta_handlers(struct tarn_master *m, struct tarn_rpc_server *s); /* sv
 void msvc_report_handlers(struct tarn_master *m,
                           struct tarn_rpc_server *s); /* svc_report.c: status, du, resolve */
 
+/* A report that waits for the worker or for names: a stop, or the end of its caller, cuts it short.
+ */
+struct mreport {
+    struct tarn_list node; /* in master->reports */
+    struct tarn_master *master;
+    struct tarn_rpc_call *call;
+    void (*cancel)(struct mreport *r); /* asks no more; the report ends by itself */
+    bool cancelled;
+};
+void mreport_stop_all(struct tarn_master *m);
+void mattach_stop(struct tarn_master *m); /* an attach under way fails; the probe ends */
+
 struct mjobs;
 struct mjobs *mjobs_new(struct tarn_master *m);
 void mjobs_resume(struct mjobs *j); /* a worker is there: goes on with what was running */
@@ -248,6 +282,7 @@ struct mwalk_frame {
     size_t path_len; /* of the path of ino */
     bool listed;     /* the listing was waited for */
     unsigned tries;  /* listings waited for */
+    bool gone;       /* the store has it no longer */
 };
 struct mwalk {
     struct tarn_master *master;                /* in */
@@ -262,6 +297,7 @@ struct mwalk {
     struct mlist_wait wait;
     struct tarn_task task;
     bool waiting, paused, posted, cancelled;
+    int64_t started_ns; /* real time: listings begun since then are good enough */
     struct tarn_str entry_path;
     int visit_rc;
     unsigned budget;
@@ -298,12 +334,15 @@ struct tarn_master {
     uint8_t cap_key[32];
     struct tarn_journal *journal;
     struct mattach *attach; /* the one attachment, at "/"; NULL before */
+    struct attach_op *attaching;
+    struct tarn_list reports; /* struct mreport */
     struct tarn_rpc_client *worker;
     struct tarn_htab dirs;     /* struct mdir by ino */
     struct tarn_list dirs_lru; /* unused ones, oldest first */
     struct tarn_htab asks;     /* struct mask by (parent, name): questions under way */
     struct tarn_htab asked;    /* what was answered lately, by (parent, name); bounded */
     struct tarn_list asked_fifo;
+    size_t name_waiters;       /* struct mname_req that wait */
     struct tarn_list listings; /* under way */
     struct tarn_list sessions;
     uint64_t session_next;
@@ -315,6 +354,9 @@ struct tarn_master {
     void (*stopped)(void *arg);
     void *stopped_arg;
     struct tarn_task stop_task;
-    uint64_t started_ns; /* monotonic */
+    bool stop_posted;
+    uint64_t started_ns;      /* monotonic */
+    uint64_t refresh_wait_ns; /* MASTER_REFRESH_WAIT_NS; tests are less patient */
+    uint64_t probe_ns;        /* MASTER_PROBE_NS; the same */
     struct tarn_master_counts counts;
 };

@@ -8,7 +8,10 @@
  * differs; when it was given is remembered in `asked`, a bounded table that a restart forgets (then
  * one more question is asked).
  * - A question about a name that is known keeps nobody waiting longer than MASTER_REFRESH_WAIT_NS;
- * a store that does not answer leaves the old metadata in force at once, counted.
+ * a store that does not answer leaves the old metadata in force at once, counted. Absence from an
+ * expired complete listing is such metadata.
+ * - What a listing that still runs has found is believed like the rest: up to its last committed
+ * key, from the time at which it began.
  * - Absence is believed only from a complete listing or from a 404 and an empty LIST; an error is
  * never a negative.
  */
@@ -49,9 +52,14 @@ struct mask {
     uint64_t asked_index;
     int64_t asked_ns; /* real time */
     bool found;
+    bool note; /* the answer is what is committed now */
     size_t len;
     char name[];
 };
+
+static struct mask *ask_find(struct tarn_master *m, tarn_ino_t parent, const char *name,
+                             size_t len);
+static struct mask *ask_start(struct tarn_master *m, struct mdir *d, const char *name, size_t len);
 
 static uint64_t name_hash(tarn_ino_t parent, const char *name, size_t len)
 {
@@ -80,7 +88,32 @@ static void mdir_forget(struct mdir *d)
     tarn_list_del(&d->lru);
     tarn_htab_remove(&d->master->dirs, &d->hnode);
     free(d->key);
+    free(d->run_upto);
     free(d);
+}
+
+static void mdir_set_state(struct mdir *d, const Tarn__Core__DirState *state)
+{
+    d->listed_ns = state->listed_ns;
+    d->run_before = state->running;
+    d->run_ns = state->started_ns;
+    free(d->run_upto);
+    d->run_upto_len = state->upto_key.len;
+    d->run_upto = NULL;
+    if (d->run_upto_len) {
+        d->run_upto = tarn_xcalloc(1, d->run_upto_len);
+        memcpy(d->run_upto, state->upto_key.data, d->run_upto_len);
+    }
+}
+
+void mdir_refresh(struct mdir *d)
+{
+    Tarn__Core__DirState *state = NULL;
+
+    if (tarn_core_dir_state(d->master->args.kv, d->ino, &state) < 0)
+        return;
+    mdir_set_state(d, state);
+    tarn__core__dir_state__free_unpacked(state, NULL);
 }
 
 static int mdir_load(struct tarn_master *m, tarn_ino_t ino, struct mdir **ret)
@@ -117,8 +150,7 @@ static int mdir_load(struct tarn_master *m, tarn_ino_t ino, struct mdir **ret)
     if (key.len)
         tarn_str_addc(&key, '/');
     d->key = tarn_str_detach(&key);
-    d->listed_ns = state->listed_ns;
-    d->run_before = state->running;
+    mdir_set_state(d, state);
     tarn__core__dir_state__free_unpacked(state, NULL);
     tarn_list_init(&d->lru);
     tarn_htab_insert(&m->dirs, &d->hnode, tarn_hash_u64(ino.v));
@@ -138,10 +170,42 @@ int mdir_get(struct tarn_master *m, tarn_ino_t ino, struct mdir **ret)
         while (m->dirs.count > MASTER_DIRS_MAX && !tarn_list_empty(&m->dirs_lru))
             mdir_forget(TARN_LIST_ENTRY(m->dirs_lru.next, struct mdir, lru));
     }
+    if (d->gone)
+        return -TARN_E_NO_ENTRY;
     if (d->refs++ == 0)
         tarn_list_del(&d->lru);
     *ret = d;
     return 0;
+}
+
+void mdir_gone(struct tarn_master *m, tarn_ino_t ino)
+{
+    struct mdir *d = mdir_find(m, ino);
+
+    if (!d)
+        return;
+    d->gone = true;
+    if (d->refs == 0)
+        mdir_forget(d);
+}
+
+void mdir_vanished(struct mdir *d)
+{
+    struct tarn_master *m = d->master;
+    Tarn__Core__Inode *inode = NULL;
+    struct mdir *parent = NULL;
+    const char *name;
+
+    if (m->stopping || d->ino.v == d->at->root.v || tarn_core_inode(m->args.kv, d->ino, &inode) < 0)
+        return;
+    name = (const char *)inode->name.data;
+    if (mdir_get(m, (tarn_ino_t){inode->parent}, &parent) == 0) {
+        mname_distrust(m, parent->ino, name, inode->name.len);
+        if (!ask_find(m, parent->ino, name, inode->name.len))
+            (void)ask_start(m, parent, name, inode->name.len); /* goes on by itself */
+        mdir_put(&parent);
+    }
+    tarn__core__inode__free_unpacked(inode, NULL);
 }
 
 void mdir_put(struct mdir **pd)
@@ -169,6 +233,24 @@ static int64_t trust_until(const struct mattach *at, int64_t at_ns)
 bool mdir_listed_trusted(struct mdir *d)
 {
     return d->listed_ns && trust_until(d->at, d->listed_ns) > master_real_ns(d->master);
+}
+
+bool mdir_run_trusted(struct mdir *d)
+{
+    return d->run_before && trust_until(d->at, d->run_ns) > master_real_ns(d->master);
+}
+
+/* The listing that is not over has passed the key of this name. */
+static bool mdir_run_covers(const struct mdir *d, const void *name, size_t len, uint32_t type)
+{
+    size_t n = TARN_MIN(len, d->run_upto_len);
+    int c = n ? memcmp(name, d->run_upto, n) : 0;
+
+    if (!d->run_before || c != 0)
+        return d->run_before && c < 0;
+    if (len >= d->run_upto_len)
+        return len == d->run_upto_len && type != TARN_UFS_DIR;
+    return type != TARN_UFS_DIR || (unsigned char)d->run_upto[len] >= '/';
 }
 
 /* ---- what was answered lately
@@ -219,6 +301,8 @@ static void asked_note(struct tarn_master *m, const struct mask *a)
 {
     struct asked_row *row = asked_row(m, a->dir->ino, a->name, a->len);
 
+    if (row->distrusted && row->at_ns > a->asked_ns)
+        return; /* asked before that was known */
     row->at_ns = a->asked_ns;
     row->found = a->found;
     row->distrusted = false;
@@ -232,14 +316,18 @@ void mname_distrust(struct tarn_master *m, tarn_ino_t parent, const char *name, 
     row->distrusted = true;
 }
 
-/* Real time until which the committed state of a name (there or not) is believed. */
+/* Real time until which the committed state of a name is believed; type 0: it is not there. */
 static int64_t name_trust_until(struct tarn_master *m, struct mdir *d, const char *name, size_t len,
-                                bool known)
+                                uint32_t type)
 {
     struct asked_row *row = asked_find(m, d->ino, name, len);
-    int64_t until = trust_until(d->at, d->listed_ns);
+    int64_t listed = d->listed_ns, until;
+    bool known = type != 0;
 
-    if (row && row->distrusted && d->listed_ns <= row->at_ns)
+    if (known && d->run_ns > listed && mdir_run_covers(d, name, len, type))
+        listed = d->run_ns;
+    until = trust_until(d->at, listed);
+    if (row && row->distrusted && listed <= row->at_ns)
         return 0;
     if (row && row->found == known) {
         int64_t asked = trust_until(d->at, row->at_ns);
@@ -270,9 +358,18 @@ uint64_t mname_negative_trust_ms(struct tarn_master *m, tarn_ino_t parent, const
 
     if (mdir_get(m, parent, &d) < 0)
         return 0;
-    ms = trust_ms(m, name_trust_until(m, d, name, len, false));
+    ms = trust_ms(m, name_trust_until(m, d, name, len, 0));
     mdir_put(&d);
-    return ms;
+    return TARN_MIN(ms, NEGATIVE_TRUST_NS / TARN_NS_PER_MS);
+}
+
+bool mname_shown(struct mdir *d, const Tarn__Core__Inode *inode)
+{
+    const char *name = (const char *)inode->name.data;
+
+    return (d->listing && mdir_run_covers(d, name, inode->name.len, inode->type)) ||
+           name_trust_until(d->master, d, name, inode->name.len, inode->type) >
+               master_real_ns(d->master);
 }
 
 void mname_attr(struct tarn_master *m, tarn_ino_t ino, const Tarn__Core__Inode *inode,
@@ -308,8 +405,8 @@ void mname_attr(struct tarn_master *m, tarn_ino_t ino, const Tarn__Core__Inode *
     if (ino.v == TARN_INO_ROOT.v) {
         ret->trust_ms = UINT64_MAX;
     } else if (mdir_get(m, (tarn_ino_t){inode->parent}, &d) == 0) {
-        ret->trust_ms = trust_ms(
-            m, name_trust_until(m, d, (const char *)inode->name.data, inode->name.len, true));
+        ret->trust_ms = trust_ms(m, name_trust_until(m, d, (const char *)inode->name.data,
+                                                     inode->name.len, inode->type));
         mdir_put(&d);
     }
 }
@@ -330,6 +427,7 @@ static void ask_wake(struct mask *a, int rc)
         tarn_timer_stop(&r->timer);
         mdir_put(&r->dir);
         r->ask = NULL;
+        a->master->name_waiters--;
         r->err = a->stat.req.err;
         r->stale = rc < 0 && r->known && mattach_no_answer(rc);
         if (r->stale) {
@@ -345,8 +443,10 @@ static void ask_end(struct mask *a, int rc)
 {
     struct tarn_master *m = a->master;
 
-    if (rc == 0)
+    if (rc == 0 && a->note)
         asked_note(m, a);
+    if (rc == -TARN_E_CANCELLED)
+        rc = -TARN_E_SHUTDOWN;
     tarn_htab_remove(&m->asks, &a->hnode);
     ask_wake(a, rc);
     mdir_put(&a->dir);
@@ -356,10 +456,13 @@ static void ask_end(struct mask *a, int rc)
 
 static void ask_committed(struct mproposal *p)
 {
+    struct mask *a = p->arg;
     int rc = mproposal_rc(p);
 
-    /* Refused as stale: something newer is committed already, which is as good an answer. */
-    ask_end(p->arg, rc == -TARN_E_ENTRY_STALE ? 0 : rc);
+    /* Refused as stale: something was committed meanwhile. That is an answer for those who wait,
+     * but it may be older than this one (a page that was asked before), so it is not remembered. */
+    a->note = rc == 0;
+    ask_end(a, rc == -TARN_E_ENTRY_STALE ? 0 : rc);
 }
 
 static bool object_equal(const Tarn__Core__Inode *inode, const struct tarn_ufs_attr *attr)
@@ -431,8 +534,6 @@ static int ask_propose_found(struct mask *a, const struct tarn_ufs_attr *attr)
     obj.uid = attr->uid;
     obj.gid = attr->gid;
     if (attr->type == TARN_UFS_SYMLINK && a->stat.target)
-        obj.target = tarn_wire_bytes(a->stat.target, strlen(a->stat.target));
-    if (attr->type == TARN_UFS_SYMLINK && a->stat.target)
         obj.target = (ProtobufCBinaryData){strlen(a->stat.target), (uint8_t *)a->stat.target};
     if (attr->type == TARN_UFS_FILE && v.size > 0) {
         TARN_AUTO_FREE char *key = tarn_xasprintf("%s%s", a->dir->key, a->name);
@@ -466,11 +567,14 @@ static void ask_answered(struct tarn_ufs_stat *s, int rc)
     int known;
 
     mattach_note(a->dir->at, rc, &s->req.err);
+    if (a->master->stopping)
+        rc = -TARN_E_SHUTDOWN; /* the store is closed: there is no more to learn */
     if (rc < 0 && rc != -TARN_E_UFS_NOT_FOUND) {
         ask_end(a, rc);
         return;
     }
     a->found = rc == 0;
+    a->note = true;
     known = ask_current(a, &inode);
     if (known < 0 && known != -TARN_E_NO_ENTRY)
         rc = known;
@@ -520,8 +624,9 @@ static struct mask *ask_start(struct tarn_master *m, struct mdir *d, const char 
     a->stat.arg = a;
     a->stat.req.cls = TARN_UFS_FOREGROUND;
     tarn_ufs_stat(d->at->ufs, &a->stat, key);
-    if (++d->asks >= MASTER_ASKS_LIST && !d->listing)
-        mlist_start(d, TARN_UFS_BACKGROUND);
+    /* With the policy `always` nothing that a listing says would save a question. */
+    if (++d->asks >= MASTER_ASKS_LIST && !d->listing && d->at->ttl_ns != TARN_TTL_ALWAYS)
+        mlist_start(d, TARN_UFS_BACKGROUND, false);
     return a;
 }
 
@@ -536,6 +641,8 @@ static void name_waited(struct tarn_timer *t, void *arg)
     (void)t; /* r's */
     tarn_list_del(&r->node);
     r->dir->at->stale_answers++;
+    mattach_late(r->dir->at);
+    r->dir->master->name_waiters--;
     mdir_put(&r->dir);
     r->ask = NULL;
     r->stale = true;
@@ -547,18 +654,19 @@ static int name_good(struct tarn_master *m, struct mname_req *r)
 {
     int64_t now = master_real_ns(m);
     tarn_ino_t ino;
-    uint32_t type;
+    uint32_t type = 0;
     int rc = tarn_core_dentry(m->args.kv, r->dir->ino, r->name, r->len, &ino, &type);
 
     if (rc < 0 && rc != -TARN_E_NO_ENTRY)
         return rc;
-    r->known = rc == 0;
-    if (r->dir->at->ttl_ns == TARN_TTL_ALWAYS && r->known && !r->fresh)
+    if (rc < 0)
+        type = 0;
+    r->known = type || r->dir->listed_ns;
+    if (r->dir->at->ttl_ns == TARN_TTL_ALWAYS && type && !r->fresh)
         return 1;
-    if (name_trust_until(m, r->dir, r->name, r->len, r->known) > now)
+    if (name_trust_until(m, r->dir, r->name, r->len, type) > now)
         return 1;
-    if (r->known &&
-        r->dir->at->down) { /* old metadata is in force at once; the probe asks in the background */
+    if (r->known && mattach_in_force(r->dir->at)) { /* a question asks in the background */
         r->dir->at->stale_answers++;
         r->stale = true;
         return 1;
@@ -582,7 +690,7 @@ int mname_refresh(struct tarn_master *m, struct mname_req *r)
     if (rc < 0)
         return rc;
     rc = name_good(m, r);
-    if (rc == 0 && m->asks.count >= TARN_WAITERS_MAX)
+    if (rc == 0 && m->name_waiters >= TARN_WAITERS_MAX)
         rc = -TARN_E_BUSY;
     if (rc != 0) {
         mdir_put(&r->dir);
@@ -592,8 +700,9 @@ int mname_refresh(struct tarn_master *m, struct mname_req *r)
     if (!r->ask)
         r->ask = ask_start(m, r->dir, r->name, r->len);
     tarn_list_push(&r->ask->waiters, &r->node);
+    m->name_waiters++;
     if (r->known)
-        tarn_timer_start(m->args.loop, &r->timer, MASTER_REFRESH_WAIT_NS, name_waited, r);
+        tarn_timer_start(m->args.loop, &r->timer, m->refresh_wait_ns, name_waited, r);
     return 0;
 }
 
@@ -603,6 +712,7 @@ void mname_cancel(struct mname_req *r)
         return;
     tarn_list_del(&r->node);
     tarn_timer_stop(&r->timer);
+    r->dir->master->name_waiters--;
     mdir_put(&r->dir);
     r->ask = NULL;
 }

@@ -23,7 +23,8 @@ struct svc_call {
     struct tarn_timer timer;  /* readdir: a refresh does not wait longer */
     Tarn__Core__Inode *inode; /* whose name is asked; owns name.name */
     bool waiting_list;
-    bool refreshed;
+    bool held; /* readdir: what is behind the cookie waits for the listing */
+    bool late; /* readdir: names that are not believed are shown */
     void (*after)(struct svc_call *c, int rc);
 };
 
@@ -180,12 +181,13 @@ static void svc_getattr(void *ctx, struct tarn_rpc_call *call)
 #define READDIR_BYTES_MAX (TARN_FRAME_BODY_MAX / 2)
 
 struct readdir_page {
-    struct tarn_master *master;
+    struct svc_call *call;
     Tarn__Wire__Dirent *rows, **ptrs;
     Tarn__Wire__Attr *attrs;
     struct tarn_str bytes; /* names and cids, by offset until the end */
     size_t *name_off;
     size_t count, max, size;
+    bool held; /* an entry is not believed: it waits for the listing */
 };
 
 static int readdir_entry(void *arg, tarn_ino_t ino, const Tarn__Core__Inode *inode)
@@ -195,10 +197,14 @@ static int readdir_entry(void *arg, tarn_ino_t ino, const Tarn__Core__Inode *ino
 
     if (p->count == p->max || p->size + inode->name.len + 160 > READDIR_BYTES_MAX)
         return 1;
+    if (p->call->dir->listed_ns == 0 && !p->call->late && !mname_shown(p->call->dir, inode)) {
+        p->held = true;
+        return 1;
+    }
     d = &p->rows[p->count];
     tarn__wire__dirent__init(d);
     p->ptrs[p->count] = d;
-    mname_attr(p->master, ino, inode, &p->attrs[p->count]);
+    mname_attr(p->call->master, ino, inode, &p->attrs[p->count]);
     d->attr = &p->attrs[p->count];
     d->cookie = ino.v;
     d->name.len = inode->name.len;
@@ -219,8 +225,7 @@ static bool readdir_answer(struct svc_call *c)
     const Tarn__Wire__ReaddirRequest *req = (const Tarn__Wire__ReaddirRequest *)c->call->request;
     Tarn__Wire__ReaddirResponse resp = TARN__WIRE__READDIR_RESPONSE__INIT;
     struct readdir_page p = {
-        .master = m,
-        .max = TARN_MIN(req->max_entries ? req->max_entries : 1u, TARN_READDIR_ENTRIES)};
+        .call = c, .max = TARN_MIN(req->max_entries ? req->max_entries : 1u, TARN_READDIR_ENTRIES)};
     /* Read before the walk: what a listing commits after it is behind the page, never lost at its
      * end. */
     bool complete = c->dir->listed_ns != 0;
@@ -232,7 +237,8 @@ static bool readdir_answer(struct svc_call *c)
     p.attrs = tarn_xcalloc(p.max, sizeof(*p.attrs));
     p.name_off = tarn_xcalloc(p.max, sizeof(*p.name_off));
     rc = tarn_core_readdir(m->args.kv, c->dir->ino, req->cookie, readdir_entry, &p);
-    wait = rc == 0 && p.count == 0 && !complete;
+    wait = (rc == 0 || p.held) && p.count == 0 && !complete;
+    c->held = p.held;
     if (!wait) {
         for (size_t i = 0; i < p.count; i++) {
             p.rows[i].name.data = (uint8_t *)p.bytes.p + p.name_off[i];
@@ -255,7 +261,7 @@ static bool readdir_answer(struct svc_call *c)
     return !wait;
 }
 
-static void readdir_wait(struct svc_call *c, bool until_end);
+static void readdir_wait(struct svc_call *c, bool until_end, bool now);
 
 static void readdir_progress(struct mlist_wait *w, int rc)
 {
@@ -263,23 +269,21 @@ static void readdir_progress(struct mlist_wait *w, int rc)
 
     c->waiting_list = false;
     c->call->on_cancel = NULL;
-    tarn_timer_stop(&c->timer);
-    if (rc < 0 && c->dir->listed_ns == 0) {
+    if (rc < 0 && c->master->stopping) {
+        svc_reply(c, -TARN_E_SHUTDOWN, NULL);
+        return;
+    }
+    if (rc < 0 && (c->dir->listed_ns == 0 || !mattach_no_answer(rc))) {
         /* A listing that broke off: what is behind the cookie is still good, its end is not known.
          */
         svc_reply(c, rc == -TARN_E_NO_ENTRY || tarn_err_errno(rc) == EACCES ? rc : -TARN_E_LISTING,
                   NULL);
         return;
     }
-    if (rc < 0) {
+    if (rc < 0)
         c->dir->at->stale_answers++; /* what was listed before is in force */
-        if (rc == -TARN_E_UFS_DENIED || rc == -TARN_E_UFS_SIGNATURE) {
-            svc_reply(c, rc, NULL);
-            return;
-        }
-    }
     if (!readdir_answer(c))
-        readdir_wait(c, false);
+        readdir_wait(c, false, false);
 }
 
 static void readdir_late(struct tarn_timer *t, void *arg)
@@ -290,13 +294,16 @@ static void readdir_late(struct tarn_timer *t, void *arg)
     mlist_forget(&c->list);
     c->waiting_list = false;
     c->call->on_cancel = NULL;
+    c->late = true;
     c->dir->at->stale_answers++;
-    TARN_ASSERT(readdir_answer(c)); /* it was listed before: always an answer */
+    if (!readdir_answer(c)) /* not listed any more, since the listing met a change */
+        readdir_wait(c, false, false);
 }
 
-static void readdir_wait(struct svc_call *c, bool until_end)
+/* `now`: the directory is being opened. */
+static void readdir_wait(struct svc_call *c, bool until_end, bool now)
 {
-    mlist_start(c->dir, TARN_UFS_FOREGROUND);
+    mlist_start(c->dir, TARN_UFS_FOREGROUND, now);
     if (!c->dir->listing) { /* stopping */
         svc_reply(c, -TARN_E_SHUTDOWN, NULL);
         return;
@@ -306,8 +313,11 @@ static void readdir_wait(struct svc_call *c, bool until_end)
     c->waiting_list = true;
     c->call->state = c;
     c->call->on_cancel = svc_cancel;
-    if (c->dir->listed_ns)
-        tarn_timer_start(c->master->args.loop, &c->timer, MASTER_REFRESH_WAIT_NS, readdir_late, c);
+    if ((c->dir->listed_ns || c->held) && !c->late && !tarn_timer_running(&c->timer))
+        tarn_timer_start(c->master->args.loop, &c->timer, c->master->refresh_wait_ns, readdir_late,
+                         c);
+    else if (!c->dir->listed_ns && !c->held)
+        tarn_timer_stop(&c->timer); /* the first listing takes its time */
 }
 
 static void svc_readdir(void *ctx, struct tarn_rpc_call *call)
@@ -324,14 +334,19 @@ static void svc_readdir(void *ctx, struct tarn_rpc_call *call)
         return;
     }
     if (c->dir->listed_ns == 0) {
-        mlist_start(c->dir, TARN_UFS_FOREGROUND);
+        mlist_start(c->dir, TARN_UFS_FOREGROUND, req->cookie == 0);
         if (!readdir_answer(c))
-            readdir_wait(c, false);
-    } else if (req->cookie == 0 && !mdir_listed_trusted(c->dir) && !c->dir->at->down) {
-        readdir_wait(c, true);
-    } else {
-        TARN_ASSERT(readdir_answer(c)); /* it was listed: always an answer */
+            readdir_wait(c, false, false);
+        return;
     }
+    if (req->cookie == 0 && !mdir_listed_trusted(c->dir)) {
+        if (!mattach_in_force(c->dir->at)) {
+            readdir_wait(c, true, true);
+            return;
+        }
+        c->dir->at->stale_answers++;
+    }
+    TARN_ASSERT(readdir_answer(c)); /* it was listed: always an answer */
 }
 
 /* ---- readlink, locate, report_changed

@@ -15,13 +15,58 @@
 
 #define DU_BATCH 1024u
 
+/* ---- reports that wait
+ * --------------------------------------------------------------------------------------------------
+ */
+
+static void report_cancelled(struct tarn_rpc_call *call)
+{
+    struct mreport *r = call->state;
+
+    r->cancelled = true;
+    r->cancel(r);
+}
+
+static void report_begin(struct mreport *r, struct tarn_master *m, struct tarn_rpc_call *call,
+                         void (*cancel)(struct mreport *r))
+{
+    master_busy(m);
+    r->master = m;
+    r->call = call;
+    r->cancel = cancel;
+    tarn_list_push(&m->reports, &r->node);
+    call->state = r;
+    call->on_cancel = report_cancelled;
+}
+
+/* Answers; the report may be freed before master_idle(). */
+static void report_reply(struct mreport *r, int rc, const ProtobufCMessage *resp)
+{
+    tarn_list_del(&r->node);
+    if (rc == -TARN_E_CANCELLED)
+        rc = r->master->stopping ? -TARN_E_SHUTDOWN : -TARN_E_DEADLINE;
+    tarn_rpc_reply(r->call, rc, resp, NULL, 0, 0);
+}
+
+void mreport_stop_all(struct tarn_master *m)
+{
+    TARN_LIST_FOREACH(n, &m->reports) /* they end later, from the loop */
+    {
+        struct mreport *r = TARN_LIST_ENTRY(n, struct mreport, node);
+
+        r->call->on_cancel = NULL;
+        r->cancelled = true;
+        r->cancel(r);
+    }
+}
+
 /* ---- resolve
  * --------------------------------------------------------------------------------------------------------
  */
 
 struct resolve_call {
+    struct mreport report;
     struct tarn_master *master;
-    struct tarn_rpc_call *call;
     struct mpath_req path;
     char text[TARN_PATH_MAX];
 };
@@ -43,6 +88,7 @@ static int request_path(const ProtobufCBinaryData *in, char *ret)
 static void resolve_done(struct mpath_req *p, int rc)
 {
     struct resolve_call *r = p->arg;
+    struct tarn_master *m = r->master;
     Tarn__Wire__ResolveResponse resp = TARN__WIRE__RESOLVE_RESPONSE__INIT;
     Tarn__Wire__Attr attr;
     Tarn__Core__Inode *inode = NULL;
@@ -53,10 +99,15 @@ static void resolve_done(struct mpath_req *p, int rc)
         mname_attr(r->master, p->ino, inode, &attr);
         resp.attr = &attr;
     }
-    tarn_rpc_reply(r->call, rc == -TARN_E_UFS_NOT_FOUND ? -TARN_E_NO_ENTRY : rc, &resp.base, NULL,
-                   0, 0);
+    report_reply(&r->report, rc == -TARN_E_UFS_NOT_FOUND ? -TARN_E_NO_ENTRY : rc, &resp.base);
     tarn__core__inode__free_unpacked(inode, NULL);
     free(r);
+    master_idle(m);
+}
+
+static void resolve_cancel(struct mreport *report)
+{
+    mpath_cancel(&TARN_CONTAINER(report, struct resolve_call, report)->path);
 }
 
 static void svc_resolve(void *ctx, struct tarn_rpc_call *call)
@@ -66,12 +117,12 @@ static void svc_resolve(void *ctx, struct tarn_rpc_call *call)
     int rc = request_path(&req->path, r->text);
 
     r->master = ctx;
-    r->call = call;
     if (rc < 0) {
         tarn_rpc_reply(call, rc, NULL, NULL, 0, 0);
         free(r);
         return;
     }
+    report_begin(&r->report, r->master, call, resolve_cancel);
     r->path = (struct mpath_req){.path = r->text, .fn = resolve_done, .arg = r};
     mpath_start(r->master, &r->path);
 }
@@ -81,8 +132,8 @@ static void svc_resolve(void *ctx, struct tarn_rpc_call *call)
  */
 
 struct du_call {
+    struct mreport report;
     struct tarn_master *master;
-    struct tarn_rpc_call *call;
     struct mpath_req path;
     char text[TARN_PATH_MAX];
     struct mwalk walk;
@@ -92,15 +143,30 @@ struct du_call {
     uint64_t sizes[DU_BATCH];
     size_t count;
     struct tarn_rpc_req ask;
-    bool asking, ended;
+    bool asking, walking, ended;
     int rc;
 };
 
 static void du_reply(struct du_call *d)
 {
-    tarn_rpc_reply(d->call, d->rc, &d->resp.base, NULL, 0, 0);
+    struct tarn_master *m = d->master;
+
+    report_reply(&d->report, d->rc, &d->resp.base);
     mwalk_fini(&d->walk);
     free(d);
+    master_idle(m);
+}
+
+static void du_cancel(struct mreport *report)
+{
+    struct du_call *d = TARN_CONTAINER(report, struct du_call, report);
+
+    if (d->asking)
+        tarn_rpc_cancel(&d->ask); /* then the walk */
+    else if (d->walking)
+        mwalk_cancel(&d->walk);
+    else
+        mpath_cancel(&d->path);
 }
 
 static void du_asked(struct tarn_rpc_req *req, int rc)
@@ -188,6 +254,7 @@ static void du_end(struct mwalk *w, int rc)
     struct du_call *d = w->arg;
 
     d->ended = true;
+    d->walking = false;
     if (rc < 0 && d->rc == 0)
         d->rc = rc;
     if (d->rc == 0 && d->count > 0)
@@ -204,6 +271,8 @@ static void du_resolved(struct mpath_req *p, int rc)
     Tarn__Core__Inode *inode = NULL;
     struct mdir *dir;
 
+    if (rc == 0 && d->report.cancelled)
+        rc = -TARN_E_CANCELLED;
     if (rc == 0)
         rc = tarn_core_inode(d->master->args.kv, p->ino, &inode);
     if (rc < 0) {
@@ -217,6 +286,7 @@ static void du_resolved(struct mpath_req *p, int rc)
             d->resp.complete = dir->listed_ns != 0;
             mdir_put(&dir);
         }
+        d->walking = true;
         d->walk = (struct mwalk){.master = d->master, .ops = &du_ops, .recursive = true, .arg = d};
         mwalk_start(&d->walk, p->ino, d->text, NULL, 0);
     } else {
@@ -236,7 +306,7 @@ static void svc_du(void *ctx, struct tarn_rpc_call *call)
     struct du_call *d = tarn_xnew(struct du_call);
 
     d->master = ctx;
-    d->call = call;
+    report_begin(&d->report, d->master, call, du_cancel);
     tarn__wire__du_response__init(&d->resp);
     d->rc = request_path(&req->path, d->text);
     if (d->rc < 0) {
@@ -252,8 +322,8 @@ static void svc_du(void *ctx, struct tarn_rpc_call *call)
  */
 
 struct status_call {
+    struct mreport report;
     struct tarn_master *master;
-    struct tarn_rpc_call *call;
     struct tarn_rpc_req ask;
 };
 
@@ -345,11 +415,17 @@ static void status_reply(struct status_call *s, const Tarn__Wire__WorkerStatus *
     mjobs_counts(m->jobs, &resp.jobs_running, &resp.jobs_failed);
     resp.software = tarn_wire_text("tarn " TARN_VERSION);
     resp.uptime_ms = (m->args.clock->mono_ns(m->args.clock) - m->started_ns) / TARN_NS_PER_MS;
-    tarn_rpc_reply(s->call, 0, &resp.base, NULL, 0, 0);
+    report_reply(&s->report, 0, &resp.base);
     free(sessions);
     free(session_ptrs);
     tarn_rpc_req_fini(&s->ask);
     free(s);
+    master_idle(m);
+}
+
+static void status_cancel(struct mreport *report)
+{
+    tarn_rpc_cancel(&TARN_CONTAINER(report, struct status_call, report)->ask);
 }
 
 static void status_asked(struct tarn_rpc_req *req, int rc)
@@ -363,8 +439,8 @@ static void svc_status(void *ctx, struct tarn_rpc_call *call)
     struct status_call *s = tarn_xnew(struct status_call);
 
     s->master = ctx;
-    s->call = call;
-    if (!s->master->worker) {
+    report_begin(&s->report, s->master, call, status_cancel);
+    if (!s->master->worker || s->master->stopping) {
         status_reply(s, NULL);
         return;
     }

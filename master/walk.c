@@ -21,6 +21,12 @@
 
 static void walk_run(struct tarn_task *t);
 
+/* Listed lately enough: names are believed, or the listing began in the time of this walk. */
+static bool walk_is_listed(const struct mwalk *w, struct mdir *d)
+{
+    return mdir_listed_trusted(d) || (d->listed_ns && d->listed_ns >= w->started_ns);
+}
+
 static void walk_post(struct mwalk *w)
 {
     if (w->posted)
@@ -81,8 +87,8 @@ static int walk_peek_entry(void *arg, tarn_ino_t ino, const Tarn__Core__Inode *i
     p->started++;
     if (mdir_get(p->walk->master, ino, &d) < 0)
         return 0;
-    if (!mdir_listed_trusted(d))
-        mlist_start(d, TARN_UFS_BACKGROUND);
+    if (!walk_is_listed(p->walk, d))
+        mlist_start(d, TARN_UFS_BACKGROUND, false);
     mdir_put(&d);
     return 0;
 }
@@ -138,7 +144,8 @@ static void walk_listed(struct mlist_wait *wait, int rc)
     w->waiting = false;
     /* A listing that ended well and is not believed met a change: once more, but not for ever. */
     f->listed = rc < 0 || w->dir->listed_ns != 0 || ++f->tries >= WALK_TRIES;
-    if (rc < 0 && rc != -TARN_E_CANCELLED && w->ops->dir_failed)
+    f->gone = rc == -TARN_E_NO_ENTRY && w->depth > 1; /* it was there when the walk began */
+    if (rc < 0 && rc != -TARN_E_CANCELLED && !f->gone && w->ops->dir_failed)
         w->ops->dir_failed(w, tarn_str_z(&w->path), rc, &wait->err);
     if (rc == 0 && f->cookie == 0)
         walk_skipped(w);
@@ -151,6 +158,8 @@ static int walk_ready(struct mwalk *w)
     struct mwalk_frame *f = &w->stack[w->depth - 1];
     int rc;
 
+    if (f->gone)
+        return -TARN_E_NO_ENTRY;
     if (!w->dir) {
         rc = mdir_get(w->master, f->ino, &w->dir);
         if (rc < 0)
@@ -158,8 +167,8 @@ static int walk_ready(struct mwalk *w)
     }
     if (!w->list || f->listed)
         return 1;
-    if (!mdir_listed_trusted(w->dir)) {
-        mlist_start(w->dir, TARN_UFS_BACKGROUND);
+    if (!walk_is_listed(w, w->dir)) {
+        mlist_start(w->dir, TARN_UFS_BACKGROUND, false);
         if (!w->dir->listing)
             return -TARN_E_SHUTDOWN;
         w->wait = (struct mlist_wait){.until_end = true, .fn = walk_listed, .arg = w};
@@ -256,6 +265,7 @@ void mwalk_start(struct mwalk *w, tarn_ino_t ino, const char *path, const void *
     master_busy(w->master);
     w->depth = 0;
     w->dir = NULL;
+    w->started_ns = master_real_ns(w->master);
     w->waiting = w->paused = w->posted = w->cancelled = false;
     tarn_str_reset(&w->path);
     tarn_str_adds(&w->path, path);

@@ -99,8 +99,7 @@ typedef void mname_fn(struct mname_req *r, int rc);
  * Brings what the core knows of one name up to date, as the attachment's policy wants. Embedded;
  * valid until fn. rc 0: the committed state is the truth now (the name may be there or not).
  * Negative: it could not be found out and nothing is known. When old metadata is in force (the
- * store does not answer in time) rc is 0 and `stale` is true; absence from a complete listing is
- * old metadata, too.
+ * store does not answer in time) rc is 0 and `stale` is true.
  */
 struct mname_req {
     tarn_ino_t parent;      /* in */
@@ -115,7 +114,7 @@ struct mname_req {
     struct tarn_list node;
     struct tarn_timer timer;
     struct tarn_task task;
-    bool known; /* something is in force when the store does not answer */
+    bool known; /* there is old metadata, in force when the store does not answer */
     struct mask *ask;
 };
 /* 1: nothing to ask, the committed state is good as it is (fn is not called); 0: fn follows;

@@ -8,8 +8,8 @@
  * differs; when it was given is remembered in `asked`, a bounded table that a restart forgets (then
  * one more question is asked).
  * - A question about a name that is known keeps nobody waiting longer than MASTER_REFRESH_WAIT_NS;
- * a store that does not answer leaves the old metadata in force at once, counted. Absence from an
- * expired complete listing is such metadata.
+ * a store that does not answer leaves the old metadata in force at once, counted. That a name was
+ * absent from a listing that expired is not such metadata: the name may be new.
  * - What a listing that still runs has found is believed like the rest: up to its last committed
  * key, from the time at which it began.
  * - Absence is believed only from a complete listing or from a 404 and an empty LIST; an error is
@@ -661,7 +661,7 @@ static int name_good(struct tarn_master *m, struct mname_req *r)
         return rc;
     if (rc < 0)
         type = 0;
-    r->known = type || r->dir->listed_ns;
+    r->known = type != 0;
     if (r->dir->at->ttl_ns == TARN_TTL_ALWAYS && type && !r->fresh)
         return 1;
     if (name_trust_until(m, r->dir, r->name, r->len, type) > now)

@@ -235,6 +235,11 @@ static void client_run(struct tarn_task *t)
     Tarn__Wire__LocateRequest locate = TARN__WIRE__LOCATE_REQUEST__INIT;
     struct tarn_rpc_req *req = &op->rpc;
 
+    if (op->cancelled || (op->kind == TARN_CLIENT_LOOKUP && op->name_len > TARN_NAME_MAX)) {
+        op->cb(op, op->cancelled ? -TARN_E_CANCELLED : -TARN_E_NAME_TOO_LONG);
+        return;
+    }
+    op->sent = true;
     *req = (struct tarn_rpc_req){.cb = client_answered, .arg = op};
     switch (op->kind) {
     case TARN_CLIENT_LOOKUP:
@@ -285,12 +290,16 @@ void tarn_client_start(struct tarn_client *c, struct tarn_client_op *op)
     op->client = c;
     op->resp = NULL;
     op->until_ns = 0;
+    op->sent = false;
+    op->cancelled = false;
     tarn_loop_post(c->args.loop, &op->task, client_run);
 }
 
 void tarn_client_cancel(struct tarn_client_op *op)
 {
-    tarn_rpc_cancel(&op->rpc);
+    op->cancelled = true;
+    if (op->sent) /* else client_run sees it */
+        tarn_rpc_cancel(&op->rpc);
 }
 
 struct client_sync {

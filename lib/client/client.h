@@ -86,6 +86,8 @@ struct tarn_client_op {
     struct tarn_task task;   /* the client's */
     struct tarn_rpc_req rpc; /* the client's */
     struct tarn_client *client; /* the client's */
+    bool sent;                  /* the client's: rpc is in use */
+    bool cancelled;             /* the client's */
 };
 void tarn_client_start(struct tarn_client *c, struct tarn_client_op *op);
 /* Loop's thread. */
@@ -125,7 +127,7 @@ typedef void tarn_read_fn(struct tarn_read *r, int rc);
 struct tarn_read {
     struct tarn_handle *handle; /* in */
     uint64_t off_bytes;         /* in */
-    uint32_t len_bytes;         /* in: at most TARN_READ_MAX */
+    uint32_t len_bytes;         /* in: at most TARN_READ_MAX; 0: nothing comes */
     struct tarn_slice
         slices[TARN_SLICES_MAX]; /* out: the bytes in order; unref'd by the client after cb */
     unsigned slice_count;        /* out */

@@ -76,6 +76,10 @@ static void session_renewed(struct tarn_rpc_req *req, int rc)
             session_everything(c);
             c->seq = resp->seq;
         }
+        if (!c->have_seq) { /* none came yet: from here on none may be missing */
+            c->have_seq = true;
+            c->seq = resp->seq;
+        }
         session_renew_later(c);
     } else if (rc == -TARN_E_STALE || rc == -TARN_E_CAP_EXPIRED) {
         session_everything(c);
@@ -138,6 +142,8 @@ static void session_opened(struct tarn_rpc_req *req, int rc)
         c->session = resp->session;
         c->lease_ms = TARN_MAX(resp->lease_ms, (uint64_t)100);
         c->have_seq = false;
+        if (c->connected_once) /* of what was answered before it, nobody would tell the end */
+            session_everything(c);
         c->connected_once = true;
         atomic_store(&c->kernel_trust_ns, resp->kernel_trust_ms >= UINT64_MAX / TARN_NS_PER_MS
                                               ? UINT64_MAX

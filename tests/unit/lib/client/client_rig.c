@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/lib/client/client_rig.h"
+
+#include <string.h>
+
+#include "lib/base/hash.h"
+#include "lib/base/limits.h"
+
+static void rig_hangs(struct tarn_timer *t, void *arg)
+{
+    (void)t;
+    (void)arg;
+    fail_msg("the test hangs");
+}
+
+/* ---- handlers ----------------------------------------------------------------------------------
+ */
+
+static void held_cancelled(struct tarn_rpc_call *call)
+{
+    struct rig *r = call->state;
+
+    r->cancels++;
+}
+
+static void hold(struct rig *r, struct tarn_rpc_call *call)
+{
+    assert_in_range(r->held_n, 0, TARN_ARRAY_LEN(r->held) - 1);
+    call->state = r;
+    call->on_cancel = held_cancelled;
+    r->held[r->held_n++] = call;
+}
+
+static void attr_fill(Tarn__Wire__Attr *a, const struct rig *r, uint64_t ino)
+{
+    static uint8_t cid[16] = {5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5};
+
+    tarn__wire__attr__init(a);
+    a->ino = ino;
+    a->parent = 1;
+    a->type = TARN_TYPE_FILE;
+    a->size = RIG_SIZE;
+    a->cid = (ProtobufCBinaryData){sizeof(cid), cid};
+    a->trust_ms = r->trust_ms;
+}
+
+static void lookup_reply(struct rig *r, struct tarn_rpc_call *call)
+{
+    Tarn__Wire__LookupResponse resp = TARN__WIRE__LOOKUP_RESPONSE__INIT;
+    Tarn__Wire__Attr attr;
+
+    attr_fill(&attr, r, r->lookup_ino);
+    resp.negative_trust_ms = r->trust_ms;
+    if (r->lookup_rc == 0)
+        resp.attr = &attr;
+    tarn_rpc_reply(call, r->lookup_rc, &resp.base, NULL, 0, 0);
+}
+
+static void on_lookup(void *ctx, struct tarn_rpc_call *call)
+{
+    struct rig *r = ctx;
+
+    r->lookups++;
+    if (r->hold_lookup)
+        hold(r, call);
+    else
+        lookup_reply(r, call);
+}
+
+static void locate_reply(struct rig *r, struct tarn_rpc_call *call)
+{
+    Tarn__Wire__LocateResponse resp = TARN__WIRE__LOCATE_RESPONSE__INIT;
+    Tarn__Wire__Locator loc = TARN__WIRE__LOCATOR__INIT;
+    Tarn__Wire__UfsVersion v = TARN__WIRE__UFS_VERSION__INIT;
+    Tarn__Wire__Attr attr;
+    uint8_t cid[16];
+
+    attr_fill(&attr, r, 10);
+    memset(cid, r->locate_cid, sizeof(cid));
+    v.size = RIG_SIZE;
+    loc.ino = 10;
+    loc.cid = (ProtobufCBinaryData){sizeof(cid), cid};
+    loc.key = tarn_wire_bytes("k", 1);
+    loc.ufs = &v;
+    resp.locator = &loc;
+    resp.attr = &attr;
+    tarn_rpc_reply(call, r->locate_rc, r->locate_rc < 0 ? NULL : &resp.base, NULL, 0, 0);
+}
+
+static void on_locate(void *ctx, struct tarn_rpc_call *call)
+{
+    struct rig *r = ctx;
+
+    r->locates++;
+    if (r->hold_locate)
+        hold(r, call);
+    else
+        locate_reply(r, call);
+}
+
+static void on_read(void *ctx, struct tarn_rpc_call *call)
+{
+    const Tarn__Wire__ReadRequest *req = (const Tarn__Wire__ReadRequest *)call->request;
+    Tarn__Wire__ReadResponse resp = TARN__WIRE__READ_RESPONSE__INIT;
+    uint64_t off = req->offset / TARN_GRANULE_BYTES * TARN_GRANULE_BYTES, sums[32];
+    uint64_t end = TARN_MIN(
+        tarn_div_up(req->offset + req->length, TARN_GRANULE_BYTES) * TARN_GRANULE_BYTES, RIG_SIZE);
+    struct tarn_buf *b = tarn_buf_new(end - off);
+    struct rig *r = ctx;
+
+    r->reads++;
+    for (uint64_t i = off; i < end; i++)
+        b->p[i - off] = rig_byte(i);
+    for (uint64_t at = 0; at < end - off; at += TARN_GRANULE_BYTES)
+        sums[resp.n_sums++] =
+            tarn_xxh3(b->p + at, TARN_MIN((uint64_t)TARN_GRANULE_BYTES, end - off - at));
+    resp.offset = off;
+    resp.sums = sums;
+    if (r->spoil > 0) {
+        r->spoil--;
+        b->p[(end - off) / 2] ^= 4;
+    }
+    tarn_rpc_reply(call, 0, &resp.base, b, 0, end - off);
+    tarn_buf_unref(&b);
+}
+
+static void open_reply(struct rig *r, struct tarn_rpc_call *call)
+{
+    Tarn__Wire__SessionResponse resp = TARN__WIRE__SESSION_RESPONSE__INIT;
+
+    r->session = call->session;
+    r->seq = 0;
+    resp.session = r->opened;
+    resp.lease_ms = 600;
+    resp.kernel_trust_ms = 1000;
+    tarn_rpc_reply(call, 0, &resp.base, NULL, 0, 0);
+}
+
+static void on_open(void *ctx, struct tarn_rpc_call *call)
+{
+    struct rig *r = ctx;
+
+    r->opened++;
+    if (r->hold_open)
+        hold(r, call);
+    else
+        open_reply(r, call);
+}
+
+static void on_renew(void *ctx, struct tarn_rpc_call *call)
+{
+    Tarn__Wire__RenewResponse resp = TARN__WIRE__RENEW_RESPONSE__INIT;
+    struct rig *r = ctx;
+
+    r->renewed++;
+    resp.seq = r->seq;
+    tarn_rpc_reply(call, 0, &resp.base, NULL, 0, 0);
+}
+
+void rig_release(struct rig *r)
+{
+    unsigned n = r->held_n;
+
+    r->held_n = 0;
+    r->hold_lookup = r->hold_locate = r->hold_open = false;
+    for (unsigned i = 0; i < n; i++) {
+        if (r->held[i]->method->nr == TARN_RPC_lookup)
+            lookup_reply(r, r->held[i]);
+        else if (r->held[i]->method->nr == TARN_RPC_locate)
+            locate_reply(r, r->held[i]);
+        else
+            open_reply(r, r->held[i]);
+    }
+}
+
+/* ---- life --------------------------------------------------------------------------------------
+ */
+
+static void on_invalidate(void *ctx, const Tarn__Wire__Invalidate *inv)
+{
+    struct rig *r = ctx;
+
+    if (inv->everything)
+        r->everything++;
+    else
+        r->invalidated++;
+}
+
+static void on_connected(void *arg, int rc)
+{
+    struct rig *r = arg;
+
+    assert_int_equal(rc, 0);
+    r->flag++;
+}
+
+static void on_gone(void *ctx, struct tarn_rpc_session *s)
+{
+    struct rig *r = ctx;
+
+    if (r->session == s)
+        r->session = NULL;
+}
+
+void rig_init(struct rig *r, const struct tarn_local_ops *local)
+{
+    struct tarn_rpc_server_args s = {
+        .rng = tarn_rng_system(), .cluster_id = "c", .ctx = r, .on_gone = on_gone};
+    struct tarn_client_args c = {.rng = tarn_rng_system(),
+                                 .kind = "test",
+                                 .local = local,
+                                 .timeout_ns = 20 * TARN_NS_PER_S,
+                                 .ctx = r,
+                                 .on_invalidate = on_invalidate};
+
+    *r = (struct rig){.trust_ms = 60000, .lookup_ino = 10, .locate_cid = 5};
+    assert_int_equal(tarn_loop_new(&r->loop), 0);
+    tarn_timer_start(r->loop, &r->watchdog, 30 * TARN_NS_PER_S, rig_hangs, NULL);
+    s.loop = c.loop = r->loop;
+    assert_int_equal(tarn_rpc_server_new(&s, &r->server), 0);
+    tarn_rpc_server_handle(r->server, TARN_RPC_session_open, on_open, r);
+    tarn_rpc_server_handle(r->server, TARN_RPC_session_renew, on_renew, r);
+    tarn_rpc_server_handle(r->server, TARN_RPC_lookup, on_lookup, r);
+    tarn_rpc_server_handle(r->server, TARN_RPC_locate, on_locate, r);
+    tarn_rpc_server_handle(r->server, TARN_RPC_read, on_read, r);
+    assert_int_equal(tarn_rpc_server_listen(r->server, "127.0.0.1:0", &r->addr), 0);
+    c.addrs = r->addr;
+    assert_int_equal(tarn_client_new(&c, &r->client), 0);
+    tarn_client_connect(r->client, 5 * TARN_NS_PER_S, on_connected, r);
+    rig_until(r, &r->flag, 1);
+}
+
+static void on_stopped(void *arg)
+{
+    ++*(unsigned *)arg;
+}
+
+void rig_fini(struct rig *r)
+{
+    unsigned stopped = 0;
+
+    tarn_client_stop(r->client, on_stopped, &stopped);
+    rig_until(r, &stopped, 1);
+    rig_run_for(r, 2 * TARN_NS_PER_MS); /* closed handles go */
+    tarn_client_free(&r->client);
+    rig_release(r);
+    tarn_rpc_server_stop(r->server, on_stopped, &stopped);
+    rig_until(r, &stopped, 2);
+    tarn_rpc_server_free(&r->server);
+    tarn_timer_stop(&r->watchdog);
+    tarn_loop_free(&r->loop);
+}
+
+static void rig_timer(struct tarn_timer *t, void *arg)
+{
+    struct rig *r = arg;
+
+    (void)t;
+    tarn_loop_stop(r->loop);
+}
+
+void rig_run_for(struct rig *r, uint64_t ns)
+{
+    struct tarn_timer timer = {0};
+
+    tarn_timer_start(r->loop, &timer, ns, rig_timer, r);
+    tarn_loop_run(r->loop);
+    tarn_timer_stop(&timer);
+}
+
+void rig_until(struct rig *r, const unsigned *flag, unsigned n)
+{
+    while (*flag < n)
+        rig_run_for(r, TARN_NS_PER_MS);
+}
+
+void rig_push(struct rig *r, const char *name, unsigned skip)
+{
+    Tarn__Wire__Invalidate inv = TARN__WIRE__INVALIDATE__INIT;
+    Tarn__Wire__InvalItem item = TARN__WIRE__INVAL_ITEM__INIT, *items[1] = {&item};
+    unsigned before = r->invalidated;
+
+    r->seq += 1 + skip;
+    inv.seq = r->seq;
+    item.parent = 1;
+    item.name = tarn_wire_bytes(name, strlen(name));
+    inv.n_items = 1;
+    inv.items = items;
+    assert_int_equal(tarn_rpc_notify(r->session, TARN_RPC_invalidate, &inv.base), 0);
+    rig_until(r, &r->invalidated, before + 1);
+}
+
+/* ---- calls -------------------------------------------------------------------------------------
+ */
+
+static void op_done(struct tarn_client_op *c, int rc)
+{
+    struct op *op = c->arg;
+
+    op->done++;
+    op->rc = rc;
+    if (c->resp)
+        protobuf_c_message_free_unpacked(c->resp, NULL);
+}
+
+void op_start(struct op *op, struct rig *r, enum tarn_client_kind kind, const char *name)
+{
+    memset(op, 0x5a, sizeof(*op)); /* the client does not rely on zeroes that are its own */
+    op->op = (struct tarn_client_op){.kind = kind,
+                                     .ino = {1},
+                                     .name = name,
+                                     .name_len = name ? strlen(name) : 0,
+                                     .max = 100,
+                                     .cb = op_done,
+                                     .arg = op};
+    op->rig = r;
+    op->done = 0;
+    tarn_client_start(r->client, &op->op);
+    assert_int_equal(op->done, 0);
+}
+
+int op_wait(struct op *op)
+{
+    rig_until(op->rig, &op->done, 1);
+    assert_int_equal(op->done, 1);
+    return op->rc;
+}
+
+int lookup(struct rig *r, const char *name)
+{
+    struct op op;
+
+    op_start(&op, r, TARN_CLIENT_LOOKUP, name);
+    return op_wait(&op);
+}
+
+enum tarn_cached cached(struct rig *r, const char *name)
+{
+    struct tarn_attr attr;
+    uint64_t until;
+
+    return tarn_client_cached(r->client, (tarn_ino_t){1}, name, strlen(name), &attr, &until);
+}
+
+/* ---- reads -------------------------------------------------------------------------------------
+ */
+
+uint8_t rig_byte(uint64_t off)
+{
+    return (uint8_t)(off * 31 + (off >> 9));
+}
+
+struct tarn_attr rig_attr(void)
+{
+    struct tarn_attr a = {
+        .ino = {10}, .version = 3, .size_bytes = RIG_SIZE, .type = TARN_TYPE_FILE, .nlink = 1};
+
+    memset(a.cid.b, 5, sizeof(a.cid.b));
+    return a;
+}
+
+static void rd_done(struct tarn_read *read, int rc)
+{
+    struct rd *rd = read->arg;
+    uint64_t at = read->off_bytes;
+
+    rd->done++;
+    rd->rc = rc;
+    for (unsigned i = 0; i < read->slice_count; i++) {
+        const struct tarn_slice *s = &read->slices[i];
+
+        for (size_t k = 0; k < s->len; k++)
+            rd->wrong |= s->buf->p[s->off + k] != rig_byte(at + k);
+        at += s->len;
+    }
+    assert_int_equal(at - read->off_bytes, read->got_bytes);
+}
+
+void rd_start(struct rd *rd, struct rig *r, struct tarn_handle *h, uint64_t off, uint32_t len)
+{
+    *rd = (struct rd){.rig = r};
+    rd->read = (struct tarn_read){
+        .handle = h, .off_bytes = off, .len_bytes = len, .cb = rd_done, .arg = rd};
+    tarn_handle_read(&rd->read);
+    assert_int_equal(rd->done, 0);
+}
+
+int rd_wait(struct rd *rd)
+{
+    rig_until(rd->rig, &rd->done, 1);
+    assert_int_equal(rd->done, 1);
+    assert_false(rd->wrong);
+    return rd->rc;
+}

@@ -64,14 +64,14 @@ struct tarn_handle {
     struct tarn_attr attr;
     void *file; /* the local worker's; NULL without one */
     _Atomic bool stale;
-    _Atomic bool used_loop; /* a read went to the loop: closing goes there too */
+    _Atomic bool used_loop;    /* a read went to the loop: closing goes there too */
+    _Atomic uint64_t next_off; /* where a sequential reader would go on */
     /* The client's loop: */
     Tarn__Wire__LocateResponse *located; /* once known */
     struct tarn_list waiting;            /* struct tarn_read that wait for it */
     struct tarn_client_op locate_op;
     bool locating;
-    uint64_t next_off; /* where a sequential reader would go on */
-    uint32_t ahead;    /* units to fetch ahead, grows with a sequential reader */
+    uint32_t ahead; /* units to fetch ahead, grows with a sequential reader */
     struct tarn_task close_task;
 };
 

@@ -27,11 +27,14 @@
 #define AHEAD_MAX       8u
 #define READ_TIMEOUT_NS (60 * TARN_NS_PER_S)
 
+#define SEQUENTIAL_SLACK (1ull << 20) /* bytes that a sequential reader may be out of order */
+
 struct read_state {
     struct tarn_read *read;
     struct tarn_local_read local;
     struct tarn_rpc_req rpc;
     bool rpc_running, local_running;
+    bool again; /* asked a second time, since the first answer was damaged */
 };
 
 struct tarn_handle *tarn_handle_open(struct tarn_client *c, const struct tarn_attr *attr)
@@ -101,6 +104,20 @@ uint64_t tarn_handle_cached(struct tarn_handle *h)
     return h->file ? h->client->local.cached(h->client->local.ctx, h->file) : 0;
 }
 
+/*
+ * Whether [off, end) continues what was read before. The kernel reads ahead with several requests
+ * at a time, so the order is only roughly kept. Hits count too: only misses come to the loop.
+ */
+static bool handle_goes_on(struct tarn_handle *h, uint64_t off, uint64_t end)
+{
+    uint64_t next = atomic_load_explicit(&h->next_off, memory_order_relaxed);
+    bool near = off == next || (off < next + SEQUENTIAL_SLACK && next < off + SEQUENTIAL_SLACK &&
+                                next > 0 && off > 0);
+
+    atomic_store_explicit(&h->next_off, near ? TARN_MAX(next, end) : end, memory_order_relaxed);
+    return near;
+}
+
 int64_t tarn_handle_try_read(struct tarn_handle *h, uint64_t off, uint32_t len, void *dst)
 {
     int64_t n;
@@ -112,8 +129,10 @@ int64_t tarn_handle_try_read(struct tarn_handle *h, uint64_t off, uint32_t len, 
     len = (uint32_t)TARN_MIN((uint64_t)len, h->attr.size_bytes - off);
     n = h->client->local.try_read(h->client->local.ctx, h->file, off, TARN_MIN(len, TARN_READ_MAX),
                                   dst);
-    if (n > 0)
+    if (n > 0) {
+        handle_goes_on(h, off, off + (uint64_t)n);
         atomic_fetch_add_explicit(&h->client->local_bytes, (uint64_t)n, memory_order_relaxed);
+    }
     return n;
 }
 
@@ -184,6 +203,8 @@ static int read_take_rpc(struct tarn_read *r, struct tarn_rpc_req *req)
     return 0;
 }
 
+static void read_rpc(struct tarn_read *r);
+
 static void read_rpc_done(struct tarn_rpc_req *req, int rc)
 {
     struct read_state *s = req->arg;
@@ -194,34 +215,21 @@ static void read_rpc_done(struct tarn_rpc_req *req, int rc)
     if (rc == 0)
         rc = read_take_rpc(r, req);
     tarn_rpc_req_fini(req);
+    if (rc == -TARN_E_GRANULE_SUM && !s->again && !r->cancelled) {
+        s->again = true;
+        read_rpc(r);
+        return;
+    }
     read_end(r, rc);
 }
 
-static void read_send(struct tarn_read *r)
+static void read_rpc(struct tarn_read *r)
 {
-    struct tarn_handle *h = r->handle;
-    struct tarn_client *c = h->client;
+    struct tarn_client *c = r->handle->client;
     struct read_state *s = r->state;
     Tarn__Wire__ReadRequest msg = TARN__WIRE__READ_REQUEST__INIT;
 
-    if (r->off_bytes == h->next_off)
-        h->ahead = TARN_MIN(h->ahead ? h->ahead * 2 : 1u, AHEAD_MAX);
-    else
-        h->ahead = 0;
-    h->next_off = r->off_bytes + r->len_bytes;
-    if (h->file) {
-        s->local = (struct tarn_local_read){.file = h->file,
-                                            .locator = h->located->locator,
-                                            .off_bytes = r->off_bytes,
-                                            .len_bytes = r->len_bytes,
-                                            .ahead_units = h->ahead,
-                                            .cb = read_local_done,
-                                            .arg = s};
-        s->local_running = true;
-        c->local.read(c->local.ctx, &s->local);
-        return;
-    }
-    msg.locator = h->located->locator;
+    msg.locator = r->handle->located->locator;
     msg.offset = r->off_bytes;
     msg.length = r->len_bytes;
     s->rpc = (struct tarn_rpc_req){.method = TARN_RPC_read,
@@ -234,6 +242,43 @@ static void read_send(struct tarn_read *r)
     tarn_rpc_start(c->rpc, &s->rpc);
 }
 
+static void read_send(struct tarn_read *r)
+{
+    struct tarn_handle *h = r->handle;
+    struct tarn_client *c = h->client;
+    struct read_state *s = r->state;
+
+    if (handle_goes_on(h, r->off_bytes, r->off_bytes + r->len_bytes))
+        h->ahead = TARN_MIN(h->ahead ? h->ahead * 2 : 1u, AHEAD_MAX);
+    else
+        h->ahead = 0;
+    if (h->file) {
+        s->local = (struct tarn_local_read){.file = h->file,
+                                            .locator = h->located->locator,
+                                            .off_bytes = r->off_bytes,
+                                            .len_bytes = r->len_bytes,
+                                            .ahead_units = h->ahead,
+                                            .cb = read_local_done,
+                                            .arg = s};
+        s->local_running = true;
+        c->local.read(c->local.ctx, &s->local);
+    } else {
+        read_rpc(r);
+    }
+}
+
+/* 0 if the answer tells where the bytes of this very version are. */
+static int located_check(const struct tarn_handle *h)
+{
+    const Tarn__Wire__Locator *l = h->located->locator;
+
+    if (!l || !l->ufs || l->cid.len != sizeof(h->attr.cid.b))
+        return -TARN_E_MSG_BAD;
+    if (memcmp(l->cid.data, h->attr.cid.b, l->cid.len) != 0 || l->ufs->size != h->attr.size_bytes)
+        return -TARN_E_STALE;
+    return 0;
+}
+
 static void handle_located(struct tarn_client_op *op, int rc)
 {
     struct tarn_handle *h = op->arg;
@@ -242,8 +287,7 @@ static void handle_located(struct tarn_client_op *op, int rc)
     h->locating = false;
     if (rc == 0) {
         h->located = (Tarn__Wire__LocateResponse *)op->resp;
-        if (!h->located->locator)
-            rc = -TARN_E_MSG_BAD;
+        rc = located_check(h);
     }
     if (rc < 0 && h->located) {
         tarn__wire__locate_response__free_unpacked(h->located, NULL);
@@ -279,7 +323,7 @@ static void read_run(struct tarn_task *t)
         read_end(r, -TARN_E_CANCELLED);
         return;
     }
-    if (r->off_bytes >= h->attr.size_bytes) {
+    if (r->off_bytes >= h->attr.size_bytes || r->len_bytes == 0) {
         read_end(r, 0);
         return;
     }
@@ -302,7 +346,7 @@ static void read_run(struct tarn_task *t)
 
 void tarn_handle_read(struct tarn_read *r)
 {
-    TARN_ASSERT(r->len_bytes > 0 && r->len_bytes <= TARN_READ_MAX);
+    TARN_ASSERT(r->len_bytes <= TARN_READ_MAX);
     r->cancelled = false;
     r->state = NULL;
     atomic_store(&r->handle->used_loop, true);

@@ -7,8 +7,45 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <jansson.h>
+
+#include "lib/base/assert.h"
 #include "lib/base/mem.h"
 #include "tools/cli.h"
+#include "ufs/ufs_opts.h"
+
+/*
+ * The options of a store that the configuration file gives. They are a load of their own, as in
+ * `tarn local`: some have the names of parameters of commands.
+ */
+static int config_store(struct cli *c, struct tarn_conf **ret)
+{
+    struct tarn_ufs_opts opts;
+    struct tarn_conf_bind bind = {&tarn_ufs_opts_table, &opts, TARN_CONF_FROM_FILE};
+    struct tarn_conf_input in = {.file = c->common.config[0] ? c->common.config : NULL,
+                                 .others = cli_all_tables};
+
+    return tarn_conf_load(&bind, 1, &in, ret, &c->err);
+}
+
+/* Both as one document. */
+static void config_json(const struct tarn_conf *conf, const struct tarn_conf *store)
+{
+    struct tarn_str a = {0}, b = {0};
+    json_t *doc, *more;
+
+    tarn_conf_print_json(conf, &a);
+    tarn_conf_print_json(store, &b);
+    doc = json_loads(tarn_str_z(&a), 0, NULL);
+    more = json_loads(tarn_str_z(&b), 0, NULL);
+    TARN_ASSERT(doc && more); /* we have just written them */
+    (void)json_array_extend(json_object_get(doc, "parameters"),
+                            json_object_get(more, "parameters"));
+    json_decref(more);
+    cli_json(doc);
+    tarn_str_fini(&a);
+    tarn_str_fini(&b);
+}
 
 static int config_run(struct cli *c)
 {
@@ -20,22 +57,25 @@ static int config_run(struct cli *c)
                                            {&cli_local_table, local, TARN_CONF_FROM_COMMAND}};
     struct tarn_conf_input in = {
         .env = (const char *const *)environ, .file_key = "config", .others = cli_all_tables};
-    struct tarn_conf *conf = NULL;
+    struct tarn_conf *conf = NULL, *store = NULL;
     struct tarn_str out = {0};
     int rc;
 
     in.args = tarn_flags_conf(c->flags, &in.n_args);
     rc = tarn_conf_load(binds, TARN_ARRAY_LEN(binds), &in, &conf, &c->err);
-    if (rc < 0)
-        return rc;
-    if (c->common.json)
-        tarn_conf_print_json(conf, &out);
-    else
+    if (rc == 0)
+        rc = config_store(c, &store);
+    if (rc == 0 && c->common.json) {
+        config_json(conf, store);
+    } else if (rc == 0) {
         tarn_conf_print_text(conf, &out);
-    (void)fputs(tarn_str_z(&out), stdout); /* main() checks the stream at the end */
+        tarn_conf_print_text(store, &out);
+        (void)fputs(tarn_str_z(&out), stdout); /* main() checks the stream at the end */
+    }
     tarn_str_fini(&out);
+    tarn_conf_free(&store);
     tarn_conf_free(&conf);
-    return 0;
+    return rc;
 }
 
 static const struct tarn_conf_table *const config_tables[] = {&cli_common_table, &cli_remote_table,

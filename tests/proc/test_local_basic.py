@@ -284,8 +284,7 @@ def test_extended_attributes(tarn, served):
     version = os.getxattr(path, "user.tarn.version")
     assert version
     util.sha256_file(path)
-    after = os.getxattr(path, "user.tarn.cached")
-    assert before != after
+    util.wait_until("the change", lambda: os.getxattr(path, "user.tarn.cached") != before, 5)
     assert str(server.json("stat", "/d003/f000003.bin")["version"]) == version.decode()
     assert os.getxattr(path, "user.tarn.version") == version
     with pytest.raises(OSError) as e:
@@ -380,7 +379,8 @@ def test_reports_are_true(tarn, workdir):
     assert server.json("stat", "/b/empty")["cached_ratio"] == 1.0
     assert server.json("stat", "/a")["type"] == "directory"
     assert sums.read(server.mnt, ["a/two"]) == {"a/two": sha(items["a/two"])}
-    after = server.json("stat", "/a/two")
+    after = util.wait_until("the cached bytes", lambda: (s := server.json("stat", "/a/two"))["cached_bytes"] == 3 * MIB
+                            and s, 5)
     assert (after["cached_bytes"], after["cached_ratio"], len(after["workers"])) == (3 * MIB, 1.0, 1)
     assert after["version"] == before["version"]
     du = server.json("du", "/a")

@@ -100,7 +100,7 @@ def test_kill_under_load(tarn, data, hammer):
         assert not found["wrong"], found
         assert found["under_way"] > 0, "nothing was under way"
         reads += found["under_way"]
-        os.killpg(load.pid, signal.SIGKILL)
+        load.kill()
         load.wait()
         begun = time.monotonic()
         server.start()
@@ -141,7 +141,7 @@ def test_stop_under_load(tarn, data, hammer):
         assert server.stop() == 0
         found = report(readers)
         assert not found["wrong"] and not util.mounted(server.mnt)
-        os.killpg(load.pid, signal.SIGKILL)
+        load.kill()
         load.wait()
         server.start()
     check_all(server, right)

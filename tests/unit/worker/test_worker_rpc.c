@@ -2,6 +2,8 @@
 /* The worker's handlers over a connection: reads with checksums, fills, frees, capabilities. */
 #include "tests/unit/worker/worker_rig.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -384,6 +386,66 @@ static void free_under_readers(void **state)
     net_fini(&n);
 }
 
+struct reader {
+    pthread_t thread;
+    struct net *net;
+    struct obj *obj;
+    _Atomic bool *stop;
+    uint64_t hits, wrong;
+};
+
+static void *reader_run(void *arg)
+{
+    struct reader *rd = arg;
+    struct rig *r = &rd->net->rig;
+    uint8_t buf[5000];
+
+    for (unsigned i = 0; !atomic_load(rd->stop); i++) {
+        uint64_t off = tarn_hash_u64(i) % (16 * MIB - sizeof(buf));
+        void *file = r->ops.open(r->ops.ctx, &rd->obj->cid, rd->obj->version.size);
+        int64_t n = r->ops.try_read(r->ops.ctx, file, off, sizeof(buf), buf);
+
+        for (int64_t k = 0; k < n; k += 499)
+            rd->wrong += buf[k] != rig_byte(rd->obj->seed, off + (uint64_t)k);
+        rd->hits += n > 0;
+        r->ops.close(r->ops.ctx, file);
+    }
+    return NULL;
+}
+
+/* Reads in place on threads, while the loop reads and frees. */
+static void threads_in_place(void **state)
+{
+    struct reader rds[3];
+    _Atomic bool stop = false;
+    uint64_t hits = 0;
+    struct net n;
+    struct obj o;
+
+    (void)state;
+    net_init(&n, &(struct rig_args){.quota = 64 * MIB}, true);
+    rig_open_dir(&n.rig, 0);
+    rig_put(&n.rig, "f", 1, 16 * MIB);
+    rig_find(&n.rig, &o, 0, "f", 1);
+    for (unsigned i = 0; i < 3; i++) {
+        rds[i] = (struct reader){.net = &n, .obj = &o, .stop = &stop};
+        assert_int_equal(pthread_create(&rds[i].thread, NULL, reader_run, &rds[i]), 0);
+    }
+    for (unsigned round = 0; round < 6; round++) {
+        rig_read_all(&n.rig, &o, 1 << 20);
+        rig_run_for(&n.rig, 20 * TARN_NS_PER_MS);
+        assert_int_equal(net_free(&n, &o), 0);
+    }
+    atomic_store(&stop, true);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(pthread_join(rds[i].thread, NULL), 0);
+        assert_int_equal(rds[i].wrong, 0);
+        hits += rds[i].hits;
+    }
+    assert_true(hits > 0);
+    net_fini(&n);
+}
+
 static void net_report_cancel(struct tarn_rpc_call *c)
 {
     struct net *n = c->state;
@@ -462,6 +524,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(free_under_readers),
         cmocka_unit_test(one_report_of_a_change),
         cmocka_unit_test(calls_after_stop),
+        cmocka_unit_test(threads_in_place),
     };
 
     if (argc > 1)

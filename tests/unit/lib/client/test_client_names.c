@@ -2,6 +2,7 @@
 /* What a client believes about names, and when it stops to: bounds, races, gaps, reconnects. */
 #include "tests/unit/lib/client/client_rig.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -184,6 +185,56 @@ static void names_too_long(void **state)
     rig_fini(&r);
 }
 
+struct looker {
+    pthread_t thread;
+    struct tarn_name_cache *c;
+    unsigned nr;
+    uint64_t bad;
+};
+
+static void *looker_run(void *arg)
+{
+    struct looker *l = arg;
+    struct tarn_attr attr, got;
+    uint64_t until;
+    char name[16];
+
+    for (unsigned i = 0; i < 20000; i++) {
+        uint64_t ino = (i * 7 + l->nr) % 300 + 1;
+        int n = snprintf(name, sizeof(name), "n%u", (unsigned)ino);
+
+        attr = (struct tarn_attr){.type = TARN_TYPE_FILE, .ino = {ino}};
+        if (i % 3 == 0)
+            client_cache_put(l->c, (tarn_ino_t){1}, name, (size_t)n, &attr, UINT64_MAX,
+                             client_cache_gen(l->c));
+        else if (i % 31 == 0)
+            client_cache_drop(l->c, (tarn_ino_t){1}, name, (size_t)n);
+        else if (i % 5003 == 0)
+            client_cache_clear(l->c);
+        else if (client_cache_get(l->c, (tarn_ino_t){1}, name, (size_t)n, 1, &got, &until) ==
+                 TARN_CACHED_HIT)
+            l->bad += got.ino.v != ino;
+    }
+    return NULL;
+}
+
+static void any_thread(void **state)
+{
+    struct tarn_name_cache *c = client_cache_new(100);
+    struct looker ls[4];
+
+    (void)state;
+    for (unsigned i = 0; i < 4; i++) {
+        ls[i] = (struct looker){.c = c, .nr = i};
+        assert_int_equal(pthread_create(&ls[i].thread, NULL, looker_run, &ls[i]), 0);
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        assert_int_equal(pthread_join(ls[i].thread, NULL), 0);
+        assert_int_equal(ls[i].bad, 0);
+    }
+    client_cache_free(&c);
+}
+
 static void bounded_with_second_chance(void **state)
 {
     struct tarn_name_cache *c = client_cache_new(6400);
@@ -227,6 +278,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(cancelled_calls),
         cmocka_unit_test(names_too_long),
         cmocka_unit_test(bounded_with_second_chance),
+        cmocka_unit_test(any_thread),
     };
 
     if (argc > 1)

@@ -18,33 +18,61 @@
  * The options of a store that the configuration file gives. They are a load of their own, as in
  * `tarn local`: some have the names of parameters of commands.
  */
-static int config_store(struct cli *c, struct tarn_conf **ret)
+static int config_store(struct cli *c, struct tarn_ufs_opts *opts, struct tarn_conf **ret)
 {
-    struct tarn_ufs_opts opts;
-    struct tarn_conf_bind bind = {&tarn_ufs_opts_table, &opts, TARN_CONF_FROM_FILE};
+    struct tarn_conf_bind bind = {&tarn_ufs_opts_table, opts, TARN_CONF_FROM_FILE};
     struct tarn_conf_input in = {.file = c->common.config[0] ? c->common.config : NULL,
                                  .others = cli_all_tables};
 
     return tarn_conf_load(&bind, 1, &in, ret, &c->err);
 }
 
-/* Both as one document. */
-static void config_json(const struct tarn_conf *conf, const struct tarn_conf *store)
+/* A printed configuration as JSON. New reference. */
+static json_t *config_document(const struct tarn_conf *conf)
 {
-    struct tarn_str a = {0}, b = {0};
-    json_t *doc, *more;
+    struct tarn_str text = {0};
+    json_t *doc;
 
-    tarn_conf_print_json(conf, &a);
-    tarn_conf_print_json(store, &b);
-    doc = json_loads(tarn_str_z(&a), 0, NULL);
-    more = json_loads(tarn_str_z(&b), 0, NULL);
-    TARN_ASSERT(doc && more); /* we have just written them */
-    (void)json_array_extend(json_object_get(doc, "parameters"),
-                            json_object_get(more, "parameters"));
-    json_decref(more);
-    cli_json(doc);
-    tarn_str_fini(&a);
-    tarn_str_fini(&b);
+    tarn_conf_print_json(conf, &text);
+    doc = json_loads(tarn_str_z(&text), 0, NULL);
+    TARN_ASSERT(doc != NULL); /* we have just written it */
+    tarn_str_fini(&text);
+    return doc;
+}
+
+/* Those of the store's options that the file gives, as an array. New reference. */
+static json_t *config_given(const struct tarn_conf *store)
+{
+    json_t *doc = config_document(store), *given = json_array(), *row;
+    size_t i;
+
+    json_array_foreach(json_object_get(doc, "parameters"), i, row)
+    {
+        if (tarn_starts_with(json_string_value(json_object_get(row, "source")), "file "))
+            (void)json_array_append(given, row);
+    }
+    json_decref(doc);
+    return given;
+}
+
+static void config_text(const struct tarn_conf *conf, const json_t *given)
+{
+    struct tarn_str out = {0};
+    json_t *row;
+    size_t i;
+
+    tarn_conf_print_text(conf, &out);
+    if (json_array_size(given))
+        tarn_str_addf(&out, "\n# %s\n", tarn_ufs_opts_table.title);
+    json_array_foreach(given, i, row)
+    {
+        TARN_AUTO_FREE char *value = json_dumps(json_object_get(row, "value"), JSON_ENCODE_ANY);
+
+        tarn_str_addf(&out, "%s: %s  # %s\n", json_string_value(json_object_get(row, "key")), value,
+                      json_string_value(json_object_get(row, "source")));
+    }
+    (void)fputs(tarn_str_z(&out), stdout); /* main() checks the stream at the end */
+    tarn_str_fini(&out);
 }
 
 static int config_run(struct cli *c)
@@ -52,27 +80,31 @@ static int config_run(struct cli *c)
     TARN_AUTO_FREE void *local = tarn_xcalloc(1, cli_local_table.size);
     struct cli_common common;
     struct cli_remote remote;
+    struct tarn_ufs_opts opts;
     const struct tarn_conf_bind binds[] = {{&cli_common_table, &common, TARN_CONF_FROM_COMMAND},
                                            {&cli_remote_table, &remote, TARN_CONF_FROM_COMMAND},
                                            {&cli_local_table, local, TARN_CONF_FROM_COMMAND}};
     struct tarn_conf_input in = {
         .env = (const char *const *)environ, .file_key = "config", .others = cli_all_tables};
     struct tarn_conf *conf = NULL, *store = NULL;
-    struct tarn_str out = {0};
+    json_t *given, *doc;
     int rc;
 
     in.args = tarn_flags_conf(c->flags, &in.n_args);
     rc = tarn_conf_load(binds, TARN_ARRAY_LEN(binds), &in, &conf, &c->err);
     if (rc == 0)
-        rc = config_store(c, &store);
-    if (rc == 0 && c->common.json) {
-        config_json(conf, store);
-    } else if (rc == 0) {
-        tarn_conf_print_text(conf, &out);
-        tarn_conf_print_text(store, &out);
-        (void)fputs(tarn_str_z(&out), stdout); /* main() checks the stream at the end */
+        rc = config_store(c, &opts, &store);
+    if (rc == 0) {
+        given = config_given(store);
+        if (c->common.json) {
+            doc = config_document(conf);
+            (void)json_array_extend(json_object_get(doc, "parameters"), given);
+            cli_json(doc);
+        } else {
+            config_text(conf, given);
+        }
+        json_decref(given);
     }
-    tarn_str_fini(&out);
     tarn_conf_free(&store);
     tarn_conf_free(&conf);
     return rc;

@@ -43,8 +43,8 @@ TOKEN = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*
 def list_files(root):
     """Paths relative to the root: what git knows or would add, or everything where there is no git."""
     if (root / ".git").exists():
-        out = subprocess.run(["git", "-C", str(root), "ls-files", "-co", "--exclude-standard", "-z"],
-                             check=True, capture_output=True).stdout
+        out = subprocess.run(["git", "-c", f"safe.directory={root.resolve()}", "-C", str(root), "ls-files",
+                              "-co", "--exclude-standard", "-z"], check=True, capture_output=True).stdout
         names = [n.decode() for n in out.split(b"\0") if n]
         return sorted(n for n in set(names) if (root / n).is_file())
     names = []

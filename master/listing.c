@@ -84,6 +84,7 @@ static void listing_end(struct mlisting *l)
         tarn_warn_limited("listing", "dir=%s%s failed: %s", d->at->uri, d->key,
                           tarn_err_text(&l->err, l->rc));
     tarn_list_del(&l->node);
+    m->listing_count--;
     d->listing = NULL;
     d->asks = 0;
     mdir_refresh(d);
@@ -351,6 +352,8 @@ void mlist_start(struct mdir *d, enum tarn_ufs_class cls, bool now)
     struct tarn_master *m = d->master;
     struct mlisting *l;
 
+    if (d->listing && cls == TARN_UFS_FOREGROUND)
+        d->listing->list.req.cls = cls; /* from its next page on */
     if (d->listing || m->stopping)
         return;
     master_busy(m);
@@ -362,6 +365,7 @@ void mlist_start(struct mdir *d, enum tarn_ufs_class cls, bool now)
     d->listing = l;
     tarn_list_init(&l->waiters);
     tarn_list_push(&m->listings, &l->node);
+    m->listing_count++;
     l->list.req.cls = cls;
     listing_begin(l, d->run_before && (!now || mdir_run_trusted(d)));
 }

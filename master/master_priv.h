@@ -22,6 +22,7 @@
 #define MASTER_PROBE_NS        (5 * TARN_NS_PER_S) /* a store that failed is tried again this often */
 #define MASTER_ASKS_LIST       8u     /* single names asked in a directory that start its listing */
 #define MASTER_DIRS_MAX        16384u /* directories remembered in memory */
+#define MASTER_LISTINGS_MAX    4096u  /* listings under way that clients may start */
 
 struct mlisting;
 
@@ -151,7 +152,8 @@ struct mlist_wait {
 };
 /*
  * Starts a listing unless one runs; resumes one that was interrupted. `now`: who asks wants the
- * directory as it is, so what an interrupted one found is taken up only while it is believed.
+ * directory as it is, so what an interrupted one found is taken up only while it is believed. One
+ * that runs in the background goes on in the foreground when that is asked for.
  */
 void mlist_start(struct mdir *d, enum tarn_ufs_class cls, bool now);
 void mlist_wait(struct mdir *d, struct mlist_wait *w); /* a listing must run */
@@ -343,6 +345,7 @@ struct tarn_master {
     struct tarn_list asked_fifo;
     size_t name_waiters;       /* struct mname_req that wait */
     struct tarn_list listings; /* under way */
+    size_t listing_count;
     struct tarn_list sessions;
     uint64_t session_next;
     struct mjobs *jobs;

@@ -196,7 +196,8 @@ void mdir_vanished(struct mdir *d)
     struct mdir *parent = NULL;
     const char *name;
 
-    if (m->stopping || d->ino.v == d->at->root.v || tarn_core_inode(m->args.kv, d->ino, &inode) < 0)
+    if (m->stopping || d->ino.v == d->at->root.v || m->asks.count >= TARN_WAITERS_MAX ||
+        tarn_core_inode(m->args.kv, d->ino, &inode) < 0)
         return;
     name = (const char *)inode->name.data;
     if (mdir_get(m, (tarn_ino_t){inode->parent}, &parent) == 0) {
@@ -625,7 +626,8 @@ static struct mask *ask_start(struct tarn_master *m, struct mdir *d, const char 
     a->stat.req.cls = TARN_UFS_FOREGROUND;
     tarn_ufs_stat(d->at->ufs, &a->stat, key);
     /* With the policy `always` nothing that a listing says would save a question. */
-    if (++d->asks >= MASTER_ASKS_LIST && !d->listing && d->at->ttl_ns != TARN_TTL_ALWAYS)
+    if (++d->asks >= MASTER_ASKS_LIST && !d->listing && d->at->ttl_ns != TARN_TTL_ALWAYS &&
+        m->listing_count < MASTER_LISTINGS_MAX)
         mlist_start(d, TARN_UFS_BACKGROUND, false);
     return a;
 }
@@ -690,7 +692,7 @@ int mname_refresh(struct tarn_master *m, struct mname_req *r)
     if (rc < 0)
         return rc;
     rc = name_good(m, r);
-    if (rc == 0 && m->name_waiters >= TARN_WAITERS_MAX)
+    if (rc == 0 && (m->name_waiters >= TARN_WAITERS_MAX || m->asks.count >= TARN_WAITERS_MAX))
         rc = -TARN_E_BUSY;
     if (rc != 0) {
         mdir_put(&r->dir);

@@ -303,9 +303,10 @@ static void readdir_late(struct tarn_timer *t, void *arg)
 /* `now`: the directory is being opened. */
 static void readdir_wait(struct svc_call *c, bool until_end, bool now)
 {
-    mlist_start(c->dir, TARN_UFS_FOREGROUND, now);
-    if (!c->dir->listing) { /* stopping */
-        svc_reply(c, -TARN_E_SHUTDOWN, NULL);
+    if (c->dir->listing || c->master->listing_count < MASTER_LISTINGS_MAX)
+        mlist_start(c->dir, TARN_UFS_FOREGROUND, now);
+    if (!c->dir->listing) {
+        svc_reply(c, c->master->stopping ? -TARN_E_SHUTDOWN : -TARN_E_BUSY, NULL);
         return;
     }
     c->list = (struct mlist_wait){.until_end = until_end, .fn = readdir_progress, .arg = c};
@@ -334,7 +335,8 @@ static void svc_readdir(void *ctx, struct tarn_rpc_call *call)
         return;
     }
     if (c->dir->listed_ns == 0) {
-        mlist_start(c->dir, TARN_UFS_FOREGROUND, req->cookie == 0);
+        if (c->dir->listing || m->listing_count < MASTER_LISTINGS_MAX)
+            mlist_start(c->dir, TARN_UFS_FOREGROUND, req->cookie == 0);
         if (!readdir_answer(c))
             readdir_wait(c, false, false);
         return;

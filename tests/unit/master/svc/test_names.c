@@ -332,6 +332,48 @@ static void test_a_report_is_checked_at_the_store(void **state)
     mfx_free(&fx);
 }
 
+/* The question under way was asked before anybody saw the new object. */
+static void test_a_report_outlives_an_older_question(void **state)
+{
+    struct mfx *fx = start(60 * TARN_NS_PER_S);
+    struct mfx_op op;
+    struct mfx_attr a;
+
+    (void)state;
+    assert_int_equal(mfx_lookup(fx, ROOT, "f", &a), 0);
+    tarn_clock_fake_advance(&fx->clock, MINUTE);
+    mfx_script(fx, SRV_OK, 0);
+    srv_delay_ms(fx->srv, 100);
+    mfx_begin_lookup(fx, &op, ROOT, "f", 20000);
+    mfx_run_ms(fx, 20);
+    tarn_clock_fake_advance(&fx->clock, TARN_NS_PER_MS);
+    assert_int_equal(mfx_report(fx, a.ino, a.version), 0);
+    assert_int_equal(mfx_end(&op), 0);
+    mfx_op_fini(&op);
+    srv_delay_ms(fx->srv, 0);
+    assert_int_equal(mfx_requests(fx), 2); /* both had that answer */
+    assert_int_equal(mfx_lookup(fx, ROOT, "f", &a), 0);
+    assert_int_equal(mfx_requests(fx), 4); /* which is not enough */
+    assert_int_equal(mfx_lookup(fx, ROOT, "f", &a), 0);
+    assert_int_equal(mfx_requests(fx), 4);
+    mfx_free(&fx);
+}
+
+static void test_questions_are_bounded(void **state)
+{
+    struct mfx *fx = start(60 * TARN_NS_PER_S);
+    struct mfx_op op;
+
+    (void)state;
+    fx->master->name_waiters = TARN_WAITERS_MAX;
+    mfx_begin_lookup(fx, &op, ROOT, "f", 20000);
+    assert_int_equal(mfx_end(&op), -TARN_E_BUSY);
+    mfx_op_fini(&op);
+    fx->master->name_waiters = 0;
+    assert_int_equal(mfx_lookup(fx, ROOT, "f", NULL), 0);
+    mfx_free(&fx);
+}
+
 static void test_a_report_while_the_store_is_down_is_kept(void **state)
 {
     struct mfx *fx = start(TARN_TTL_FOREVER);
@@ -431,6 +473,8 @@ int main(void)
         cmocka_unit_test(test_a_store_that_is_down_is_probed_until_it_answers),
         cmocka_unit_test(test_a_key_too_long_is_not_a_store_down),
         cmocka_unit_test(test_a_report_is_checked_at_the_store),
+        cmocka_unit_test(test_a_report_outlives_an_older_question),
+        cmocka_unit_test(test_questions_are_bounded),
         cmocka_unit_test(test_a_report_while_the_store_is_down_is_kept),
         cmocka_unit_test(test_a_directory_wins_and_bad_names_are_refused),
         cmocka_unit_test(test_names_below_a_directory_that_went),

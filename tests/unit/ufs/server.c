@@ -428,6 +428,7 @@ static void *srv_conn_thread(void *arg)
     struct srv_conn c = *(struct srv_conn *)arg;
     char head[16384];
     size_t n = 0;
+    unsigned delay_ms;
     bool more = true;
 
     free(arg);
@@ -443,8 +444,11 @@ static void *srv_conn_thread(void *arg)
             continue;
         srv_parse(&q, head);
         n = 0;
-        if (c.s->delay_ms)
-            (void)usleep(1000 * c.s->delay_ms); /* a signal may cut it short */
+        tarn_mtx_lock(&c.s->mtx);
+        delay_ms = c.s->delay_ms;
+        tarn_mtx_unlock(&c.s->mtx);
+        if (delay_ms)
+            (void)usleep(1000 * delay_ms); /* a signal may cut it short */
         more = srv_answer(&q);
         tarn_mtx_lock(&c.s->mtx);
         c.s->running--;

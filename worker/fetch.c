@@ -5,6 +5,7 @@
  *
  *     wfetch -> QUEUED -> (memory budget) RESERVING room in the tier -> FETCHING from the store
  *            -> waiters are served while the bytes arrive -> STORING in the tier -> DONE, gone
+ *                                         (no room to keep it) -> LINGERING for a moment -> DONE
  *
  * Invariants: a unit is in worker->units exactly until DONE, so that a reader finds the bytes
  * either in the unit or in the tier and nobody fetches twice; a waiter that goes away never stops a
@@ -31,6 +32,8 @@
 #include "lib/base/hash.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
+
+#define LINGER_NS (2 * TARN_NS_PER_S)
 
 static const struct tarn_sm_state unit_states[] = {
 #define WUNIT_STATE(name, next) {#name, next},
@@ -141,6 +144,39 @@ static void unit_give_memory(struct wunit *u)
     w->counts.fetching--;
 }
 
+/* ---- units that could not be kept
+ * ------------------------------------------------------------------------ */
+
+static void unit_finish(struct wunit *u, int rc);
+
+static void linger_end(struct tarn_timer *t, void *arg)
+{
+    (void)t; /* u's */
+    unit_finish(arg, 0);
+}
+
+/* Without room in the tier a unit stays for a moment: its readers ask for it in pieces, and each
+ * piece would cost a fetch of the whole. */
+static void unit_linger(struct wunit *u)
+{
+    struct tarn_worker *w = u->worker;
+
+    tarn_sm_move(unit_states, &u->state, WUNIT_LINGERING);
+    tarn_list_push(&w->lingering, &u->node);
+    tarn_timer_start(w->args.loop, &u->timer, LINGER_NS, linger_end, u);
+    unit_wake(u, true, 0); /* those who want it kept hear that it is not */
+    wfetch_pump(w);        /* others may need its memory */
+}
+
+/* Makes room for a fetch; false when nothing lingers. */
+static bool linger_drop(struct tarn_worker *w)
+{
+    if (tarn_list_empty(&w->lingering))
+        return false;
+    unit_finish(TARN_LIST_ENTRY(w->lingering.next, struct wunit, node), 0);
+    return true;
+}
+
 /* ---- the end
  * -------------------------------------------------------------------------------------------- */
 
@@ -151,7 +187,7 @@ static void unit_finish(struct wunit *u, int rc)
 
     if (rc < 0)
         w->counts.fetch_errors++;
-    if (u->state == WUNIT_QUEUED)
+    if (u->state == WUNIT_QUEUED || u->state == WUNIT_LINGERING)
         tarn_list_del(&u->node);
     tarn_sm_move(unit_states, &u->state, WUNIT_DONE);
     tarn_htab_remove(&w->units, &u->hnode);
@@ -217,7 +253,10 @@ static void unit_fetched(struct tarn_ufs_get *g, int rc)
     w->progress_ns = tarn_loop_now_ns(w->args.loop);
     if (!u->keep) {
         w->counts.uncached_bytes += u->len_bytes;
-        unit_finish(u, 0);
+        if (w->stopping)
+            unit_finish(u, 0);
+        else
+            unit_linger(u);
         return;
     }
     tarn_sm_move(unit_states, &u->state, WUNIT_STORING);
@@ -360,9 +399,22 @@ static struct wunit *pump_next(struct tarn_worker *w, int cls, bool *ret_full)
     return NULL;
 }
 
+static bool pump_waits(const struct tarn_worker *w, int cls)
+{
+    TARN_LIST_FOREACH(n, &w->stores)
+    {
+        if (!tarn_list_empty(&TARN_LIST_ENTRY(n, struct wstore, node)->queue[cls]))
+            return true;
+    }
+    return false;
+}
+
 static void pump_stop(struct tarn_worker *w)
 {
     bool found = true;
+
+    while (linger_drop(w))
+        ;
 
     while (found) {
         found = false;
@@ -391,8 +443,11 @@ void wfetch_pump(struct tarn_worker *w)
         return; /* the one that is at it looks again */
     w->pumping = true;
     for (int cls = 0; cls < 2 && !full && !w->stopping; cls++)
-        while ((u = pump_next(w, cls, &full)) != NULL)
-            unit_start(u);
+        do {
+            full = false;
+            while ((u = pump_next(w, cls, &full)) != NULL)
+                unit_start(u);
+        } while (pump_waits(w, cls) && linger_drop(w));
     if (w->stopping)
         pump_stop(w);
     w->pumping = false;
@@ -470,8 +525,8 @@ void wfetch(struct tarn_worker *w, struct wloc *loc, uint32_t group, enum tarn_u
         tarn_list_push(&u->waiters, &wait->node);
     }
     if (u->state != WUNIT_QUEUED) {
-        if (wait && unit_satisfies(u, wait))
-            unit_wake(u, false, 0);
+        if (wait && (u->state == WUNIT_LINGERING || unit_satisfies(u, wait)))
+            unit_wake(u, u->state == WUNIT_LINGERING, 0);
         return;
     }
     if (!tarn_timer_running(&u->timer) && (ufs = wloc_store(w, loc)) != NULL)

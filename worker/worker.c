@@ -56,6 +56,7 @@ int tarn_worker_new(const struct tarn_worker_args *args, struct tarn_worker **re
     if (!w->args.fetch_bytes_max)
         w->args.fetch_bytes_max = 64ull << 20;
     tarn_list_init(&w->stores);
+    tarn_list_init(&w->lingering);
     tarn_list_init(&w->reports);
     tarn_list_init(&w->etags_fifo);
     *ret = w;

@@ -54,7 +54,7 @@ struct wstore {
 struct wunit {
     uint32_t magic;
     struct tarn_hnode hnode; /* in worker->units */
-    struct tarn_list node;   /* in a queue while QUEUED */
+    struct tarn_list node;   /* in a queue while QUEUED, in worker->lingering while LINGERING */
     struct tarn_worker *worker;
     struct wstore *store;
     struct wloc *loc; /* referenced */
@@ -170,6 +170,7 @@ struct tarn_worker {
     uint8_t cap_key[32];
     struct tarn_htab units;      /* struct wunit by (cid, group) */
     struct tarn_list stores;     /* struct wstore */
+    struct tarn_list lingering;  /* LINGERING units, oldest first */
     struct tarn_htab etags;      /* by cid (etags.c) */
     struct tarn_list etags_fifo; /* the same, oldest first */
     uint64_t fetch_bytes;        /* of units past QUEUED */

@@ -246,6 +246,27 @@ static void ahead_only_what_is_kept(void **state)
     rig_fini(&r);
 }
 
+/* A unit that cannot be kept is fetched once for those who read it piece by piece. */
+static void pieces_of_what_is_not_kept(void **state)
+{
+    struct rig r;
+    struct obj o;
+
+    (void)state;
+    rig_init(&r, &(struct rig_args){.quota = 2 * MIB, .fetch_max = 8 * MIB});
+    rig_open_dir(&r, 0);
+    rig_put(&r, "f", 1, 16 * MIB);
+    rig_find(&r, &o, 0, "f", 1);
+    for (unsigned round = 1; round <= 2; round++) {
+        rig_read_all(&r, &o, 128 * KIB);
+        assert_in_range(r.worker->fetch_bytes, 4 * MIB, 8 * MIB);
+        assert_int_equal(r.worker->counts.fetches, 4 * round);
+    }
+    rig_run_for(&r, 2200 * TARN_NS_PER_MS); /* a moment, not for ever */
+    assert_int_equal(r.worker->fetch_bytes, 0);
+    rig_fini(&r);
+}
+
 /* ---- ends ----------------------------------------------------------------------------------- */
 
 static void stop_with_a_queue(void **state)
@@ -349,8 +370,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(tier_smaller_than_the_file), cmocka_unit_test(too_long_for_groups),
         cmocka_unit_test(known_with_another_length),  cmocka_unit_test(locators_are_checked),
         cmocka_unit_test(ahead_within_the_file),      cmocka_unit_test(ahead_only_what_is_kept),
-        cmocka_unit_test(stop_with_a_queue),          cmocka_unit_test(reads_after_stop),
-        cmocka_unit_test(forgotten_in_the_queue),     cmocka_unit_test(detached_under_a_queue),
+        cmocka_unit_test(pieces_of_what_is_not_kept), cmocka_unit_test(stop_with_a_queue),
+        cmocka_unit_test(reads_after_stop),           cmocka_unit_test(forgotten_in_the_queue),
+        cmocka_unit_test(detached_under_a_queue),
     };
 
     if (argc > 1)

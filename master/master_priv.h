@@ -56,9 +56,11 @@ bool mattach_no_answer(int rc);
 void mattach_late(struct mattach *a);
 /* What is known is given without waiting for the store, which does not answer. */
 bool mattach_in_force(const struct mattach *a);
+/* Until when (real ns) something learnt at `at_ns` is believed; 0 for never learnt. */
+int64_t mattach_trust_until(const struct mattach *a, int64_t at_ns);
 struct mattach *mattach_by_id(struct tarn_master *m, uint32_t id);
 
-/* ---- directories in memory (names.c)
+/* ---- directories in memory (dirs.c)
  * ------------------------------------------------------------------------ */
 
 /* What is kept of a directory in use. Found by ino; forgotten when unused and old. */
@@ -87,8 +89,10 @@ bool mdir_listed_trusted(struct mdir *d); /* listed, and that is still believed 
 void mdir_refresh(struct mdir *d); /* what the core says of its listing now; an error: no change */
 /* The run that is not over is no older than names are believed. */
 bool mdir_run_trusted(struct mdir *d);
+/* That listing has passed the key of this name. */
+bool mdir_run_covers(const struct mdir *d, const void *name, size_t len, uint32_t type);
 void mdir_gone(struct tarn_master *m, tarn_ino_t ino); /* a directory lost its name */
-/* The store has no such directory: asks for its name, so that the parent forgets it. */
+/* The store has no such directory: asks for its name, so that the parent forgets it (names.c). */
 void mdir_vanished(struct mdir *d);
 
 /* ---- names (names.c)
@@ -204,6 +208,7 @@ void msession_handlers(struct tarn_master *m, struct tarn_rpc_server *s);
 void msession_free_all(struct tarn_master *m);
 
 void mnames_fini(struct tarn_master *m);
+void mdirs_fini(struct tarn_master *m);
 void mattach_free(struct mattach **a);
 
 /* ---- reports and jobs

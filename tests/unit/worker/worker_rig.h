@@ -57,6 +57,7 @@ void rig_until(struct rig *r, const unsigned *flag, unsigned n);
 
 uint8_t rig_byte(unsigned seed, uint64_t off);
 void rig_pattern(unsigned seed, uint64_t off, uint8_t *dst, size_t n);
+bool rig_same(unsigned seed, uint64_t off, const uint8_t *p, size_t n);
 void rig_put(struct rig *r, const char *name, unsigned seed, uint64_t size);
 
 /* An object as the master would tell of it. */

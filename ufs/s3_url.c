@@ -177,7 +177,7 @@ int tarn_s3_uri_parse(const char *rest, char **ret_bucket, char **ret_prefix,
 {
     size_t n = strcspn(rest, "/"), m;
 
-    if (memchr(rest, '@', n))
+    if (!uri_bucket_ok(rest, n) && strchr(rest, '@')) /* also behind a '/' in the secret */
         return tarn_err_set(
             err, -TARN_E_CONFIG,
             "keys do not belong into a URI: use key-file and secret-file (s3://bucket/prefix)");

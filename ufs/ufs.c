@@ -22,6 +22,13 @@ static const struct tarn_ufs_ops *const ufs_back_ends[] = {&tarn_ufs_s3_ops, &ta
 
 /* ---- open and close ------------------------------------------------------------------------- */
 
+/* The URI for messages, but where it may hold a secret: s3://KEY:SECRET@bucket. A secret may hold
+ * slashes, so any '@' counts, but in a path of this machine. */
+static const char *ufs_shown(const char *uri)
+{
+    return strchr(uri, '@') && strncmp(uri, "file://", 7) != 0 ? "the URI" : uri;
+}
+
 static int ufs_find_back_end(const char *uri, const struct tarn_ufs_ops **ret_ops,
                              const char **ret_rest, struct tarn_errbuf *err)
 {
@@ -30,7 +37,8 @@ static int ufs_find_back_end(const char *uri, const struct tarn_ufs_ops **ret_op
     if (!colon || colon == uri)
         return tarn_err_set(
             err, -TARN_E_CONFIG,
-            "%s: not a store's URI: it has the form s3://bucket/prefix or file:///directory", uri);
+            "%s: not a store's URI: it has the form s3://bucket/prefix or file:///directory",
+            ufs_shown(uri));
     for (size_t i = 0; i < TARN_ARRAY_LEN(ufs_back_ends); i++) {
         const char *scheme = ufs_back_ends[i]->scheme;
 
@@ -41,7 +49,8 @@ static int ufs_find_back_end(const char *uri, const struct tarn_ufs_ops **ret_op
         }
     }
     return tarn_err_set(err, -TARN_E_CONFIG,
-                        "%s: stores of this kind are not supported (known: s3://, file://)", uri);
+                        "%s: stores of this kind are not supported (known: s3://, file://)",
+                        ufs_shown(uri));
 }
 
 static void ufs_free(struct tarn_ufs *u)
@@ -78,7 +87,9 @@ int tarn_ufs_open(const struct tarn_ufs_args *args, struct tarn_errbuf *err,
     rc = ops->open(u, rest, err);
     if (rc < 0) {
         ufs_free(u);
-        return !err || strstr(err->text, args->uri) ? rc : tarn_err_wrap(err, rc, "%s", args->uri);
+        if (!err || strstr(err->text, args->uri))
+            return rc;
+        return tarn_err_wrap(err, rc, "%s", ufs_shown(args->uri));
     }
     TARN_ASSERT(u->store && u->uri && u->store_id && u->prefix && u->where);
     if (*u->opts.store_id) {

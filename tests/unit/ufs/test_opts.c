@@ -236,6 +236,9 @@ static void test_open(void **state)
     check_open("s3://bkt", "credentials=anonymous", "s3://bkt", "e:2/bkt");
     check_open(uri, "", want, want + 7);
     check_refused("s3://ak:sekrit@bkt/x", "credentials=anonymous", -TARN_E_CONFIG, "key-file");
+    check_refused("s3://ak:sek/sekrit@bkt", "credentials=anonymous", -TARN_E_CONFIG, "key-file");
+    check_refused("s4://ak:sekrit@bkt", "", -TARN_E_CONFIG, "s3://, file://");
+    check_refused("ak:sekrit@bkt", "", -TARN_E_CONFIG, "s3://bucket/prefix");
     check_refused("s3://", "credentials=anonymous", -TARN_E_CONFIG, "bucket");
     check_refused("s3://bkt", "", -TARN_E_UFS_CREDENTIALS, "credentials");
     check_refused("s3://bkt", "credentials=anonymous,region=a b", -TARN_E_CONFIG, "region");

@@ -162,6 +162,12 @@ void tarn_tier_read(struct tarn_tier *t, struct tarn_tier_op *op);
  */
 void tarn_tier_drop(struct tarn_tier *t, struct tarn_tier_op *op);
 
+/*
+ * Bytes that count as used although they are not below `path`: where the quota is that of something
+ * larger. Above the high watermark it evicts at once. Loop's thread.
+ */
+void tarn_tier_set_foreign(struct tarn_tier *t, uint64_t bytes);
+
 /* ---- reports: any thread ---------------------------------------------------------------- */
 
 struct tarn_tier_info {

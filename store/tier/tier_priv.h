@@ -148,6 +148,7 @@ struct tarn_tier {
     _Atomic uint64_t dir_bytes_disk;     /* sum of bucket_bytes */
     _Atomic uint64_t reserved_bytes;     /* charges of reservations */
     _Atomic uint64_t index_bytes;        /* the index's share */
+    _Atomic uint64_t foreign_bytes;      /* tarn_tier_set_foreign() */
     _Atomic int64_t fs_delta;            /* bytes we wrote, less freed, since fs_free was asked */
     uint64_t index_floor;                /* immutable: the least share of the index */
     uint64_t fs_free, fs_total, fs_time; /* statvfs's answer and when (monotonic ns) */

@@ -6,7 +6,7 @@
  * system says afterwards:
  *
  *   used = data (st_blocks of each file, and a surcharge) + directories + index share +
- * reservations + base
+ *          reservations + base + what the caller says is taken elsewhere
  *
  * A reservation is charged more than its bytes (tarn_tier_charge): a new file may need a directory
  * block and blocks for extents. When the store has written, its file is measured and the charge is
@@ -62,7 +62,19 @@ uint64_t tarn_tier_used(struct tarn_tier *t)
     uint64_t sum = atomic_load(&t->reserved_bytes);
 
     sum += atomic_load(&t->data_bytes_disk) + atomic_load(&t->dir_bytes_disk);
-    return sum + atomic_load(&t->index_bytes) + BASE_BYTES;
+    return sum + atomic_load(&t->index_bytes) + atomic_load(&t->foreign_bytes) + BASE_BYTES;
+}
+
+void tarn_tier_set_foreign(struct tarn_tier *t, uint64_t bytes)
+{
+    uint64_t old = atomic_exchange(&t->foreign_bytes, bytes);
+
+    tarn_loop_assert_mine(t->loop);
+    if (bytes == old)
+        return;
+    if (tarn_tier_used(t) > t->quota_bytes)
+        t->shrinking = true;
+    tarn_tier_pump(t);
 }
 
 void tarn_tier_account_bytes(struct tarn_tier_file *f, uint64_t disk_bytes)
@@ -251,7 +263,9 @@ static int reserve_try(struct tarn_tier *t, uint64_t charge)
         return -TARN_E_TIER_OFFLINE;
     if (t->walking)
         return t->walk_late ? -TARN_E_TIER_FULL : 1;
-    if (t->shrinking || charge + atomic_load(&t->index_bytes) + BASE_BYTES > t->quota_bytes)
+    if (t->shrinking ||
+        charge + atomic_load(&t->index_bytes) + atomic_load(&t->foreign_bytes) + BASE_BYTES >
+            t->quota_bytes)
         return -TARN_E_TIER_FULL;
     shortage = room_short(t, charge);
     if (shortage == 0) {

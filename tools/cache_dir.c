@@ -167,7 +167,9 @@ void cache_dir_close(struct cache_dir *d)
     d->path = NULL;
 }
 
-static uint64_t dir_bytes(const char *path)
+/* Of everything below, but for a directory `skip` at the top and what lies in directories "data".
+ */
+static uint64_t dir_bytes(const char *path, const char *skip)
 {
     uint64_t n = 0;
     DIR *d = opendir(path);
@@ -177,15 +179,21 @@ static uint64_t dir_bytes(const char *path)
         TARN_AUTO_FREE char *sub = tarn_xasprintf("%s/%s", path, e->d_name);
         struct stat st;
 
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 || lstat(sub, &st) < 0)
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
+            strcmp(e->d_name, skip) == 0 || lstat(sub, &st) < 0)
             continue;
         n += (uint64_t)st.st_blocks * 512;
         if (S_ISDIR(st.st_mode) && strcmp(e->d_name, "data") != 0)
-            n += dir_bytes(sub);
+            n += dir_bytes(sub, "");
     }
     if (d)
         (void)closedir(d);
     return n;
+}
+
+uint64_t cache_dir_other_bytes(const struct cache_dir *d)
+{
+    return dir_bytes(d->path, "tier0");
 }
 
 uint64_t cache_dir_default_size(const struct cache_dir *d)
@@ -196,7 +204,7 @@ uint64_t cache_dir_default_size(const struct cache_dir *d)
     if (statvfs(d->path, &v) < 0)
         return 1ull << 30;
     /* What this cache holds already is its own to use again. */
-    free_bytes = (uint64_t)v.f_bavail * v.f_frsize + dir_bytes(d->path);
+    free_bytes = (uint64_t)v.f_bavail * v.f_frsize + dir_bytes(d->path, "");
     return TARN_MAX(TARN_MIN(free_bytes / 2, CACHE_SIZE_MAX) >> 20 << 20, 16ull << 20);
 }
 

@@ -25,5 +25,7 @@ int cache_dir_open(const char *path, struct cache_dir *ret, struct tarn_errbuf *
 void cache_dir_close(struct cache_dir *d);
 /* min(half of what is free, 100 GiB), whole MiB. */
 uint64_t cache_dir_default_size(const struct cache_dir *d);
+/* Bytes on the disk of everything but the tier. */
+uint64_t cache_dir_other_bytes(const struct cache_dir *d);
 /* Moves a damaged meta/ aside (meta.damaged-N, one is kept). */
 int cache_dir_set_meta_aside(const struct cache_dir *d, struct tarn_errbuf *err);

@@ -38,6 +38,7 @@
 #include "tools/cache_dir.h"
 #include "tools/cli.h"
 #include "tools/local_http.h"
+#include "tools/meta_room.h"
 #include "ufs/ufs_opts.h"
 #include "worker/worker.h"
 
@@ -77,6 +78,7 @@ struct local {
     struct tarn_kv *kv;
     struct tarn_master *master;
     struct tarn_tier *tier;
+    struct meta_room meta_room;
     struct tarn_worker *worker;
     struct tarn_rpc_server *server;
     struct tarn_rpc_client *to_worker, *to_master;
@@ -299,6 +301,11 @@ static uint32_t local_fds(const struct local *l)
     return (uint32_t)TARN_MAX((rlim_t)64, TARN_MIN(r.rlim_cur / 2, (rlim_t)65536));
 }
 
+static uint64_t local_size(const struct local *l)
+{
+    return l->p->cache_size ? l->p->cache_size : cache_dir_default_size(&l->dir);
+}
+
 static int local_open_meta(struct local *l)
 {
     TARN_AUTO_FREE char *path = tarn_xasprintf("%s/meta", l->dir.path);
@@ -307,7 +314,7 @@ static int local_open_meta(struct local *l)
                                 .cfs = tarn_core_cf_names,
                                 .cf_count = 3,
                                 .cache_bytes = 32ull << 20,
-                                .write_buffer_bytes = 8ull << 20};
+                                .write_buffer_bytes = meta_room_write_buffer(local_size(l))};
     int rc = tarn_kv_rocksdb_open(&args, l->err, &l->kv);
 
     if (rc != -TARN_E_KV_CORRUPT)
@@ -355,15 +362,17 @@ static int local_open_tier(struct local *l)
                                   .owner_id = tarn_master_cluster_id(l->master),
                                   .replace = true,
                                   .medium = TARN_MEDIUM_SSD,
-                                  .quota_bytes = l->p->cache_size,
+                                  .quota_bytes = local_size(l),
                                   .high_bp = l->p->evict_high,
                                   .low_bp = l->p->evict_low,
                                   .disk_free_bp = l->p->disk_free,
                                   .fds_max = local_fds(l)};
 
-    if (!args.quota_bytes)
-        args.quota_bytes = cache_dir_default_size(&l->dir);
-    return tarn_tier_open(&args, l->err, &l->tier);
+    int rc = tarn_tier_open(&args, l->err, &l->tier);
+
+    if (rc == 0)
+        meta_room_start(&l->meta_room, l->loop, l->tier, &l->dir, args.quota_bytes);
+    return rc;
 }
 
 static int local_open_worker(struct local *l)
@@ -609,6 +618,7 @@ static void local_stop(struct local *l)
     local_stop_parts(l);
     if (l->token_path.len)
         (void)unlink(tarn_str_z(&l->token_path)); /* a stale one only fails to authenticate */
+    meta_room_stop(&l->meta_room);
     if (l->tier)
         tarn_tier_close(&l->tier);
     tarn_kv_close(&l->kv);

@@ -438,7 +438,7 @@ def test_quota(tarn, workdir, sizes):
     """Never exceeded while twice its size is read, also by many readers at a time."""
     quota = 32 * MIB
     make = {"mixed": lambda: items_of_all_sizes(75, "quota"),
-            "small": lambda: util.tree_items(6000, 4000, 18_000, seed=9),
+            "small": lambda: util.tree_items(3000, 8000, 36_000, seed=9),
             "big": lambda: ((f"b{i}", util.some_bytes(13 * MIB + i, f"b{i}")) for i in range(5))}[sizes]
     root = os.path.join(workdir, "data")
     right = util.write_tree(root, make())

@@ -602,14 +602,17 @@ void tarn_ufs_http_free(struct tarn_ufs_http **hp)
     http_reap(h);
     while (h->n_spare)
         curl_easy_cleanup(h->spare[--h->n_spare]);
+    /* Before the clean-up closes sockets without telling: their numbers may be others' then. */
     if (h->multi)
-        (void)curl_multi_cleanup(h->multi); /* no easy handle is left in it */
-    if (h->share)
-        (void)curl_share_cleanup(h->share); /* no easy handle uses it */
+        (void)curl_multi_setopt(h->multi, CURLMOPT_SOCKETFUNCTION, NULL);
     TARN_LIST_FOREACH_SAFE(n, &h->sockets)
     {
         http_socket_free(TARN_LIST_ENTRY(n, struct http_socket, node));
     }
+    if (h->multi)
+        (void)curl_multi_cleanup(h->multi); /* no easy handle is left in it */
+    if (h->share)
+        (void)curl_share_cleanup(h->share); /* no easy handle uses it */
     tarn_timer_stop(&h->timer);
     curl_global_cleanup();
     free(h->tls_ca);

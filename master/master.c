@@ -288,6 +288,7 @@ void tarn_master_counts(struct tarn_master *m, struct tarn_master_counts *ret)
     mjobs_counts(m->jobs, &running, &failed);
     ret->jobs_running = running;
     ret->jobs_failed = failed;
+    mjobs_files(m->jobs, &ret->job_files_done, &ret->job_files_failed, &ret->job_files_waiting);
     ret->sessions = 0;
     TARN_LIST_FOREACH(n, &m->sessions)
     ret->sessions++;

@@ -66,6 +66,7 @@ struct tarn_master_counts {
     uint64_t listings, listed_entries; /* pages' entries committed */
     uint64_t asks;                     /* names asked one by one */
     uint64_t jobs_running, jobs_failed;
+    uint64_t job_files_done, job_files_failed, job_files_waiting;
     uint64_t sessions;
 };
 void tarn_master_counts(struct tarn_master *m, struct tarn_master_counts *ret);

@@ -238,6 +238,8 @@ void mjobs_handlers(struct mjobs *j, struct tarn_rpc_server *s);
 void mjobs_stop(struct mjobs *j); /* holds the master busy until nothing runs; states stay as they
                                      are in the journal */
 void mjobs_free(struct mjobs **j);
+/* Files of the jobs that are remembered; waiting: of those that run. */
+void mjobs_files(struct mjobs *j, uint64_t *ret_done, uint64_t *ret_failed, uint64_t *ret_waiting);
 void mjobs_counts(struct mjobs *j, uint32_t *ret_running, uint32_t *ret_failed);
 
 /*

@@ -120,10 +120,14 @@ static void copy_names(struct local_http *h)
     copy(h, LOCAL_STAT_master_asks, 0, m.asks);
     copy(h, LOCAL_STAT_stale_answers, 0, m.stale_answers);
     copy(h, LOCAL_STAT_jobs_running, 0, m.jobs_running);
+    copy(h, LOCAL_STAT_job_files, 0, m.job_files_done);
+    copy(h, LOCAL_STAT_job_files, 1, m.job_files_failed);
+    copy(h, LOCAL_STAT_job_files, 2, m.job_files_waiting);
     copy(h, LOCAL_STAT_sessions, 0, m.sessions);
     tarn_client_counts(h->args.client, &c);
     copy(h, LOCAL_STAT_read_bytes, 0, c.local_bytes);
     copy(h, LOCAL_STAT_read_bytes, 1, c.remote_bytes);
+    copy(h, LOCAL_STAT_ufs_saved_requests, 0, c.local_reads);
     copy(h, LOCAL_STAT_ufs_saved_bytes, 0, c.local_bytes + c.remote_bytes);
     copy(h, LOCAL_STAT_read_bytes, 2, c.ufs_bytes);
     tarn_fuse_info(h->args.fuse, &f);

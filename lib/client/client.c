@@ -98,6 +98,7 @@ uint64_t tarn_client_kernel_trust_ns(const struct tarn_client *c)
 void tarn_client_counts(struct tarn_client *c, struct tarn_client_counts *ret)
 {
     ret->local_bytes = atomic_load(&c->local_bytes);
+    ret->local_reads = atomic_load(&c->local_reads);
     ret->remote_bytes = atomic_load(&c->remote_bytes);
     ret->ufs_bytes = atomic_load(&c->ufs_bytes);
 }

@@ -176,6 +176,7 @@ struct tarn_local_ops {
 
 struct tarn_client_counts { /* bytes delivered since the start, by origin */
     uint64_t local_bytes, remote_bytes, ufs_bytes;
+    uint64_t local_reads; /* reads that asked no store */
 };
 
 struct tarn_client_args {

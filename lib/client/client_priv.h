@@ -53,7 +53,7 @@ struct tarn_client {
     bool session_busy, connected_once, stopping;
     void (*connect_cb)(void *arg, int rc);
     void *connect_arg;
-    _Atomic uint64_t local_bytes, remote_bytes, ufs_bytes;
+    _Atomic uint64_t local_bytes, remote_bytes, ufs_bytes, local_reads;
     void (*stopped)(void *arg);
     void *stopped_arg;
 };

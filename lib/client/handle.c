@@ -132,6 +132,7 @@ int64_t tarn_handle_try_read(struct tarn_handle *h, uint64_t off, uint32_t len, 
     if (n > 0) {
         handle_goes_on(h, off, off + (uint64_t)n);
         atomic_fetch_add_explicit(&h->client->local_bytes, (uint64_t)n, memory_order_relaxed);
+        atomic_fetch_add_explicit(&h->client->local_reads, 1, memory_order_relaxed);
     }
     return n;
 }
@@ -167,6 +168,8 @@ static void read_local_done(struct tarn_local_read *lr, int rc)
         r->slices[i] = lr->slices[i];
         r->got_bytes += (uint32_t)lr->slices[i].len;
     }
+    if (rc == 0 && lr->source != 2)
+        atomic_fetch_add_explicit(&c->local_reads, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(lr->source == 2 ? &c->ufs_bytes : &c->local_bytes, r->got_bytes,
                               memory_order_relaxed);
     read_end(r, rc);

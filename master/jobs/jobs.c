@@ -490,6 +490,21 @@ void mjobs_free(struct mjobs **pj)
     *pj = NULL;
 }
 
+void mjobs_files(struct mjobs *j, uint64_t *ret_done, uint64_t *ret_failed, uint64_t *ret_waiting)
+{
+    *ret_done = *ret_failed = *ret_waiting = 0;
+    TARN_LIST_FOREACH(n, &j->all)
+    {
+        const struct mjob *job = TARN_LIST_ENTRY(n, struct mjob, node);
+        uint64_t ended = job->live.files_done + job->live.files_failed;
+
+        *ret_done += job->live.files_done;
+        *ret_failed += job->live.files_failed;
+        if (job->state == MJOB_RUNNING && job->live.files_total > ended)
+            *ret_waiting += job->live.files_total - ended;
+    }
+}
+
 void mjobs_counts(struct mjobs *j, uint32_t *ret_running, uint32_t *ret_failed)
 {
     uint32_t running = 0, failed = 0;

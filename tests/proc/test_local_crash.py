@@ -29,7 +29,10 @@ def items_of_all_sizes(files, seed):
     """(path, bytes): most are small, some have several granules, a few several groups."""
     rng = random.Random(seed)
     for i in range(files):
-        size = rng.choice([rng.randint(0, 5000), rng.randint(5000, 400_000), rng.randint(400_000, 5 * MIB)])
+        size = rng.choice(
+            [rng.randint(0, 5000),
+             rng.randint(5000, 400_000),
+             rng.randint(400_000, 5 * MIB)])
         yield f"d{i % 5}/f{i:03d}", util.some_bytes(size, f"{seed}/{i}")
 
 
@@ -49,9 +52,11 @@ def hammer(workdir):
         path = os.path.join(workdir, "right.json")
         with open(path, "w", encoding="utf-8") as f:
             json.dump(right, f)
-        made.append(subprocess.Popen([sys.executable, HAMMER, mnt, path, str(threads), str(len(made))],
-                                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-                                     start_new_session=True))
+        made.append(
+            subprocess.Popen(
+                [sys.executable, HAMMER, mnt, path,
+                 str(threads), str(len(made))], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                text=True, start_new_session=True))
         assert made[-1].stdout.readline() == "on\n"
         return made[-1]
 
@@ -89,9 +94,10 @@ def test_kill_under_load(tarn, data, hammer):
     for turn in range(KILLS):
         if turn % 5 == 0:
             server.cli("free", "/", check=False)
-        load = subprocess.Popen([*server.cli_command("load", "/", *(["--force"] * (turn % 2)))], env=server.cli_env(),
-                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                start_new_session=True)
+        load = subprocess.Popen(
+            server.cli_command("load", "/", "--force", "--bandwidth",
+                               "30MiB/s"), env=server.cli_env(), stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         readers = hammer(server.mnt, right)
         time.sleep(rng.uniform(0.0, 0.25))  # the moment of the kill, not a wait
         loads += load.poll() is None
@@ -110,7 +116,7 @@ def test_kill_under_load(tarn, data, hammer):
     assert server.cli("load", "/").code == 0
     assert server.json("du", "/")["cached_files"] == len(right)
     check_all(server, right)
-    assert reads >= KILLS and loads >= KILLS // 5, f"{reads} reads and {loads} loads were under way"
+    assert reads >= KILLS and loads >= KILLS * 0.9, f"under way: {reads} reads, {loads} loads"
     took.sort()
     assert took[int(len(took) * 0.9)] < READY_SECONDS, took
     assert took[-1] < 3 * READY_SECONDS, took
@@ -135,8 +141,8 @@ def test_stop_under_load(tarn, data, hammer):
     server = tarn(f"file://{root}")
     for _ in range(5):
         load = subprocess.Popen(server.cli_command("load", "/", "--force"), env=server.cli_env(),
-                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                start_new_session=True)
+                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL, start_new_session=True)
         readers = hammer(server.mnt, right)
         assert server.stop() == 0
         found = report(readers)
@@ -160,7 +166,8 @@ def test_load_goes_on_after_a_kill(tarn, s3fault):
     server.start()
     done = server.cli("job", "wait", job, check=False, seconds=60)
     shown = server.json("job", "show", job)
-    assert (done.code, shown["state"], shown["files_done"], shown["files_failed"]) == (0, "succeeded", 40, 0), shown
+    assert (done.code, shown["state"], shown["files_done"],
+            shown["files_failed"]) == (0, "succeeded", 40, 0), shown
     assert server.json("du", "/")["cached_files"] == 40
 
 
@@ -275,7 +282,7 @@ def test_flipped_bytes(tarn, s3fault):
         for path in local.below(server.cache):
             if os.path.isfile(path) and os.path.getsize(path) and not path.endswith("/LOCK"):
                 files.setdefault(kind_of(path, server.cache), []).append(path)
-        # Damage to the metadata, the index and the data in turns: one that makes all else be dropped hides the rest.
+        # In turns: damage that makes all else be dropped would hide the rest.
         part = ("tier0/data", "tier0/index", "meta", "")[turn % 4]
         chosen = sorted(k for k in files if k.startswith(part))
         for i in range(FLIPS_A_START):
@@ -286,7 +293,8 @@ def test_flipped_bytes(tarn, s3fault):
         try:
             server.start()
         except AssertionError as e:
-            raise AssertionError(f"it does not start after flips in {chosen} (turn {turn})\n{e}") from e
+            raise AssertionError(
+                f"it does not start after flips in {chosen} (turn {turn})\n{e}") from e
     check_all(server, right)
     errors += checksum_errors(server)
     assert flips >= 1000, flips
@@ -313,7 +321,8 @@ def test_truncated_and_missing_files(tarn, s3fault):
                 os.unlink(path)
             else:
                 size = os.path.getsize(path)
-                os.truncate(path, 0 if way == 1 else size + 4096 if way == 2 else rng.randrange(size + 1))
+                os.truncate(path,
+                            0 if way == 1 else size + 4096 if way == 2 else rng.randrange(size + 1))
         server.start()
     check_all(server, right)
 
@@ -412,7 +421,7 @@ def test_first_start_on_a_full_disk(tarn, loopfs, data):
 
 
 class Watch:
-    """The room below a directory, looked at every 100 ms."""
+    """The room below a directory, looked at all the time."""
 
     def __init__(self, path):
         self.path, self.most, self.looks = path, 0, 0
@@ -420,7 +429,7 @@ class Watch:
         self.thread = threading.Thread(target=self._run)
 
     def _run(self):
-        while not self.ended.wait(0.1):
+        while not self.ended.wait(0.05):
             self.most = max(self.most, local.room(self.path))
             self.looks += 1
 
@@ -437,9 +446,11 @@ class Watch:
 def test_quota(tarn, workdir, sizes):
     """Never exceeded while twice its size is read, also by many readers at a time."""
     quota = 32 * MIB
-    make = {"mixed": lambda: items_of_all_sizes(75, "quota"),
-            "small": lambda: util.tree_items(3000, 8000, 36_000, seed=9),
-            "big": lambda: ((f"b{i}", util.some_bytes(13 * MIB + i, f"b{i}")) for i in range(5))}[sizes]
+    make = {
+        "mixed": lambda: items_of_all_sizes(75, "quota"),
+        "small": lambda: util.tree_items(3000, 8000, 36_000, seed=9),
+        "big": lambda: ((f"b{i}", util.some_bytes(13 * MIB + i, f"b{i}")) for i in range(5))
+    }[sizes]
     root = os.path.join(workdir, "data")
     right = util.write_tree(root, make())
     assert sum(os.path.getsize(os.path.join(root, n)) for n in right) >= 1.9 * quota
@@ -453,7 +464,7 @@ def test_quota(tarn, workdir, sizes):
         server.start()
         sample(server, right, random.Random(7), 5)
     assert watch.most <= quota, f"{watch.most - quota} bytes more than the quota"
-    assert watch.most > quota // 2 and watch.looks > 10
+    assert watch.most > quota // 2 and watch.looks > 5
     assert server.json("status")["cache"]["used_bytes"] <= quota
     check_all(server, right)
 

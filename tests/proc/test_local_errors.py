@@ -42,8 +42,9 @@ def works(server):
 
 # ---- the store ----
 
-@pytest.mark.parametrize("key, secret, cause", [
-    (None, "wrong-secret", ("signature", "key")), ("nobody:at-all", "wrong-secret", ("signature", "key", "denie"))])
+@pytest.mark.parametrize("key, secret, cause",
+                         [(None, "wrong-secret", ("signature", "key")),
+                          ("nobody:at-all", "wrong-secret", ("signature", "key", "denie"))])
 def test_wrong_key(tarn, swift, bucket, workdir, key, secret, cause):
     flags = local.swift_options(swift, workdir, access_key=key, secret=secret)
     got = check_refused(tarn(f"s3://{bucket}", *flags, start=False), 5, f"s3://{bucket}", cause)
@@ -225,7 +226,8 @@ def newer_tier_format(cache):
         f.write(head)
 
 
-@pytest.mark.parametrize("make_newer, part", [(newer_cache_format, ""), (newer_tier_format, "/tier0")])
+@pytest.mark.parametrize("make_newer, part", [(newer_cache_format, ""),
+                                              (newer_tier_format, "/tier0")])
 def test_cache_of_a_newer_format(tarn, served, make_newer, part):
     server = tarn(f"file://{served}")
     works_once = server.path("d/f")
@@ -251,7 +253,9 @@ def test_cache_of_another_uri(tarn, workdir, served):
 
 
 def as_nobody(server):
-    server.prefix = ["setpriv", f"--reuid={local.NOBODY}", f"--regid={local.NOBODY}", "--clear-groups"]
+    server.prefix = [
+        "setpriv", f"--reuid={local.NOBODY}", f"--regid={local.NOBODY}", "--clear-groups"
+    ]
     os.chown(server.mnt, local.NOBODY, local.NOBODY)
     os.chmod(server.dir, 0o755)
 
@@ -306,7 +310,7 @@ def test_cache_with_foreign_files(tarn, served):
     (("--log-level", "loud"), ("--log-level", "loud", "debug", "info", "warn", "error")),
     (("--evict-high", "250%"), ("--evict-high", "250%", "percentage")),
     (("--evict-high", "5%"), ("--evict-high", "5%", "10%")),
-    (("-o", "endpiont=http://x"), ("endpiont", "endpoint")),
+    (("-o", "endpoin=http://x"), ("endpoin:", "mean endpoint")),
     (("-o", "timeout=soon"), ("timeout", "soon", "30s")),
     (("-o", "tls-verify=maybe"), ("tls-verify", "maybe", "true", "false")),
     (("-o", "retries=1000"), ("retries", "1000", "20")),
@@ -347,7 +351,8 @@ def test_usage_in_the_environment_and_the_file(tarn, served, workdir):
     check_refused(server, 2, f"{workdir}/none.yaml")
 
 
-@pytest.mark.parametrize("key, way", [("secret-key", "secret-file"), ("session-token", "token-file")])
+@pytest.mark.parametrize("key, way", [("secret-key", "secret-file"),
+                                      ("session-token", "token-file")])
 def test_secrets_on_the_command_line(tarn, store, key, way):
     for value in (f"access-key=a,{key}=CANARY-CANARY", f"{key}=CANARY-CANARY"):
         got = check_refused(s3(store, tarn, "-o", value), 2, key, way)

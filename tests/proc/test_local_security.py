@@ -28,9 +28,10 @@ def served(workdir):
 
 def as_nobody(server, *args, home="/nonexistent", extra=()):
     env = {"TARN_MASTER": server.master, "HOME": home, "PATH": os.environ["PATH"]}
-    return subprocess.run(["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", binary(),
-                           *args, *extra], stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env,
-                          timeout=30, check=False)
+    return subprocess.run([
+        "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
+        binary(), *args, *extra
+    ], stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env, timeout=30, check=False)
 
 
 def token_file(server):
@@ -54,7 +55,7 @@ def test_another_user_is_refused(root, tarn, served, workdir, guess):
         extra = ("--token-file", path)
     for command in COMMANDS:
         done = as_nobody(server, *command, extra=extra)
-        assert done.returncode == 5, f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        assert done.returncode == 5, f"{command}: {done}"
         assert not done.stdout and "private" not in done.stderr
     assert server.json("stat", "/d/f")["cached_bytes"] == 0, "one of them did something"
     assert as_nobody(server, "umount", server.mnt).returncode != 0
@@ -69,8 +70,10 @@ def test_another_user_cannot_use_our_token_file(root, tarn, served):
 
 def test_another_user_cannot_use_the_mount(root, tarn, served):
     server = tarn(f"file://{served}")
-    done = subprocess.run(["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "cat",
-                           server.path("d/f")], capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run([
+        "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "cat",
+        server.path("d/f")
+    ], capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode != 0 and not done.stdout
 
 
@@ -80,8 +83,10 @@ def test_another_user_with_allow_other_gets_what_modes_say(root, tarn, served):
     for name, allowed in (("d/f", False), ("d/g", True)):
         with open(server.path(name), "rb") as f:  # in the kernel's cache by now
             f.read()
-        done = subprocess.run(["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "cat",
-                               server.path(name)], capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run([
+            "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "cat",
+            server.path(name)
+        ], capture_output=True, text=True, timeout=20, check=False)
         assert (done.returncode == 0) == allowed, name
 
 
@@ -94,8 +99,10 @@ def test_another_user_cannot_see_the_cache(root, tarn, served):
         if path == server.cache or os.path.dirname(path) == server.cache:
             continue
         assert stat.S_ISDIR(mode) or not mode & 0o022, path
-    done = subprocess.run(["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "grep", "-r",
-                           "private bytes", server.cache], capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run([
+        "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "grep", "-r",
+        "private bytes", server.cache
+    ], capture_output=True, text=True, timeout=20, check=False)
     assert not done.stdout
 
 
@@ -134,7 +141,10 @@ def test_wrong_and_careless_token_files(tarn, served, workdir):
 def test_noise_at_the_control_port(tarn, served):
     """Whatever a stranger sends: no answer of use, no crash, no memory."""
     server = tarn(f"file://{served}")
-    noises = [b"", b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100, b"\xff" * 100_000, os.urandom(65536), b"TARN" * 1000]
+    noises = [
+        b"", b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100, b"\xff" * 100_000,
+        os.urandom(65536), b"TARN" * 1000
+    ]
     before = server.metric("tarn_process_resident_bytes")
     for noise in noises * 20:
         with socket.create_connection((util.LOOPBACK, server.port), timeout=10) as s:
@@ -145,18 +155,25 @@ def test_noise_at_the_control_port(tarn, served):
                     assert b"private" not in got and b"d/f" not in got
             except (ConnectionError, BrokenPipeError):
                 pass
-    silent = [socket.create_connection((util.LOOPBACK, server.port), timeout=10) for _ in range(200)]
+    silent = [
+        socket.create_connection((util.LOOPBACK, server.port), timeout=10) for _ in range(200)
+    ]
     assert server.json("status")["cluster_id"]
     for s in silent:
         s.close()
     assert server.process.poll() is None
-    util.wait_until("a metric", lambda: server.metric("tarn_process_resident_bytes") < before + (64 << 20), 5)
+    util.wait_until("a metric", lambda: server.metric("tarn_process_resident_bytes") < before +
+                    (64 << 20), 5)
 
 
 # ---- secrets ----
 
 def canary_start(tarn, store, workdir, way):
-    env = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent"}
+    env = {
+        "AWS_ACCESS_KEY_ID": "",
+        "AWS_SECRET_ACCESS_KEY": "",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent"
+    }
     flags = ["--log-level", "debug"]
     options = f"endpoint={store.endpoint},access-key=ak,timeout=1s,retries=1"
     secret = os.path.join(workdir, "secret")
@@ -190,8 +207,9 @@ def test_secret_is_nowhere(tarn, s3fault, workdir, way):
     s3fault.fail("status", code=500)
     assert util.run("cat", server.path("d/h"), seconds=30, check=False).returncode != 0
     said = [server.log_tail(100_000), server.http("/metrics")]
-    for command in (("status", "--json"), ("status",), ("stat", "/d/f", "--json"), ("stat", "/none"),
-                    ("config",), ("config", "--json"), ("load", "/"), ("job", "ls", "--json")):
+    for command in (("status", "--json"), ("status", ), ("stat", "/d/f",
+                                                         "--json"), ("stat", "/none"), ("config", ),
+                    ("config", "--json"), ("load", "/"), ("job", "ls", "--json")):
         done = server.cli(*command, check=False)
         said += [done.out, done.err]
     for path in ("/", "/version", "/api/v1/", "/config"):
@@ -230,7 +248,8 @@ def test_secret_in_a_readable_config_file(tarn, s3fault, workdir):
     with open(config, "w", encoding="ascii") as f:
         f.write(f"secret-key: {CANARY}\n")
     os.chmod(config, 0o644)
-    server = tarn(f"s3://{BKT}", "-o", f"endpoint={s3fault.endpoint},access-key=ak", "--config", config, start=False)
+    server = tarn(f"s3://{BKT}", "-o", f"endpoint={s3fault.endpoint},access-key=ak", "--config",
+                  config, start=False)
     got = check_refused(server, 2, config, "0600")
     assert CANARY not in got.text
 
@@ -254,7 +273,8 @@ def test_user_info_of_a_uri_is_not_shown(tarn, s3fault, workdir):
     server = tarn(f"s3://{BKT}", "-o", f"endpoint={url},credentials=anonymous", start=False)
     process = server.spawn()
     try:
-        util.wait_until("an end or a mount", lambda: process.poll() is not None or util.mounted(server.mnt), 15)
+        util.wait_until("an end or a mount",
+                        lambda: process.poll() is not None or util.mounted(server.mnt), 15)
         if process.poll() is None:
             said = server.cli("status", "--json").out + server.http("/metrics")
             assert CANARY not in said

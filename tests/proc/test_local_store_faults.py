@@ -100,12 +100,14 @@ def test_fault(tarn, store, fault):
     assert rule.struck, "the fault did not happen"
     check_kept(server, store)
     store.heal()
-    got = util.wait_until("right bytes after the fault", lambda: (r := read(server)) == RIGHT and r, 15)
+    got = util.wait_until("right bytes after the fault", lambda: (r := read(server)) == RIGHT and r,
+                          15)
     assert got == RIGHT
     check_kept(server, store)
 
 
-@pytest.mark.parametrize("code, error", [(500, "InternalError"), (503, "SlowDown"), (429, "TooManyRequests")])
+@pytest.mark.parametrize("code, error", [(500, "InternalError"), (503, "SlowDown"),
+                                         (429, "TooManyRequests")])
 def test_errors_that_pass(tarn, store, code, error):
     """n failures in a row are less than the retries: nobody sees them."""
     server = start(tarn, store, retries="5", timeout="10s")
@@ -148,8 +150,9 @@ def test_listing_fault(tarn, store, fault):
     assert "Input/output error" in done.stderr
     assert took < 35
     store.heal()
-    util.wait_until("the listing", lambda: util.run("ls", "-1", server.path("d"), check=False).stdout
-                    == "big\nsmall\n", 20)
+    util.wait_until(
+        "the listing",
+        lambda: util.run("ls", "-1", server.path("d"), check=False).stdout == "big\nsmall\n", 20)
     assert read(server) == RIGHT
 
 
@@ -159,8 +162,9 @@ def test_credentials_do_not_follow_a_redirect(tarn, store, s3fault_factory, work
     secret = os.path.join(workdir, "secret")
     with open(secret, "w", encoding="ascii") as f:
         f.write("secret-of-the-first")
-    server = tarn(f"s3://{BKT}", "-o", f"endpoint={store.endpoint},access-key=ak,secret-file={secret},"
-                  "timeout=2s,retries=1")
+    server = tarn(
+        f"s3://{BKT}", "-o", f"endpoint={store.endpoint},access-key=ak,secret-file={secret},"
+        "timeout=2s,retries=1")
     local.listed(server, "d")
     rule = store.fail("redirect", op="get", location=f"{other.endpoint}/{BKT}/d/small")
     check_right_or_eio(read(server, ["d/small"]))
@@ -200,8 +204,8 @@ def test_object_changes_while_it_is_read(tarn, store, honest, change):
             assert got == LONG[offset:offset + (256 << 10)], f"mixed at {offset}"
         assert eio, "it had all been read before the change: this test showed nothing"
         assert os.pread(fd, 64 << 10, 0) == LONG[:64 << 10], "what was cached is gone"
-        util.wait_until("the new version", lambda: util.sha256_file(server.path("d/long")) == sha(new),
-                        15, step=0.2)
+        util.wait_until("the new version",
+                        lambda: util.sha256_file(server.path("d/long")) == sha(new), 15, step=0.2)
     finally:
         os.close(fd)
 
@@ -227,8 +231,8 @@ def test_object_goes_while_it_is_read(tarn, store):
             assert f.read() == SMALL
         except OSError as e:
             assert e.errno == errno.EIO
-        util.wait_until("the end of the name", lambda: not os.path.exists(server.path("d/small")), 15,
-                        step=0.2)
+        util.wait_until("the end of the name", lambda: not os.path.exists(server.path("d/small")),
+                        15, step=0.2)
     assert local.listed(server, "d") == ["big"]
 
 
@@ -308,7 +312,8 @@ def test_known_names_answer_while_reads_are_stalled(stalled):
     assert time.monotonic() - begun < 5
     child.stdin.write("\n")
     child.stdin.flush()
-    assert child.stdout.readline().split() == [str(READERS), "0"], "the reads were not stalled all the time"
+    assert child.stdout.readline().split() == [str(READERS),
+                                               "0"], "the reads were not stalled all the time"
 
 
 @pytest.mark.parametrize("way", ["SIGTERM", "umount --lazy"])
@@ -368,8 +373,10 @@ def test_old_metadata_is_in_force_while_the_store_is_down(tarn, store):
     assert mount["files"] >= 2
     store.put(BKT, "d/new", b"new")
     store.start()
-    util.wait_until("the new name", lambda: errors(os.stat, server.path("d/new")) is None, 20, step=0.1)
-    util.wait_until("the listing", lambda: local.listed(server, "d") == ["big", "new", "small"], 20, step=0.1)
+    util.wait_until("the new name", lambda: errors(os.stat, server.path("d/new")) is None, 20,
+                    step=0.1)
+    util.wait_until("the listing", lambda: local.listed(server, "d") == ["big", "new", "small"], 20,
+                    step=0.1)
     assert errors(os.stat, server.path("d/unknown")) == "ENOENT"
     assert os.stat(server.path("never/seen/x")).st_size == 1
 
@@ -392,9 +399,11 @@ def test_deny_is_an_answer(tarn, store):
     server = start(tarn, store, "--meta-ttl", "1s")
     local.listed(server, "d")
     store.fail("status", code=403, error="AccessDenied")
-    util.wait_until("the denial", lambda: errors(os.listdir, server.path("d")) in ("EACCES", "EIO"), 15, step=0.1)
+    util.wait_until("the denial", lambda: errors(os.listdir, server.path("d")) in ("EACCES", "EIO"),
+                    15, step=0.1)
     store.heal()
-    util.wait_until("the listing", lambda: errors(os.listdir, server.path("d")) is None, 15, step=0.1)
+    util.wait_until("the listing", lambda: errors(os.listdir, server.path("d")) is None, 15,
+                    step=0.1)
     assert read(server) == RIGHT
 
 
@@ -403,5 +412,6 @@ def test_error_names_store_object_and_reason(tarn, store):
     local.listed(server, "d")
     store.fail("status", op="get", code=500, error="InternalError")
     assert read(server, ["d/small"]) == {"d/small": "EIO"}
-    log = util.wait_until("the log", lambda: "d/small" in server.log_tail() and server.log_tail(), 5)
+    log = util.wait_until("the log", lambda: "d/small" in server.log_tail() and server.log_tail(),
+                          5)
     local.says(log, "d/small", "500", BKT)

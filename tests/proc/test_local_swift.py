@@ -112,9 +112,12 @@ def test_random_reads_do_not_fetch_everything(tarn, swift, bucket, workdir):
     assert swift.served(bucket)["big"][1] <= 3 * 8 * MIB
 
 
-ODD = ["a b", "plain", "a+b", "100%", "%41", "%2F", "ü/ñ/漢字", "q?x=1&y=2", "h#ash", "semi;colon", "quo'te",
-       'dou"ble', "back\\slash", "tab\there", "star*", "[br]", "{cu}", "~tilde", "$HOME", "<xml>&amp;", "dot.",
-       ".hidden", "-dash", "é", "e\u0301", " lead", "trail ", "UPPER", "upper", "m,n", "eq=ual", "at@x", "new\nline"]
+ODD = [
+    "a b", "plain", "a+b", "100%", "%41", "%2F", "ü/ñ/漢字", "q?x=1&y=2", "h#ash", "semi;colon",
+    "quo'te", 'dou"ble', "back\\slash", "tab\there", "star*", "[br]", "{cu}", "~tilde", "$HOME",
+    "<xml>&amp;", "dot.", ".hidden", "-dash", "é", "e\u0301", " lead", "trail ", "UPPER", "upper",
+    "m,n", "eq=ual", "at@x", "new\nline"
+]
 LONGEST = "/".join(["l" * 200] * 5)[:1004] + "/" + "m" * 19  # 1,024 bytes
 
 
@@ -160,7 +163,8 @@ def test_names_are_found_without_a_listing(tarn, swift, bucket, workdir):
 
 
 def test_prefix(tarn, swift, bucket, workdir):
-    swift.client.put_many(bucket, [("p/one", b"1"), ("p/d/two", b"2"), ("pp/three", b"3"), ("p", b"4")])
+    swift.client.put_many(bucket, [("p/one", b"1"), ("p/d/two", b"2"), ("pp/three", b"3"),
+                                   ("p", b"4")])
     for prefix in ("p", "p/"):
         server = start(tarn, swift, f"{bucket}/{prefix}", workdir)
         done = util.run("find", server.mnt, "-type", "f", "-printf", "%P\\n")
@@ -185,7 +189,8 @@ def test_replaced_objects(tarn, swift, bucket, workdir):
         util.wait_until(f"the new {key}", lambda key=key, data=data:
                         sums.read(server.mnt, [key])[key] == sha(data), 20, step=0.2)
     os.posix_fadvise(handles["read"], 0, 0, os.POSIX_FADV_DONTNEED)
-    assert sha(os.pread(handles["read"], 9 * MIB, 0)) == sha(old), "an open handle keeps its version"
+    assert sha(os.pread(handles["read"], 9 * MIB,
+                        0)) == sha(old), "an open handle keeps its version"
     assert os.pread(handles["half"], 4096, 0) == old[:4096]
     try:
         assert os.pread(handles["half"], 4096, 7 * MIB) == old[7 * MIB:7 * MIB + 4096]
@@ -207,7 +212,8 @@ def test_store_hangs_and_goes_on(tarn, swift, bucket, workdir):
     assert sums.read(server.mnt, ["f"], seconds=30) == {"f": "EIO"}
     assert server.json("stat", "/f")["cached_bytes"] == 0
     swift.go_on()
-    util.wait_until("right bytes", lambda: sums.read(server.mnt, ["f"]) == {"f": sha(data)}, 20, step=0.2)
+    util.wait_until("right bytes", lambda: sums.read(server.mnt, ["f"]) == {"f": sha(data)}, 20,
+                    step=0.2)
 
 
 @pytest.mark.parametrize("way", ["environment", "standard file", "options"])
@@ -217,10 +223,17 @@ def test_ways_to_give_credentials(tarn, swift, bucket, workdir, way):
     with open(credentials, "w", encoding="ascii") as f:
         f.write(f"[default]\naws_access_key_id = {swift.access_key}\n"
                 f"aws_secret_access_key = {swift.secret_key}\n")
-    env = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_SHARED_CREDENTIALS_FILE": f"{workdir}/none"}
+    env = {
+        "AWS_ACCESS_KEY_ID": "",
+        "AWS_SECRET_ACCESS_KEY": "",
+        "AWS_SHARED_CREDENTIALS_FILE": f"{workdir}/none"
+    }
     flags = ["-o", f"endpoint={swift.endpoint}"]
     if way == "environment":
-        env.update({"AWS_ACCESS_KEY_ID": swift.access_key, "AWS_SECRET_ACCESS_KEY": swift.secret_key})
+        env.update({
+            "AWS_ACCESS_KEY_ID": swift.access_key,
+            "AWS_SECRET_ACCESS_KEY": swift.secret_key
+        })
     elif way == "standard file":
         env["AWS_SHARED_CREDENTIALS_FILE"] = credentials
     else:

@@ -14,12 +14,14 @@
  */
 #include <curl/curl.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "lib/base/assert.h"
 #include "lib/base/env.h"
@@ -32,10 +34,16 @@
 #define HTTP_SPARE_MAX  64u          /* easy handles kept */
 #define HTTP_REQ_MAGIC  0x68747271u
 
-/* A socket that curl wants watched. */
+/*
+ * A socket that curl wants watched. It is watched by a descriptor of our own: curl may close its
+ * own before it says that watching is over, and the number may be another thread's by then.
+ */
 struct http_socket {
-    struct tarn_list node;  /* in client->sockets */
-    struct tarn_poll *poll; /* the loop's */
+    struct tarn_list node;      /* in client->sockets */
+    struct tarn_poll *poll;     /* the loop's */
+    struct tarn_ufs_http *http; /* whose */
+    curl_socket_t fd;           /* curl's */
+    int watched;                /* ours: the same socket */
 };
 
 /* Owner: loop. */
@@ -92,10 +100,12 @@ static void http_action(struct tarn_ufs_http *h, curl_socket_t fd, int events)
 
 static void http_poll_cb(void *arg, int fd, unsigned events)
 {
+    struct http_socket *s = arg;
     int bits = (events & TARN_POLL_READ ? CURL_CSELECT_IN : 0) |
                (events & TARN_POLL_WRITE ? CURL_CSELECT_OUT : 0);
 
-    http_action(arg, fd, bits);
+    (void)fd; /* ours; curl knows its own */
+    http_action(s->http, s->fd, bits);
 }
 
 static void http_timer_cb(struct tarn_timer *t, void *arg)
@@ -120,6 +130,7 @@ static int http_curl_timer_cb(CURLM *multi, long timeout_ms, void *arg)
 static void http_socket_free(struct http_socket *s)
 {
     tarn_poll_stop(&s->poll);
+    (void)close(s->watched); /* the socket itself is curl's */
     tarn_list_del(&s->node);
     free(s);
 }
@@ -139,7 +150,14 @@ static int http_curl_socket_cb(CURL *easy, curl_socket_t fd, int what, void *arg
         return 0;
     }
     if (!s) {
+        int watched = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+        if (watched < 0)
+            return -1;
         s = tarn_xnew(struct http_socket);
+        s->http = h;
+        s->fd = fd;
+        s->watched = watched;
         tarn_list_push(&h->sockets, &s->node);
         (void)curl_multi_assign(h->multi, fd, s); /* as above */
     }
@@ -147,7 +165,7 @@ static int http_curl_socket_cb(CURL *easy, curl_socket_t fd, int what, void *arg
         events |= TARN_POLL_READ;
     if (what == CURL_POLL_OUT || what == CURL_POLL_INOUT)
         events |= TARN_POLL_WRITE;
-    return tarn_poll_start(h->loop, fd, events, http_poll_cb, h, &s->poll) < 0 ? -1 : 0;
+    return tarn_poll_start(h->loop, s->watched, events, http_poll_cb, s, &s->poll) < 0 ? -1 : 0;
 }
 
 /* ---- the answer ----------------------------------------------------------------------------- */

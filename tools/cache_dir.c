@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,9 +22,11 @@
 #include "lib/base/hash.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
+#include "lib/base/units.h"
 
 #define CACHE_FORMAT   1
 #define CACHE_SIZE_MAX (100ull << 30)
+#define CACHE_SIZE_MIN (16ull << 20)
 
 void cache_dir_default(const char *uri, struct tarn_str *ret)
 {
@@ -196,16 +199,42 @@ uint64_t cache_dir_other_bytes(const struct cache_dir *d)
     return dir_bytes(d->path, "tier0");
 }
 
+/* What was chosen at the first start; 0: nothing that can be used. */
+static uint64_t cache_size_chosen(const struct cache_dir *d)
+{
+    TARN_AUTO_FREE char *path = tarn_xasprintf("%s/SIZE", d->path);
+    TARN_AUTO_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    char buf[32] = "";
+    uint64_t size;
+
+    if (fd < 0 || read(fd, buf, sizeof(buf) - 1) <= 0)
+        return 0;
+    buf[strcspn(buf, "\n")] = 0;
+    if (tarn_parse_u64(buf, &size) < 0 || size < CACHE_SIZE_MIN || size > CACHE_SIZE_MAX)
+        return 0;
+    return size;
+}
+
 uint64_t cache_dir_default_size(const struct cache_dir *d)
 {
+    TARN_AUTO_FREE char *path = tarn_xasprintf("%s/SIZE", d->path);
+    uint64_t size = cache_size_chosen(d);
     struct statvfs v;
-    uint64_t free_bytes;
+    FILE *f;
 
+    if (size)
+        return size; /* chosen once: what fills the cache must not shrink it */
     if (statvfs(d->path, &v) < 0)
         return 1ull << 30;
-    /* What this cache holds already is its own to use again. */
-    free_bytes = (uint64_t)v.f_bavail * v.f_frsize + dir_bytes(d->path, "");
-    return TARN_MAX(TARN_MIN(free_bytes / 2, CACHE_SIZE_MAX) >> 20 << 20, 16ull << 20);
+    size = (uint64_t)v.f_bavail * v.f_frsize + dir_bytes(d->path, "");
+    size = TARN_MAX(TARN_MIN(size / 2, CACHE_SIZE_MAX) >> 20 << 20, CACHE_SIZE_MIN);
+    f = fopen(path, "we");
+    if (!f || fprintf(f, "%" PRIu64 "\n", size) < 0)
+        tarn_warn("cache", "cannot remember the cache's size: path=%s: %s", path,
+                  strerrordesc_np(errno));
+    if (f)
+        (void)fclose(f); /* chosen again where it is lost */
+    return size;
 }
 
 static int remove_tree(const char *path)

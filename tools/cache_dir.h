@@ -23,7 +23,8 @@ void cache_dir_default(const char *uri, struct tarn_str *ret);
  */
 int cache_dir_open(const char *path, struct cache_dir *ret, struct tarn_errbuf *err);
 void cache_dir_close(struct cache_dir *d);
-/* min(half of what is free, 100 GiB), whole MiB. */
+/* min(half of what is free, 100 GiB), whole MiB: chosen at the first start and remembered in SIZE.
+ */
 uint64_t cache_dir_default_size(const struct cache_dir *d);
 /* Bytes on the disk of everything but the tier. */
 uint64_t cache_dir_other_bytes(const struct cache_dir *d);

@@ -220,6 +220,16 @@ def test_second_start_is_warm(tarn, s3fault, ttl):
         end()
 
 
+def test_the_default_size_is_chosen_once(tarn, s3fault):
+    s3fault.put(BKT, "f", util.some_bytes(30 << 20))
+    server = tarn(f"s3://{BKT}", *local.fault_options(s3fault))
+    size = server.json("status")["cache"]["capacity_bytes"]
+    server.cli("load", "/")
+    assert server.stop() == 0
+    server.start()
+    assert server.json("status")["cache"]["capacity_bytes"] == size
+
+
 def test_start_is_quick(tarn, s3fault):
     s3fault.put(BKT, "f", b"x")
     server = tarn(f"s3://{BKT}", *local.fault_options(s3fault))

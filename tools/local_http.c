@@ -9,15 +9,17 @@
 #include "fuse/fuse.h"
 #include "lib/base/env.h"
 #include "lib/base/mem.h"
+#include "lib/base/mtx.h"
 #include "lib/client/client.h"
 #include "lib/http/http.h"
+#include "lib/net/net.h"
 #include "lib/stat/stat.h"
 #include "master/master.h"
 #include "store/tier/tier.h"
 #include "ufs/ufs.h"
 #include "worker/worker.h"
 
-#define COPY_EVERY_NS (250 * TARN_NS_PER_MS)
+#define COPY_WAIT_NS (500 * TARN_NS_PER_MS) /* a loop that is busy longer: the last figures */
 
 enum local_stat {
 #define TARN_STAT(kind, name, labels, unit, help) LOCAL_STAT_##name,
@@ -39,8 +41,12 @@ struct local_http {
     struct tarn_stats *stats;
     struct tarn_stat_reg *reg;
     struct tarn_http *http;
-    struct tarn_timer timer;
     char addr[280];
+    struct tarn_task task; /* copies; the loop's while `posted` */
+    struct tarn_mtx mtx;   /* LEAF: over the three below */
+    struct tarn_cond copied;
+    bool posted;  /* the loop has the task */
+    bool stopped; /* the task frees this */
 };
 
 /* Counters only grow: adds what is new. Gauges are set. */
@@ -137,20 +143,58 @@ static void copy_names(struct local_http *h)
     copy(h, LOCAL_STAT_fuse_open_files, 0, f.open_files);
 }
 
-static void copy_all(struct tarn_timer *t, void *arg)
+static void copy_all(struct local_http *h)
 {
-    struct local_http *h = arg;
-
     copy_store(h);
     copy_cache(h);
     copy_names(h);
     copy(h, LOCAL_STAT_process_resident_bytes, 0, resident_bytes());
-    tarn_timer_start(h->args.loop, t, COPY_EVERY_NS, copy_all, h);
+}
+
+static void http_fini(struct local_http *h)
+{
+    tarn_cond_fini(&h->copied);
+    tarn_mtx_fini(&h->mtx);
+    free(h);
+}
+
+static void copy_cb(struct tarn_task *t)
+{
+    struct local_http *h = TARN_CONTAINER(t, struct local_http, task);
+
+    if (h->stopped) {
+        http_fini(h);
+        return;
+    }
+    copy_all(h);
+    tarn_mtx_lock(&h->mtx);
+    h->posted = false;
+    tarn_cond_broadcast(&h->copied);
+    tarn_mtx_unlock(&h->mtx);
+}
+
+/* Thread: the listener's. Has the loop copy, and waits for it, not for long. */
+static void refresh_cb(void *arg)
+{
+    struct local_http *h = arg;
+
+    tarn_mtx_lock(&h->mtx);
+    if (!h->posted) {
+        h->posted = true;
+        tarn_loop_post(h->args.loop, &h->task, copy_cb);
+    }
+    while (h->posted && tarn_cond_wait_ns(&h->copied, &h->mtx, COPY_WAIT_NS))
+        continue;
+    tarn_mtx_unlock(&h->mtx);
 }
 
 static int http_listen(struct local_http *h, struct tarn_errbuf *err)
 {
-    struct tarn_http_args args = {.threads = 1, .reg = h->reg, .version = TARN_VERSION};
+    struct tarn_http_args args = {.threads = 1,
+                                  .reg = h->reg,
+                                  .version = TARN_VERSION,
+                                  .refresh = refresh_cb,
+                                  .refresh_arg = h};
     struct tarn_errbuf why = {{0}};
     char addr[32];
     int rc = -TARN_E_ADDR_IN_USE;
@@ -183,6 +227,8 @@ int local_http_start(const struct local_http_args *args, struct tarn_errbuf *err
     int rc = 0;
 
     h->args = *args;
+    tarn_mtx_init(&h->mtx, TARN_RANK_LEAF);
+    tarn_cond_init(&h->copied);
     h->stats = tarn_stats_new(&local_stat_table, "");
     h->reg = tarn_stat_reg_new();
     tarn_stat_reg_add(h->reg, h->stats);
@@ -191,7 +237,7 @@ int local_http_start(const struct local_http_args *args, struct tarn_errbuf *err
     (void)snprintf(h->addr, sizeof(h->addr), "none"); /* fits */
     if (strcmp(args->addr, "none") != 0)
         rc = http_listen(h, err);
-    copy_all(&h->timer, h);
+    copy_all(h);
     *ret = h;
     if (rc < 0)
         local_http_stop(ret);
@@ -207,13 +253,14 @@ void local_http_stop(struct local_http **ph)
 {
     struct local_http *h = *ph;
 
-    tarn_timer_stop(&h->timer);
     if (h->http)
         tarn_http_stop(&h->http);
     tarn_stat_reg_remove(h->reg, tarn_fuse_stats(h->args.fuse));
     tarn_stat_reg_remove(h->reg, h->stats);
     tarn_stat_reg_free(&h->reg);
     tarn_stats_free(&h->stats);
-    free(h);
+    h->stopped = true; /* the loop reads it on this thread */
+    if (!h->posted)
+        http_fini(h);
     *ph = NULL;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * tools/local_http.h — metrics and health of `tarn local`. Figures of objects that belong to the
- * loop are copied on it, four times a second; the listener's threads read the copies.
+ * loop are copied on it whenever somebody asks for the metrics.
  */
 #pragma once
 
@@ -29,4 +29,5 @@ struct local_http_args {
 int local_http_start(const struct local_http_args *args, struct tarn_errbuf *err,
                      struct local_http **ret);
 const char *local_http_addr(const struct local_http *h); /* "none" without a listener */
+/* Thread: the loop's, which must turn once more (tarn_loop_free does). */
 void local_http_stop(struct local_http **h);

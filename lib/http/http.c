@@ -94,6 +94,8 @@ static void http_metrics(void *arg, const struct tarn_http_req *req, struct tarn
 
     (void)req;
     TARN_CAST(h, arg, HTTP_MAGIC);
+    if (h->args.refresh)
+        h->args.refresh(h->args.refresh_arg);
     reply->content_type = "text/plain; version=0.0.4; charset=utf-8";
     tarn_stat_reg_scrape(h->args.reg, &reply->body);
 }

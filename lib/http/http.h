@@ -68,17 +68,22 @@ struct tarn_http_route {
 /* 0, or a negative code with the reason, which the client is told. Any thread. */
 typedef int tarn_http_check_fn(void *arg, struct tarn_errbuf *e);
 
+/* Brings figures up to date. Thread: one of the listener's; returns soon. */
+typedef void tarn_http_refresh_fn(void *arg);
+
 struct tarn_http_args {
     const char *addr;                     /* "HOST:PORT" or "[v6]:PORT"; port 0 picks one */
     unsigned threads;                     /* 1 or 2 */
     const struct tarn_http_route *routes; /* n_routes; copied, the paths are constants */
     size_t n_routes;                      /* routes beyond the built-in ones */
-    struct tarn_stat_reg *reg; /* for /metrics; NULL: no such route; borrowed until stop */
-    const char *version;       /* for /version; a constant */
-    const char *commit;        /* the same, or NULL */
-    tarn_http_check_fn *alive; /* for /healthz (200 or 503); NULL: always */
-    tarn_http_check_fn *ready; /* for /readyz (200 or 503); NULL: always */
-    void *check_arg;           /* their first argument */
+    struct tarn_stat_reg *reg;     /* for /metrics; NULL: no such route; borrowed until stop */
+    const char *version;           /* for /version; a constant */
+    const char *commit;            /* the same, or NULL */
+    tarn_http_check_fn *alive;     /* for /healthz (200 or 503); NULL: always */
+    tarn_http_check_fn *ready;     /* for /readyz (200 or 503); NULL: always */
+    void *check_arg;               /* their first argument */
+    tarn_http_refresh_fn *refresh; /* runs before each answer of /metrics; may be NULL */
+    void *refresh_arg;             /* its argument; borrowed until stop */
 };
 
 /*

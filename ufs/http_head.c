@@ -88,22 +88,28 @@ static void head_length(struct tarn_ufs_http_head *h, const char *v)
     h->has_length = head_number(&v, &h->length_bytes) && !*v;
 }
 
+/* What the last such line says counts; one that makes no sense takes an earlier one away. */
 static void head_range(struct tarn_ufs_http_head *h, const char *v)
 {
+    uint64_t first, last, total = 0;
+    bool has_total;
+
+    h->has_range = h->has_total = false;
     if (strncasecmp(v, "bytes ", 6) != 0)
         return;
     v += 6;
-    if (!head_number(&v, &h->range_first) || *v++ != '-' || !head_number(&v, &h->range_last) ||
-        *v++ != '/')
+    if (!head_number(&v, &first) || *v++ != '-' || !head_number(&v, &last) || *v++ != '/')
         return;
-    if (h->range_last < h->range_first || h->range_last == UINT64_MAX)
+    has_total = strcmp(v, "*") != 0;
+    if (has_total && (!head_number(&v, &total) || *v || last >= total))
         return;
-    if (strcmp(v, "*") != 0) {
-        if (!head_number(&v, &h->total_bytes) || *v)
-            return;
-        h->has_total = true;
-    }
+    if (last < first || last == UINT64_MAX)
+        return;
     h->has_range = true;
+    h->range_first = first;
+    h->range_last = last;
+    h->has_total = has_total;
+    h->total_bytes = total;
 }
 
 /* Quotes go, `W/` stays: W/"x" -> W/x. A tag that is too long is no tag. */

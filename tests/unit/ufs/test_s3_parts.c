@@ -575,7 +575,8 @@ static void test_head_lines(void **state)
     h = (struct tarn_ufs_http_head){0};
     head_line(&h, "Content-Range: bytes 5-9/*\r\n");
     assert_true(h.has_range && !h.has_total);
-    h = (struct tarn_ufs_http_head){0};
+    head_line(&h, "Content-Range: bytes 9-666\r\n"); /* takes the earlier one away */
+    assert_false(h.has_range || h.has_total);
     head_line(&h, "Content-Range: bytes 9-5/100\r\n");
     head_line(&h, "Content-Range: bytes */100\r\n");
     head_line(&h, "no colon");

@@ -55,6 +55,8 @@ int tarn_worker_new(const struct tarn_worker_args *args, struct tarn_worker **re
     memcpy(w->cap_key, args->cap_key, sizeof(w->cap_key));
     if (!w->args.fetch_bytes_max)
         w->args.fetch_bytes_max = 64ull << 20;
+    w->bufs = tarn_buf_pool_new(TARN_UNIT_BYTES,
+                                (unsigned)TARN_MIN(w->args.fetch_bytes_max / TARN_UNIT_BYTES, 16u));
     tarn_list_init(&w->stores);
     tarn_list_init(&w->lingering);
     tarn_list_init(&w->reports);
@@ -98,6 +100,8 @@ void tarn_worker_free(struct tarn_worker **pw)
     if (!w)
         return;
     TARN_ASSERT(w->busy == 0 && tarn_list_empty(&w->stores));
+    tarn_timer_stop(&w->trim);
+    tarn_buf_pool_free(&w->bufs);
     tarn_htab_fini(&w->units);
     wetags_fini(w);
     free(w->cluster_id);

@@ -171,6 +171,8 @@ struct tarn_worker {
     struct tarn_htab units;      /* struct wunit by (cid, group) */
     struct tarn_list stores;     /* struct wstore */
     struct tarn_list lingering;  /* LINGERING units, oldest first */
+    struct tarn_buf_pool *bufs;  /* of whole units */
+    struct tarn_timer trim;      /* runs while bufs has spare memory */
     struct tarn_htab etags;      /* by cid (etags.c) */
     struct tarn_list etags_fifo; /* the same, oldest first */
     uint64_t fetch_bytes;        /* of units past QUEUED */

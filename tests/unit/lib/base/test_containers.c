@@ -222,6 +222,40 @@ static void test_buf(void **state)
     assert_null(tarn_buf_new(SIZE_MAX - 4095));
 }
 
+static void test_buf_pool(void **state)
+{
+    enum { CAP = 2 << 20, SPARE = 2 };
+    struct tarn_buf_pool *pool = tarn_buf_pool_new(CAP, SPARE);
+    struct tarn_buf *b[SPARE + 1];
+    uint8_t *first;
+
+    (void)state;
+    assert_true(tarn_buf_pool_trim(pool));
+    b[0] = tarn_buf_pool_get(pool);
+    assert_non_null(b[0]);
+    assert_int_equal(b[0]->cap, CAP);
+    b[0]->len = CAP;
+    memset(b[0]->p, 0xaa, CAP);
+    first = b[0]->p;
+    tarn_buf_unref(&b[0]);
+    assert_false(tarn_buf_pool_trim(pool)); /* used since the last time */
+    for (int i = 0; i <= SPARE; i++) {
+        b[i] = tarn_buf_pool_get(pool);
+        assert_int_equal(b[i]->len, 0);
+        assert_true((b[i]->p == first) == (i == 0));
+    }
+    assert_false(tarn_buf_pool_trim(pool));
+    for (int i = 0; i <= SPARE; i++) /* the last one is more than the pool keeps */
+        tarn_buf_unref(&b[i]);
+    assert_true(tarn_buf_pool_trim(pool));
+    b[0] = tarn_buf_pool_get(pool);
+    tarn_buf_pool_free(&pool);
+    assert_null(pool);
+    memset(b[0]->p, 0x55, CAP); /* still good */
+    tarn_buf_unref(&b[0]);
+    tarn_buf_pool_free(&pool); /* NULL is accepted */
+}
+
 static void test_buf_fault(void **state)
 {
     (void)state;
@@ -332,6 +366,7 @@ int base_run_containers(void)
         cmocka_unit_test(test_htab_remove_absent),
         cmocka_unit_test(test_list),
         cmocka_unit_test(test_buf),
+        cmocka_unit_test(test_buf_pool),
         cmocka_unit_test(test_buf_fault),
         cmocka_unit_test(test_buf_threads),
         cmocka_unit_test(test_sm),

@@ -7,7 +7,7 @@
  *   tier_dir     LOCK, FORMAT, ownership       tier_read    try_read, load, read
  *   tier_file    files, groups, descriptors    tier_quota   room, reservations, LRU
  *   tier_index   records through store/kv      tier_walk    data/ against the index after a start
- *   tier_scan    the index at start and end
+ *   tier_scan    the index at start and end    tier_lend    files whose reads we do not see
  *
  * Threads. What decides is on the loop: presence, the LRU list, who may change a file,
  * reservations. What blocks is on the disk's pool, as steps of requests (tarn_tier_submit). Readers

@@ -29,6 +29,7 @@ struct tarn_buf;
 struct tarn_clock;
 struct tarn_tier;
 struct tarn_tier_file;
+struct tarn_tier_loan;
 
 enum tarn_medium { TARN_MEDIUM_MEM, TARN_MEDIUM_SSD, TARN_MEDIUM_HDD };
 const char *tarn_medium_name(enum tarn_medium m); /* "MEM" "SSD" "HDD" */
@@ -96,6 +97,18 @@ uint32_t tarn_tier_file_level(struct tarn_tier_file *f);
  * read error (the group is dropped).
  */
 int64_t tarn_tier_try_read(struct tarn_tier_file *f, uint64_t off, uint32_t len, void *dst);
+
+/*
+ * Lends the file to somebody whose reads we do not see (FUSE passthrough): a descriptor for
+ * reading, the caller's to close. Its bytes are neither changed nor punched from then on; the file
+ * goes only as a whole, and is not evicted while it is lent. What was unlinked meanwhile (a drop, a
+ * bad granule) counts as used until all loans of it came back. Any thread; costs an open and some
+ * atomics per 4 MiB. Errors: NOT_CACHED (not whole, or not all verified since the start),
+ * TIER_OFFLINE, errno class.
+ */
+int tarn_tier_lend(struct tarn_tier_file *f, struct tarn_tier_loan **ret_loan);
+/* Sets it to NULL; counts as a use of the whole file. f is the one that it was taken of. */
+void tarn_tier_give_back(struct tarn_tier_file *f, struct tarn_tier_loan **loan);
 
 /* ---- requests: embedded by the caller, valid until `cb`, which runs once on the tier's loop ----
  */

@@ -238,6 +238,7 @@ void tarn_tier_file_use(struct tarn_tier_file *f)
 static void file_free(struct tarn_tier_file *f)
 {
     TARN_ASSERT(f->busy == NULL);
+    tarn_tier_lend_unlinked(f); /* forgets that it was lent; nobody has it */
     tarn_tier_file_close(f);
     if (tarn_tier_groups(f->length) > 1)
         radix_free(atomic_load(&f->root), radix_height(f));

@@ -216,6 +216,8 @@ static void store_end(struct tarn_tier_op *op, int rc)
 
 static void store_punch(struct tarn_tier_op *op, int fd)
 {
+    if (tarn_tier_lent(op->file))
+        return; /* what was there and what was written are both bytes of this version */
     (void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                     (off_t)op->group * TARN_UNIT_BYTES,
                     tarn_tier_group_bytes(op->file->length, op->group)); /* or it stays counted */

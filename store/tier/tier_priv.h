@@ -45,10 +45,11 @@ enum tier_kind {
     TIER_WALK,
     TIER_REOPEN
 };
-#define TIER_OP_EVICTED 1u /* op.flags, TIER_EVICT: counts as evicted, not as lost */
-#define TIER_OP_PINNED  2u /* op.flags, TIER_STORE and TIER_PIN: for the record */
-#define TIER_OP_MADE    4u /* op.flags, TIER_STORE: makes the file */
-#define TIER_OP_UNLINK  8u /* op.flags, TIER_EVICT: the last group, the whole file goes */
+#define TIER_OP_EVICTED 1u  /* op.flags, TIER_EVICT: counts as evicted, not as lost */
+#define TIER_OP_PINNED  2u  /* op.flags, TIER_STORE and TIER_PIN: for the record */
+#define TIER_OP_MADE    4u  /* op.flags, TIER_STORE: makes the file */
+#define TIER_OP_UNLINK  8u  /* op.flags, TIER_EVICT: the last group, the whole file goes */
+#define TIER_OP_ROOM    16u /* op.flags: counted in evicting_bytes */
 
 /*
  * 4 MiB of a file. Presence is changed on the loop alone, in any order of bits; readers pin, look,
@@ -84,25 +85,26 @@ struct tier_busy {
     bool exclusive;           /* the one under way removes the file */
 };
 
-/* A single-group file is one allocation of 184 bytes: the leaf follows the struct. */
+/* A single-group file is one allocation of 192 bytes: the leaf follows the struct. */
 struct tarn_tier_file {
-    struct tarn_hnode node;  /* Lock: shard */
-    tarn_cid_t cid;          /* immutable */
-    uint64_t length;         /* immutable */
-    struct tarn_tier *tier;  /* immutable */
-    void *_Atomic root;      /* leaf or node, by the number of groups; NULL until needed */
-    _Atomic uint64_t cached; /* bytes present; changed on the loop */
-    uint64_t disk_bytes;     /* Lock: tier.acct_mtx. Counted in tier.data_bytes_disk */
-    struct tarn_list idle;   /* Lock: tier.fd_mtx. In tier.fd_idle while open and unused */
-    struct tier_busy *busy;  /* Owner: loop */
-    _Atomic int fd;          /* -1: not open */
-    uint32_t users;          /* Lock: shard. References; they keep fd open and the file alive */
-    uint32_t present_n;      /* Lock: shard, written on the loop. Groups with something present */
-    uint32_t pins;           /* as present_n: tarn_tier_pin() */
-    uint32_t generation;     /* Owner: loop. Changes with each drop */
-    _Atomic bool on_disk;    /* there is a file; changed on the loop */
-    _Atomic bool seen;       /* the walk after the start met it */
-    _Atomic uint8_t level;   /* weakest enum tarn_verified of its groups; 0: unknown */
+    struct tarn_hnode node;      /* Lock: shard */
+    tarn_cid_t cid;              /* immutable */
+    uint64_t length;             /* immutable */
+    struct tarn_tier *tier;      /* immutable */
+    void *_Atomic root;          /* leaf or node, by the number of groups; NULL until needed */
+    _Atomic uint64_t cached;     /* bytes present; changed on the loop */
+    uint64_t disk_bytes;         /* Lock: tier.acct_mtx. Counted in tier.data_bytes_disk */
+    struct tarn_tier_loan *loan; /* Lock: tier.acct_mtx. NULL: its inode was never lent */
+    struct tarn_list idle;       /* Lock: tier.fd_mtx. In tier.fd_idle while open and unused */
+    struct tier_busy *busy;      /* Owner: loop */
+    _Atomic int fd;              /* -1: not open */
+    uint32_t users;              /* Lock: shard. References; they keep fd open and the file alive */
+    uint32_t present_n;    /* Lock: shard, written on the loop. Groups with something present */
+    uint32_t pins;         /* as present_n: tarn_tier_pin() */
+    uint32_t generation;   /* Owner: loop. Changes with each drop */
+    _Atomic bool on_disk;  /* there is a file; changed on the loop */
+    _Atomic bool seen;     /* the walk after the start met it */
+    _Atomic uint8_t level; /* weakest enum tarn_verified of its groups; 0: unknown */
 };
 _Static_assert(sizeof(struct tarn_tier_file) + sizeof(struct tier_leaf) +
                        sizeof(struct tier_group) <=
@@ -146,6 +148,7 @@ struct tarn_tier {
     uint32_t bucket_bytes[TIER_BUCKETS]; /* Lock: acct_mtx. Of the directories */
     _Atomic uint64_t data_bytes_disk;    /* sum over files of disk_bytes */
     _Atomic uint64_t dir_bytes_disk;     /* sum of bucket_bytes */
+    _Atomic uint64_t lent_bytes;         /* unlinked, but lent */
     _Atomic uint64_t reserved_bytes;     /* charges of reservations */
     _Atomic uint64_t index_bytes;        /* the index's share */
     _Atomic uint64_t foreign_bytes;      /* tarn_tier_set_foreign() */
@@ -272,6 +275,16 @@ bool tarn_tier_group_quiet(struct tier_group *g);
 /* Any thread, the caller holds a reference: tells the loop that a group (or the file) cannot be
  * read. */
 void tarn_tier_report(struct tarn_tier_file *f, uint32_t group, int rc);
+
+/* ---- tier_lend.c ------------------------------------------------------------------------ */
+
+enum tier_lent { TIER_LENT_NEVER, TIER_LENT_BEFORE, TIER_LENT_NOW };
+/* Anything but NEVER: the file's bytes may be looked at by others, and go only by unlink. */
+enum tier_lent tarn_tier_lent(struct tarn_tier_file *f);
+/* Its name is gone, or taken by another inode; before the file's bytes are taken off the sum. */
+void tarn_tier_lend_unlinked(struct tarn_tier_file *f);
+/* A use: keeps the group from the evictor for a while. */
+void tarn_tier_group_touch(const struct tarn_tier *t, struct tier_group *g);
 
 /* ---- tier_op.c: requests that change a file, in turn; stores ---------------------------- */
 

@@ -5,8 +5,9 @@
  * The quota is a promise, so everything is counted before it is on the disk, and by what the file
  * system says afterwards:
  *
- *   used = data (st_blocks of each file, and a surcharge) + directories + index share +
- *          reservations + base + what the caller says is taken elsewhere
+ *   used = data (st_blocks of each file, and a surcharge) + unlinked files that are lent +
+ *          directories + index share + reservations + base + what the caller says is taken
+ *          elsewhere
  *
  * A reservation is charged more than its bytes (tarn_tier_charge): a new file may need a directory
  * block and blocks for extents. When the store has written, its file is measured and the charge is
@@ -61,7 +62,8 @@ uint64_t tarn_tier_used(struct tarn_tier *t)
     /* Reservations first: a store measures its file before it gives the charge back. */
     uint64_t sum = atomic_load(&t->reserved_bytes);
 
-    sum += atomic_load(&t->data_bytes_disk) + atomic_load(&t->dir_bytes_disk);
+    sum += atomic_load(&t->data_bytes_disk); /* before what moves from there to lent_bytes */
+    sum += atomic_load(&t->lent_bytes) + atomic_load(&t->dir_bytes_disk);
     return sum + atomic_load(&t->index_bytes) + atomic_load(&t->foreign_bytes) + BASE_BYTES;
 }
 
@@ -167,6 +169,8 @@ static uint64_t evict_one(struct tarn_tier *t, unsigned *budget)
         if (atomic_load(&g->pins) & ~TIER_PIN_WANT)
             continue;
         f = tarn_tier_group_file(g, &group);
+        if (tarn_tier_lent(f) == TIER_LENT_NOW)
+            continue;
         if (tarn_tier_evict(f, group, true)) {
             t->lru_scanned = 0;
             return t->evicting_bytes - before;

@@ -70,7 +70,7 @@ static int64_t read_pinned(struct tarn_tier_file *f, const struct tier_group *g,
                                                                       : -TARN_E_TIER_OFFLINE;
 }
 
-static void group_touch(const struct tarn_tier *t, struct tier_group *g)
+void tarn_tier_group_touch(const struct tarn_tier *t, struct tier_group *g)
 {
     uint32_t now = tarn_tier_now_s(t);
 
@@ -92,7 +92,7 @@ static int64_t read_group(struct tarn_tier_file *f, uint64_t off, uint32_t len, 
     n = read_pinned(f, g, off, len, dst);
     tarn_tier_group_unpin(f->tier, g);
     if (n >= 0)
-        group_touch(f->tier, g);
+        tarn_tier_group_touch(f->tier, g);
     return n;
 }
 
@@ -251,7 +251,7 @@ static void check_done(struct tarn_tier_op *op)
         atomic_fetch_or(&g->verified, op->granules);
         if (op->bad & present)
             tarn_tier_fix(op->file, op->group, op->bad & present);
-        group_touch(t, g);
+        tarn_tier_group_touch(t, g);
     }
     tarn_tier_group_unpin(t, g);
     tarn_tier_end(op, op->rc == -TARN_E_INDEX_CORRUPT ? -TARN_E_NOT_CACHED : op->rc);

@@ -26,6 +26,7 @@ static void unlink_work(struct tarn_tier_op *op)
     op->rc = TARN_FAULT(disk_write);
     if (op->rc == 0 && unlinkat(op->tier->data_fd, name, 0) < 0 && errno != ENOENT)
         op->rc = -errno;
+    tarn_tier_lend_unlinked(f); /* also if it failed: the next store makes another inode */
     if (op->rc == 0)
         tarn_tier_account_bytes(f, 0);
 }
@@ -53,7 +54,7 @@ static void removal_end(struct tarn_tier_op *op)
 
     if (op->rc < 0) /* a success says nothing: names go from a disk whose data cannot be read */
         (void)tarn_tier_note(t, op->rc);
-    if (op->kind == TIER_EVICT) {
+    if (op->flags & TIER_OP_ROOM) {
         t->evicting_bytes -= op->reserved_bytes;
         t->evicting--;
         if (op->flags & TIER_OP_EVICTED)
@@ -83,10 +84,14 @@ static void removal_indexed(struct tarn_tier_op *op)
         op->flags |= TIER_OP_UNLINK;
         b->exclusive = true;
     }
-    if (op->kind != TIER_EVICT || last)
+    if (op->kind != TIER_EVICT || last) {
         tarn_tier_submit(op, unlink_work, removal_end);
-    else
+    } else if (tarn_tier_lent(f)) { /* since this began */
+        tarn_tier_lose_file(f);
+        tarn_tier_post(op, removal_end);
+    } else {
         tarn_tier_submit(op, punch_work, removal_end);
+    }
 }
 
 /* True when no reader is in any of the groups that op removes. */
@@ -132,6 +137,34 @@ void tarn_tier_unpin_wake(struct tarn_task *task)
     tarn_tier_unref(t);
 }
 
+static void drop_all(struct tarn_tier_file *f)
+{
+    struct tier_group *g;
+
+    f->generation++;
+    for (uint64_t i = 0; (g = tarn_tier_group_next(f, &i)) != NULL; i++)
+        tarn_tier_group_clear(f, (uint32_t)i, ~0ull);
+}
+
+/* Makes `op` an eviction of so many bytes. */
+static void evict_count(struct tarn_tier_op *op, uint64_t bytes, bool counted)
+{
+    op->flags |= TIER_OP_ROOM | (counted ? TIER_OP_EVICTED : 0);
+    op->reserved_bytes = bytes;
+    op->tier->evicting_bytes += bytes;
+    op->tier->evicting++;
+}
+
+/* A file that was lent goes as a whole. */
+static void evict_file(struct tarn_tier_file *f, bool counted)
+{
+    struct tarn_tier_op *op = tarn_tier_op_new(f->tier, TIER_LOST, f, 0);
+
+    evict_count(op, atomic_load(&f->cached), counted);
+    drop_all(f);
+    tarn_tier_turn_take(op);
+}
+
 bool tarn_tier_evict(struct tarn_tier_file *f, uint32_t group, bool counted)
 {
     struct tarn_tier *t = f->tier;
@@ -143,24 +176,16 @@ bool tarn_tier_evict(struct tarn_tier_file *f, uint32_t group, bool counted)
         return false;
     if (f->busy && (f->busy->exclusive || !tarn_list_empty(&f->busy->waiting)))
         return false;
+    if (tarn_tier_lent(f)) {
+        evict_file(f, counted);
+        return true;
+    }
     op = tarn_tier_op_new(t, TIER_EVICT, f, group);
-    op->flags = counted ? TIER_OP_EVICTED : 0;
-    op->reserved_bytes = tarn_tier_mask_bytes(f->length, group, present);
-    t->evicting_bytes += op->reserved_bytes;
-    t->evicting++;
+    evict_count(op, tarn_tier_mask_bytes(f->length, group, present), counted);
     tarn_tier_turn_begin(f, g, false);
     tarn_tier_group_clear(f, group, present);
     removal_begin(op);
     return true;
-}
-
-static void drop_all(struct tarn_tier_file *f)
-{
-    struct tier_group *g;
-
-    f->generation++;
-    for (uint64_t i = 0; (g = tarn_tier_group_next(f, &i)) != NULL; i++)
-        tarn_tier_group_clear(f, (uint32_t)i, ~0ull);
 }
 
 /* It is the file's turn to be dropped. Stores asked for since wait; earlier ones were overtaken. */
@@ -213,6 +238,10 @@ void tarn_tier_fix(struct tarn_tier_file *f, uint32_t group, uint64_t bad)
     struct tarn_tier_op *op;
 
     TARN_ASSERT(bad && (bad & ~atomic_load(&g->present)) == 0);
+    if (tarn_tier_lent(f)) {
+        evict_file(f, false);
+        return;
+    }
     if (bad == atomic_load(&g->present) && tarn_tier_evict(f, group, false))
         return;
     tarn_tier_group_clear(f, group, bad);

@@ -52,7 +52,7 @@ int fpage_new(const Tarn__Wire__ReaddirResponse *resp, uint64_t from, uint64_t n
     atomic_init(&p->refs, 1);
     p->gen = gen;
     p->from = from;
-    p->until_ns = UINT64_MAX;
+    p->until_ns = resp->n_entries == 0 && from == 0 ? now_ns : UINT64_MAX;
     p->parent = (tarn_ino_t){resp->parent};
     p->eof = resp->eof;
     p->entries = tarn_xcalloc(resp->n_entries + 1, sizeof(*p->entries));

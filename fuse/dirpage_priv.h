@@ -28,7 +28,8 @@ struct fpage {
     _Atomic uint32_t refs;
     uint64_t gen;      /* fnodes_gen() when it came */
     uint64_t from;     /* the cookie that was asked for */
-    uint64_t until_ns; /* until when all its names are trusted */
+    uint64_t until_ns; /* until when all its names are trusted; of an empty directory: not beyond
+                          this answer */
     tarn_ino_t parent; /* ".." */
     bool eof;          /* nothing follows its last entry */
     size_t count;

@@ -28,6 +28,7 @@ struct tarn_fuse_args {
     uint64_t timeout_ns;     /* deadline of a call that needs the master or the store's names */
     uint64_t capacity_bytes; /* statfs: what the cache can hold */
     bool always_fresh;       /* --meta-ttl always: open asks */
+    bool passthrough;        /* the kernel may read large cached files itself, where it can */
     void *ctx;
     void (*on_end)(void *ctx,
                    int rc); /* the kernel ended the session (umount): called once, on any thread */
@@ -37,8 +38,8 @@ struct tarn_fuse_args {
 
 /*
  * What is at a mountpoint, for commands: -TARN_E_MOUNTPOINT with a text naming path and cause (not
- * a directory, missing, in use, not empty is fine). A dead FUSE mount there (ENOTCONN) is detached
- * first, and never stacked upon.
+ * a directory, missing, in use, not empty is fine). A dead FUSE mount there (ENOTCONN) is fine too:
+ * tarn_fuse_start() puts the new one into its place, not upon it.
  */
 int tarn_fuse_mountpoint_prepare(const char *path, struct tarn_errbuf *err);
 /* True when path (or one above it) is a live mount of ours: its mountpoint in ret (PATH_MAX bytes).

@@ -22,6 +22,7 @@
 #include "lib/base/units.h"
 
 #define FUSERMOUNT "fusermount3"
+#define DEAD_MAX   16u /* dead mounts upon each other that are taken away */
 
 extern char **environ;
 
@@ -80,14 +81,14 @@ static void spawn_read_text(int fd, char *ret, size_t size)
 }
 
 /* Runs fusermount3 with `argv`, its end of the socket (or -1) as descriptor 3; waits. Returns 0
- * when it did; text: what it said. */
+ * when it did; text: what it said, which is nothing when it did. */
 static int spawn_fusermount(char *const argv[], int comm_fd, char *text, size_t size)
 {
     TARN_AUTO_FREE char **env = NULL;
     posix_spawn_file_actions_t fa;
     int fds[2], rc, status = 0;
     size_t n = 0;
-    pid_t pid;
+    pid_t pid, got;
 
     if (pipe2(fds, O_CLOEXEC) < 0)
         return -errno;
@@ -107,9 +108,12 @@ static int spawn_fusermount(char *const argv[], int comm_fd, char *text, size_t 
     (void)close(fds[1]);                         /* the child's end */
     if (rc == 0) {
         spawn_read_text(fds[0], text, size);
-        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        while ((got = waitpid(pid, &status, 0)) < 0 && errno == EINTR)
             ;
-        rc = WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : EPERM;
+        if (got < 0) /* where SIGCHLD is ignored, only its words tell */
+            rc = text[0] ? EPERM : 0;
+        else
+            rc = WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : EPERM;
     } else {
         (void)snprintf(text, size, "%s: %s", FUSERMOUNT, strerrordesc_np(rc)); /* cut is fine */
     }
@@ -201,16 +205,16 @@ static int open_device(struct tarn_errbuf *err, int *ret_fd)
     return tarn_err_set(err, -TARN_E_FUSE, "/dev/fuse: %s", strerrordesc_np(errno));
 }
 
-/* As open_device. */
-static int mount_direct(const struct fmount_args *a, const char *path, struct tarn_errbuf *err,
-                        int *ret_fd)
+/* As open_device; takes `fd`, which it returned. */
+static int mount_direct(const struct fmount_args *a, const char *path, int fd,
+                        struct tarn_errbuf *err, int *ret_fd)
 {
     char data[256];
-    int fd, e, rc = open_device(err, &fd);
+    int e;
 
     *ret_fd = fd;
-    if (rc < 0 || fd < 0)
-        return rc;
+    if (fd < 0)
+        return 0;
     (void)snprintf(data, sizeof(data),
                    "fd=%d,rootmode=40000,user_id=%u,group_id=%u,default_permissions,%smax_read=%zu",
                    fd, (unsigned)getuid(), (unsigned)getgid(), a->allow_other ? "allow_other," : "",
@@ -226,18 +230,70 @@ static int mount_direct(const struct fmount_args *a, const char *path, struct ta
     return tarn_err_set(err, -TARN_E_FUSE, "mount on %s: %s", path, strerrordesc_np(e));
 }
 
+bool fmount_fuse_at(const char *path, struct fmi *ret)
+{
+    struct tarn_str table = {0};
+    bool found = fmi_load(&table) == 0 && fmi_at(tarn_str_z(&table), path, ret) &&
+                 (strcmp(ret->type, "fuse") == 0 || tarn_starts_with(ret->type, "fuse."));
+
+    tarn_str_fini(&table);
+    return found;
+}
+
+int fmount_refuse(const char *path, const struct fmi *top, int e, struct tarn_errbuf *err)
+{
+    if (e == ETIMEDOUT)
+        return tarn_err_set(err, -TARN_E_MOUNTPOINT,
+                            "mountpoint %s: in use by a %s mount that does not answer", path,
+                            top->type);
+    if (strcmp(top->type, FUSE_FSTYPE) == 0)
+        return tarn_err_set(err, -TARN_E_MOUNTPOINT,
+                            "mountpoint %s: in use: tarn is mounted there already (tarn umount %s)",
+                            path, path);
+    return 0; /* anything else may be mounted upon */
+}
+
+/* Detaches what is dead at `path`, and refuses what is live and ours. */
+static int mount_replace_dead(const char *path, struct tarn_errbuf *err)
+{
+    struct fmi top;
+    int rc;
+
+    for (unsigned i = 0; fmount_fuse_at(path, &top); i++) {
+        int e = fmount_probe(path);
+
+        if (!fmount_is_dead(e))
+            return fmount_refuse(path, &top, e, err);
+        rc = i < DEAD_MAX ? fmount_umount(path, true) : -ELOOP;
+        if (rc < 0)
+            return tarn_err_set(
+                err, -TARN_E_MOUNTPOINT,
+                "mountpoint %s: a dead FUSE mount is there and cannot be detached: %s", path,
+                strerrordesc_np(-rc));
+        tarn_warn("fuse", "mountpoint %s: a dead mount was detached", path);
+    }
+    return 0;
+}
+
 int fmount_start(const struct fmount_args *args, struct tarn_errbuf *err, struct fmount *ret,
                  int *ret_fd)
 {
     struct fmount m = {.path = ""};
     struct tarn_str table = {0};
     struct fmi top;
-    int rc = fmount_canonical(args->path, m.path);
+    int fd, rc = fmount_canonical(args->path, m.path);
 
     if (rc < 0)
         return tarn_err_set(err, -TARN_E_MOUNTPOINT, "mountpoint %s: %s", args->path,
                             strerrordesc_np(-rc));
-    rc = mount_direct(args, m.path, err, ret_fd);
+    rc = open_device(err, &fd);
+    if (rc < 0)
+        return rc;
+    rc = mount_replace_dead(m.path, err); /* as late as can be: see mount.c */
+    if (rc == 0)
+        rc = mount_direct(args, m.path, fd, err, ret_fd);
+    else if (fd >= 0)
+        (void)close(fd); /* nothing was served on it */
     if (rc == 0 && *ret_fd < 0)
         rc = mount_by_helper(args, m.path, err, ret_fd);
     if (rc < 0)
@@ -255,9 +311,9 @@ int fmount_start(const struct fmount_args *args, struct tarn_errbuf *err, struct
 
 int fmount_umount(const char *path, bool lazy)
 {
-    char prog[] = FUSERMOUNT, u[] = "-u", z[] = "-z", q[] = "-q", end[] = "--";
+    char prog[] = FUSERMOUNT, u[] = "-u", z[] = "-z", end[] = "--";
     TARN_AUTO_FREE char *target = tarn_xstrdup(path);
-    char *argv[] = {prog, q, u, lazy ? z : end, lazy ? end : target, lazy ? target : NULL, NULL};
+    char *argv[] = {prog, u, lazy ? z : end, lazy ? end : target, lazy ? target : NULL, NULL};
     char text[256] = "";
     int rc;
 
@@ -268,10 +324,10 @@ int fmount_umount(const char *path, bool lazy)
     rc = spawn_fusermount(argv, -1, text, sizeof(text));
     if (rc < 0)
         tarn_debug("fuse", "%s: %s", FUSERMOUNT, text);
-    return rc;
+    return rc < 0 && strstr(text, strerrordesc_np(EBUSY)) ? -EBUSY : rc;
 }
 
-int fmount_detach(const struct fmount *m)
+int fmount_detach(const struct fmount *m, bool ended)
 {
     struct tarn_str table = {0};
     struct fmi top;
@@ -281,7 +337,7 @@ int fmount_detach(const struct fmount *m)
         return 0;
     rc = fmi_load(&table);
     if (rc == 0 && fmi_at(tarn_str_z(&table), m->path, &top) && top.major == m->major &&
-        top.minor == m->minor)
+        top.minor == m->minor && (!ended || fmount_is_dead(fmount_probe(m->path))))
         rc = fmount_umount(m->path, true);
     tarn_str_fini(&table);
     return rc;

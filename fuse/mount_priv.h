@@ -32,6 +32,13 @@ bool fmi_at(const char *table, const char *path, struct fmi *ret);
 /* The mount that `path` lies in. */
 bool fmi_over(const char *table, const char *path, struct fmi *ret);
 
+/* ---- asking (probe.c) ------------------------------------------------------------------------ */
+
+/* The errno of statfs(2) on `path`, 0, or ETIMEDOUT: at most some seconds. Any thread. */
+int fmount_probe(const char *path);
+/* Of that errno: there is a FUSE mount whose server is gone. */
+bool fmount_is_dead(int e);
+
 /* ---- mounting (kmount.c) --------------------------------------------------------------------- */
 
 struct fmount {
@@ -51,11 +58,21 @@ int fmount_fd_of(const char *path);
 /* `path` in the form that the mount table has; does not touch what is mounted there. errno class.
  */
 int fmount_canonical(const char *path, char ret[PATH_MAX]);
-/* Mounts; *ret_fd is the descriptor to serve. -TARN_E_FUSE, -TARN_E_MOUNTPOINT. */
+/* What lies on top of `path` (canonical), if that is a FUSE mount. */
+bool fmount_fuse_at(const char *path, struct fmi *ret);
+/* -TARN_E_MOUNTPOINT if a mount that was probed (`e`, on top of `path`) is in the way. */
+int fmount_refuse(const char *path, const struct fmi *top, int e, struct tarn_errbuf *err);
+/*
+ * Mounts; *ret_fd is the descriptor to serve. Dead FUSE mounts there are detached, and the new one
+ * follows at once. -TARN_E_FUSE, -TARN_E_MOUNTPOINT.
+ */
 int fmount_start(const struct fmount_args *args, struct tarn_errbuf *err, struct fmount *ret,
                  int *ret_fd);
-/* Detaches it lazily if it is still there. errno class. */
-int fmount_detach(const struct fmount *m);
+/*
+ * Detaches it lazily if it is still there. `ended`: the kernel has ended it; then device numbers
+ * may be another mount's by now, and only a dead mount can be ours. errno class.
+ */
+int fmount_detach(const struct fmount *m, bool ended);
 /* Unmounts what is at `path`, with fusermount3 when not permitted. errno class. */
 int fmount_umount(const char *path, bool lazy);
 /* Lets the kernel read ahead as much as one request can carry, where that is permitted. */

@@ -282,9 +282,14 @@ uint64_t fnodes_gen(const struct tarn_fnodes *t)
     return atomic_load(&t->gen);
 }
 
-/* Versions only grow: the greatest one that was seen is the current one. */
-static void nodes_order_versions(const struct nodes_shard *s, struct fnode *n)
+/*
+ * Versions only grow: the greatest one that was seen is the current one. True if that is `n`; the
+ * others are outdated then.
+ */
+static bool nodes_order_versions(const struct nodes_shard *s, struct fnode *n)
 {
+    bool current = true;
+
     for (uint32_t at = *nodes_head(s, n->ino); at;) {
         struct fnode *o = nodes_slot(s, at - 1);
 
@@ -292,10 +297,11 @@ static void nodes_order_versions(const struct nodes_shard *s, struct fnode *n)
             if (o->version < n->version)
                 o->kind |= KIND_OUTDATED;
             else
-                n->kind |= KIND_OUTDATED;
+                current = false;
         }
         at = o->next;
     }
+    return current;
 }
 
 uint64_t fnode_ref(struct tarn_fnodes *t, const struct tarn_attr *attr, uint64_t gen)
@@ -309,14 +315,14 @@ uint64_t fnode_ref(struct tarn_fnodes *t, const struct tarn_attr *attr, uint64_t
     TARN_ASSERT(attr->ino.v != 0 && attr->type >= TARN_TYPE_FILE &&
                 attr->type <= TARN_TYPE_SYMLINK);
     n = nodes_find(s, attr, &slot);
-    if (!n) {
-        n = nodes_add(t, s, attr, &slot);
-        nodes_order_versions(s, n);
-    } else {
+    if (n)
         fnode_fill(n, attr);
-        if (attr->type == TARN_TYPE_DIR)
-            n->kind &= ~KIND_OUTDATED; /* it was found again under a name */
-    }
+    else
+        n = nodes_add(t, s, attr, &slot);
+    if (!nodes_order_versions(s, n))
+        n->kind |= KIND_OUTDATED;
+    else if (atomic_load(&t->gen) == gen)
+        n->kind &= ~KIND_OUTDATED; /* it was found under a name, after whatever outdated it */
     if (atomic_load(&t->gen) != gen)
         n->trust_until_ns = 0;
     n->nlookup++;
@@ -375,6 +381,14 @@ bool fnode_is_outdated(struct tarn_fnodes *t, const struct tarn_attr *attr)
     return n && (n->kind & KIND_OUTDATED);
 }
 
+/* Attributes that were read before are from before that, too. */
+static void nodes_outdate(struct tarn_fnodes *t, struct fnode *n)
+{
+    if (!(n->kind & KIND_OUTDATED))
+        atomic_fetch_add(&t->gen, 1);
+    n->kind |= KIND_OUTDATED;
+}
+
 bool fnode_refresh(struct tarn_fnodes *t, uint64_t id, const struct tarn_attr *attr)
 {
     struct nodes_shard *s = nodes_shard_of_id(t, id);
@@ -385,10 +399,11 @@ bool fnode_refresh(struct tarn_fnodes *t, uint64_t id, const struct tarn_attr *a
     if (!n)
         return false;
     if (!fnode_matches(n, attr)) {
-        n->kind |= KIND_OUTDATED;
+        nodes_outdate(t, n);
         return false;
     }
     fnode_fill(n, attr);
+    n->kind &= ~KIND_OUTDATED;
     return true;
 }
 
@@ -400,7 +415,7 @@ void fnode_outdate(struct tarn_fnodes *t, uint64_t id)
 
     n = nodes_find_id(t, s, id);
     if (n)
-        n->kind |= KIND_OUTDATED;
+        nodes_outdate(t, n);
 }
 
 /* ---- invalidation ---------------------------------------------------------------------------- */
@@ -421,7 +436,7 @@ void fnodes_invalidate(struct tarn_fnodes *t, tarn_ino_t ino, uint64_t version)
         if (fnode_type(n) == TARN_TYPE_DIR)
             n->list_until_ns = 0;
         if (ino.v != TARN_INO_ROOT.v &&
-            (version == 0 || (fnode_type(n) != TARN_TYPE_DIR && n->version != version)))
+            (version == 0 || (fnode_type(n) != TARN_TYPE_DIR && n->version < version)))
             n->kind |= KIND_OUTDATED;
     }
 }

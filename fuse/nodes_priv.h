@@ -24,13 +24,16 @@ void fnodes_free(struct tarn_fnodes **t);
 uint64_t fnodes_count(const struct tarn_fnodes *t); /* the root included */
 
 /*
- * Grows by one with every invalidation, before nodes change: whoever read attributes from a cache
- * passes the value from before that, and attributes that may be older than an invalidation are not
- * trusted.
+ * Grows with every invalidation, and with every node that becomes outdated, before nodes change:
+ * whoever read attributes from a cache passes the value from before that, and attributes that may
+ * be older than an invalidation are not trusted.
  */
 uint64_t fnodes_gen(const struct tarn_fnodes *t);
 
-/* One lookup of the kernel more; makes the node where there is none. Returns its id. */
+/*
+ * One lookup of the kernel more; makes the node where there is none. Returns its id. An outdated
+ * node is a good one again when its version is the greatest that is known and `gen` is current.
+ */
 uint64_t fnode_ref(struct tarn_fnodes *t, const struct tarn_attr *attr, uint64_t gen);
 /* `n` lookups less; an unknown id is ignored. */
 void fnode_forget(struct tarn_fnodes *t, uint64_t id, uint64_t n);
@@ -43,13 +46,16 @@ bool fnode_get(struct tarn_fnodes *t, uint64_t id, struct tarn_attr *ret, bool *
 /* True when it is known that this version is not the current one. */
 bool fnode_is_outdated(struct tarn_fnodes *t, const struct tarn_attr *attr);
 /*
- * Fresh attributes of the inode of node `id` came in: taken over if they are of the node's version
- * (true), else the node is outdated (false).
+ * The current attributes of the inode of node `id` came in: taken over if they are of the node's
+ * version (true), else the node is outdated (false).
  */
 bool fnode_refresh(struct tarn_fnodes *t, uint64_t id, const struct tarn_attr *attr);
 void fnode_outdate(struct tarn_fnodes *t, uint64_t id);
 
-/* The master says that inode `ino` changed; version 0: it is gone. */
+/*
+ * The master says that inode `ino` changed; version 0: it is gone. An answer may have told of a
+ * later version before.
+ */
 void fnodes_invalidate(struct tarn_fnodes *t, tarn_ino_t ino, uint64_t version);
 /* Names in directory `ino` changed: a listing that the kernel keeps is void. */
 void fnodes_invalidate_listing(struct tarn_fnodes *t, tarn_ino_t ino);

@@ -159,7 +159,8 @@ static bool answer_entry(struct dir_answer *a, const struct fpage_entry *x)
         n = fuse_add_direntry(a->req, at, left, name, &e.attr, next);
     } else {
         n = fuse_add_direntry_plus(a->req, NULL, 0, name, &e, next);
-        if (n <= left && a->fresh && x->attr.trust_until_ns > tarn_now_ns()) {
+        if (n <= left && a->fresh && x->attr.trust_until_ns > tarn_now_ns() &&
+            !fnode_is_outdated(f->nodes, &x->attr)) {
             fuse_entry(f, &x->attr, a->page->gen, &e);
             a->ids[a->id_count++] = e.ino;
         }

@@ -148,6 +148,9 @@ static void meta_lookup(fuse_req_t req, fuse_ino_t parent_id, const char *name)
     cached = tarn_client_cached(f->args.client, parent.ino, name, len, &attr, &until);
     if (cached == TARN_CACHED_HIT && !fnode_is_outdated(f->nodes, &attr)) {
         lookup_reply(req, &attr, gen);
+        /* An invalidation may have overtaken the answer to a revalidation, which has no lock. */
+        if (fnodes_gen(f->nodes) != gen)
+            fnotify_push(f->notify, parent.ino, name, len, attr.ino, false);
         return;
     }
     if (cached == TARN_CACHED_NEGATIVE) {

@@ -4,7 +4,7 @@
  *
  *     user.tarn.cached    part of its bytes that the local worker has, "0.0000" to "1.0000" (files,
  *                         where there is a local worker)
- *     user.tarn.version   the version that this node stands for
+ *     user.tarn.version   the version that this node stands for (files, directories)
  *     user.tarn.workers   "1" when any byte is cached, "" otherwise (as cached)
  */
 #include "fuse/fuse_priv.h"
@@ -101,6 +101,8 @@ static void xattr_list(fuse_req_t req, fuse_ino_t id, size_t size)
 
     if (!fnode_get(f->nodes, id, &attr, &outdated))
         fop_reply_err(req, FOP_NAME, -TARN_E_STALE);
+    else if (attr.type == TARN_TYPE_SYMLINK) /* Linux lets nobody read those of a symlink */
+        xattr_reply(req, names, 0, size);
     else if (attr.type == TARN_TYPE_FILE && xattr_cached_bytes(f, &attr) != UINT64_MAX)
         xattr_reply(req, names, sizeof(names), size);
     else

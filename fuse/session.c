@@ -49,6 +49,8 @@ static void worker_ended(struct fworker *w, int rc)
     struct tarn_fuse *f = w->f;
     bool inited;
 
+    if (rc == 0) /* ENODEV, says libfuse */
+        atomic_store(&f->kernel_ended, true);
     tarn_mtx_lock(&f->mtx);
     inited = f->inited;
     f->failed = true;
@@ -148,6 +150,10 @@ static void session_init(void *userdata, struct fuse_conn_info *conn)
     session_want(conn, FUSE_CAP_SPLICE_READ, false);
     session_want(conn, FUSE_CAP_SPLICE_WRITE, false);
     session_want(conn, FUSE_CAP_SPLICE_MOVE, false);
+    session_want(conn, FUSE_CAP_PASSTHROUGH, f->args.passthrough);
+    fpass_offer(f->pass, f->args.passthrough &&
+                             fuse_get_feature_flag(conn, FUSE_CAP_PASSTHROUGH));
+    conn->max_backing_stack_depth = 0; /* so that the mount may be a layer of an overlay */
     conn->max_read = TARN_READ_MAX;
     conn->max_write = TARN_READ_MAX; /* also sets how many pages a request has */
     conn->max_readahead = TARN_READ_MAX;
@@ -169,8 +175,10 @@ static int session_wait_init(struct tarn_fuse *f)
     while (!f->inited && !f->failed) {
         uint64_t now = tarn_now_ns();
 
-        if (now >= end)
+        if (now >= end) {
+            f->stopping = true; /* nobody runs the loop meanwhile: nothing may go there */
             return -TARN_E_DEADLINE;
+        }
         (void)tarn_cond_wait_ns(&f->cond, &f->mtx, end - now); /* the loop looks at the time */
     }
     return f->inited ? 0 : -TARN_E_FUSE;
@@ -269,6 +277,7 @@ int tarn_fuse_start(const struct tarn_fuse_args *args, struct tarn_errbuf *err,
     f->source = tarn_xstrdup(args->source);
     f->args.source = f->source;
     f->nodes = fnodes_new();
+    f->pass = fpass_new();
     tarn_mtx_init(&f->mtx, TARN_RANK_LEAF);
     tarn_cond_init(&f->cond);
     tarn_list_init(&f->ops);
@@ -280,7 +289,7 @@ int tarn_fuse_start(const struct tarn_fuse_args *args, struct tarn_errbuf *err,
     rc = session_start(f, err);
     if (rc < 0) {
         atomic_store(&f->ended, true);
-        (void)fmount_detach(&f->mount); /* what it was not is gone */
+        (void)fmount_detach(&f->mount, false); /* what it was not is gone */
         fuse_threads_end(f);
         tarn_fuse_free(&f);
         return rc;

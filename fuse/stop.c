@@ -78,7 +78,7 @@ static void stop_done_task(struct tarn_task *t)
 static void *stop_run(void *arg)
 {
     struct tarn_fuse *f = arg;
-    int rc = fmount_detach(&f->mount);
+    int rc = fmount_detach(&f->mount, atomic_load(&f->kernel_ended));
 
     if (rc < 0)
         tarn_warn("fuse", "mountpoint %s: not detached: %s", f->args.mountpoint, tarn_strerror(rc));
@@ -119,6 +119,7 @@ void tarn_fuse_free(struct tarn_fuse **pf)
     TARN_ASSERT(!f->se && !f->stopper_started && f->under_way == 0);
     fnotify_free(&f->notify);
     fnodes_free(&f->nodes);
+    fpass_free(&f->pass);
     for (unsigned i = 0; i < FUSE_OPEN_LISTS; i++)
         tarn_mtx_fini(&f->opens[i].mtx);
     tarn_cond_fini(&f->cond);

@@ -78,6 +78,22 @@ static void a_page_keeps_what_came(void **state)
     fpage_put(&second);
 }
 
+/* No name's trust bounds how long new ones are missed. */
+static void an_empty_directory_is_not_kept(void **state)
+{
+    struct fpage *p = NULL;
+    struct answer a;
+
+    (void)state;
+    answer_init(&a, 0, true);
+    assert_int_equal(fpage_new(&a.resp, 0, NOW, 0, &p), 0);
+    assert_true(p->until_ns <= NOW);
+    fpage_put(&p);
+    assert_int_equal(fpage_new(&a.resp, 7, NOW, 0, &p), 0); /* the end of one that has names */
+    assert_true(p->until_ns == UINT64_MAX);
+    fpage_put(&p);
+}
+
 static void the_right_page_is_known(void **state)
 {
     struct fpage *p = NULL, *last = NULL, *empty = NULL;
@@ -158,8 +174,11 @@ static void bad_answers_are_refused(void **state)
 int test_dirpage(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(offsets_and_cookies),     cmocka_unit_test(a_page_keeps_what_came),
-        cmocka_unit_test(the_right_page_is_known), cmocka_unit_test(what_follows_is_found),
+        cmocka_unit_test(offsets_and_cookies),
+        cmocka_unit_test(a_page_keeps_what_came),
+        cmocka_unit_test(an_empty_directory_is_not_kept),
+        cmocka_unit_test(the_right_page_is_known),
+        cmocka_unit_test(what_follows_is_found),
         cmocka_unit_test(bad_answers_are_refused),
     };
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The unit tests of fuse/: what needs no kernel. Each returns the number of failures. */
+/* The unit tests of fuse/. Each returns the number of failures. */
 #pragma once
 
 #include <setjmp.h>
@@ -12,3 +12,4 @@
 int test_nodes(void);
 int test_dirpage(void);
 int test_mountinfo(void);
+int test_mounts(void);

@@ -240,6 +240,56 @@ static void old_attributes_are_not_trusted(void **state)
     fnodes_free(&t);
 }
 
+/* An answer may be newer than an invalidation that was on its way. */
+static void old_invalidations_do_not_outdate(void **state)
+{
+    struct tarn_fnodes *t = fnodes_new();
+    struct tarn_attr a = file_attr(5, 3), got;
+    uint64_t id = fnode_ref(t, &a, fnodes_gen(t));
+    bool outdated = true;
+
+    (void)state;
+    fnodes_invalidate(t, a.ino, 2);
+    assert_true(fnode_get(t, id, &got, &outdated));
+    assert_false(outdated);
+    assert_int_equal(got.trust_until_ns, 0);
+    fnodes_invalidate(t, a.ino, 3);
+    assert_true(fnode_get(t, id, &got, &outdated));
+    assert_false(outdated);
+    fnodes_invalidate(t, a.ino, 4);
+    assert_true(fnode_get(t, id, &got, &outdated));
+    assert_true(outdated);
+    fnodes_free(&t);
+}
+
+/* Else opening it would be ESTALE for as long as the kernel holds the node. */
+static void what_is_found_is_not_outdated(void **state)
+{
+    struct tarn_fnodes *t = fnodes_new();
+    struct tarn_attr v1 = file_attr(5, 1), v2 = file_attr(5, 2), got;
+    uint64_t id = fnode_ref(t, &v1, fnodes_gen(t)), before = fnodes_gen(t), id2;
+    bool outdated = true;
+
+    (void)state;
+    fnode_outdate(t, id); /* an answer said that it is gone */
+    assert_true(fnode_is_outdated(t, &v1));
+    assert_int_equal(fnode_ref(t, &v1, before), id); /* read before that */
+    assert_true(fnode_is_outdated(t, &v1));
+    assert_int_equal(fnode_ref(t, &v1, fnodes_gen(t)), id);
+    assert_false(fnode_is_outdated(t, &v1));
+    assert_false(fnode_refresh(t, id, &v2));
+    assert_true(fnode_is_outdated(t, &v1));
+    assert_true(fnode_refresh(t, id, &v1));
+    assert_true(fnode_get(t, id, &got, &outdated));
+    assert_false(outdated);
+    id2 = fnode_ref(t, &v2, fnodes_gen(t));
+    assert_int_equal(fnode_ref(t, &v1, fnodes_gen(t)), id); /* a later one is known */
+    assert_true(fnode_is_outdated(t, &v1));
+    assert_true(fnode_get(t, id2, &got, &outdated));
+    assert_false(outdated);
+    fnodes_free(&t);
+}
+
 static void listings_have_an_end(void **state)
 {
     struct tarn_fnodes *t = fnodes_new();
@@ -365,6 +415,8 @@ int test_nodes(void)
         cmocka_unit_test(fresh_attributes_tell_versions_apart),
         cmocka_unit_test(an_invalidation_outdates),
         cmocka_unit_test(old_attributes_are_not_trusted),
+        cmocka_unit_test(old_invalidations_do_not_outdate),
+        cmocka_unit_test(what_is_found_is_not_outdated),
         cmocka_unit_test(listings_have_an_end),
         cmocka_unit_test(many_nodes_are_found),
         cmocka_unit_test(threads_share_the_table),

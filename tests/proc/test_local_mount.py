@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mount of tarn local: dead ones, those of others, unprivileged ones; what the kernel keeps."""
+import ctypes
+import errno
+import os
+import signal
+import stat
+import subprocess
+
+import pytest
+
+from tests.lib import local, util
+from tests.lib.local import says
+from tests.lib.tarn import FSTYPE, binary
+
+DATA = util.some_bytes(300_000, "mount")
+MNT_DETACH = 2
+
+
+@pytest.fixture
+def served(workdir):
+    root = os.path.join(workdir, "served")
+    util.write_tree(root, [("d/f", DATA)])
+    os.symlink("d/f", f"{root}/link")
+    os.makedirs(f"{root}/empty")
+    return root
+
+
+def detach(path):
+    """umount(8) would ask the mount, whose server may stand still."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.umount2(os.fsencode(path), MNT_DETACH) == 0, os.strerror(ctypes.get_errno())
+
+
+def reads(server):
+    with open(server.path("d/f"), "rb") as f:
+        return f.read() == DATA
+
+
+# ---- dead mounts ----
+
+def is_dead(path):
+    """Users get an error, not the directory below the mount."""
+    with pytest.raises(OSError) as e:
+        os.listdir(path)
+    return e.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+
+
+def test_dead_mount_stays_when_the_start_fails(tarn, served, workdir):
+    server = tarn(f"file://{served}")
+    server.kill()
+    assert is_dead(server.mnt)
+    server.uri, good = f"file://{workdir}/none", server.uri
+    cache, server.cache = server.cache, f"{workdir}/other-cache"
+    assert local.refused(server).code == 3
+    assert local.count_mounts(server.mnt) == 1 and is_dead(server.mnt)
+    server.uri, server.cache = good, cache
+    server.start()
+    assert local.count_mounts(server.mnt) == 1 and reads(server)
+
+
+def test_dead_mount_inside_the_served_directory(tarn, served, workdir):
+    """What lies below a dead mount is still told apart from it."""
+    os.makedirs(f"{workdir}/above/mnt")
+    first, second = tarn(f"file://{served}", start=False), tarn(f"file://{workdir}/above",
+                                                              start=False)
+    first.mnt = second.mnt = f"{workdir}/above/mnt"
+    first.start()
+    first.kill()
+    local.check_refused(second, 2, second.mnt, "served")
+    assert local.count_mounts(second.mnt) == 1
+    util.unmount(first.mnt)
+
+
+def test_dead_mounts_upon_each_other(root, tarn, served):
+    server = tarn(f"file://{served}")
+    server.kill()
+    for _ in range(2):
+        fd = os.open("/dev/fuse", os.O_RDWR)
+        util.run("mount", "-i", "-t", "fuse", "-o", f"fd={fd},rootmode=40000,user_id=0,group_id=0",
+                 "dead", server.mnt, pass_fds=[fd])
+        os.close(fd)
+    assert local.count_mounts(server.mnt) == 3
+    server.start()
+    assert local.count_mounts(server.mnt) == 1 and reads(server)
+
+
+def test_dead_mount_where_sigchld_is_ignored(tarn, served):
+    server = tarn(f"file://{served}")
+    server.kill()
+    server.prefix = ["env", "--ignore-signal=CHLD"]
+    server.start()
+    assert local.count_mounts(server.mnt) == 1 and reads(server)
+
+
+# ---- the end ----
+
+def test_end_leaves_the_mounts_of_others(tarn, served, workdir):
+    """The kernel gives the device number of a mount that went to the next one."""
+    first, second = tarn(f"file://{served}"), tarn(f"file://{served}", start=False)
+    device = os.stat(first.mnt).st_dev
+    first.process.send_signal(signal.SIGSTOP)
+    detach(first.mnt)
+    second.mnt = first.mnt
+    second.start()
+    first.process.send_signal(signal.SIGCONT)
+    assert first.process.wait(timeout=20) == 0
+    first.process = None
+    assert reads(second) and local.count_mounts(second.mnt) == 1
+    if os.stat(second.mnt).st_dev != device:
+        pytest.skip("the number was not used again: the test proves nothing")
+
+
+def test_connection_that_is_aborted(root, tarn, served):
+    """By hand, or by a watchdog: the server ends, and leaves no dead mount."""
+    server = tarn(f"file://{served}")
+    minor = os.minor(os.stat(server.mnt).st_dev)
+    control = f"/sys/fs/fuse/connections/{minor}/abort"
+    if not os.path.exists(control):
+        util.run("mount", "-t", "fusectl", "none", "/sys/fs/fuse/connections", check=False)
+    if not os.path.exists(control):
+        pytest.skip("no control file system of FUSE")
+    with open(control, "w", encoding="ascii") as f:
+        f.write("1")
+    assert server.process.wait(timeout=20) == 0
+    server.process = None
+    assert not util.mounted(server.mnt)
+
+
+# ---- without privilege ----
+
+def as_nobody(*args):
+    return subprocess.run(
+        ["setpriv", f"--reuid={local.NOBODY}", f"--regid={local.NOBODY}", "--clear-groups", *args],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.fixture
+def unprivileged(root, tarn, served):
+    """A server that cannot mount by itself; only its user may look into its mount."""
+    if not os.stat("/usr/bin/fusermount3").st_mode & stat.S_ISUID:
+        pytest.skip("fusermount3 is not setuid")
+    if stat.S_IMODE(os.stat("/dev/fuse").st_mode) & 0o006 != 0o006:
+        pytest.skip("/dev/fuse is for root alone")
+    if as_nobody(binary(), "version").returncode != 0:
+        pytest.skip(f"{binary()}: others may not run it")
+    server = tarn(f"file://{served}", start=False, env={"HOME": "/nonexistent"})
+    server.prefix = ["setpriv", f"--reuid={local.NOBODY}", f"--regid={local.NOBODY}",
+                     "--clear-groups"]
+    os.chown(server.mnt, local.NOBODY, local.NOBODY)
+    os.makedirs(server.cache)
+    os.chown(server.cache, local.NOBODY, local.NOBODY)
+    os.chmod(server.cache, 0o700)
+    return server
+
+
+def start_unprivileged(server):
+    server.spawn()
+
+    def ready():
+        assert server.process.poll() is None, server.log_tail()
+        return util.mounted(server.mnt, FSTYPE) and as_nobody("ls", server.mnt).stdout
+
+    util.wait_until("the mount", ready, 30)
+
+
+def test_without_privilege(unprivileged):
+    server = unprivileged
+    start_unprivileged(server)
+    done = as_nobody("sha256sum", server.path("d/f"))
+    assert done.stdout.split()[0] == local.sha(DATA), done
+    holder = subprocess.Popen([
+        *server.prefix, "sh", "-c", f"exec 3< {server.path('d/f')}; echo open; cat"
+    ], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"open\n"
+        done = as_nobody(binary(), "umount", server.mnt)
+        assert done.returncode != 0
+        says(done.stderr, server.mnt, "in use")
+        assert util.mounted(server.mnt, FSTYPE)
+    finally:
+        holder.stdin.close()
+        holder.wait(timeout=10)
+    server.kill()
+    start_unprivileged(server)
+    assert local.count_mounts(server.mnt) == 1
+    done = as_nobody(binary(), "umount", server.mnt)
+    assert done.returncode == 0, done
+    assert server.process.wait(timeout=20) == 0
+    server.process = None
+    assert not util.mounted(server.mnt)
+
+
+# ---- what the kernel keeps ----
+
+@pytest.mark.parametrize("where", ["", "empty"])
+def test_new_names_in_an_empty_directory(tarn, workdir, where):
+    top = f"{workdir}/s"
+    os.makedirs(f"{top}/{where}")
+    server = tarn(f"file://{top}", "--meta-ttl", "2s")
+    for _ in range(2):
+        assert local.listed(server, where) == []
+    util.write_tree(f"{top}/{where}", [("new", b"n")])
+    util.wait_until("the new name", lambda: local.listed(server, where) == ["new"], 15, step=0.1)
+    os.unlink(f"{top}/{where}/new")
+    util.wait_until("its end", lambda: local.listed(server, where) == [], 15, step=0.1)
+
+
+def test_extended_attributes_can_all_be_read(tarn, served):
+    """What is listed is there: copying programs stop at what is not."""
+    server = tarn(f"file://{served}")
+    for name in ("d", "d/f", "link", "empty"):
+        path = server.path(name)
+        names = os.listxattr(path, follow_symlinks=False)
+        assert bool(names) == (name != "link")
+        for attribute in names:
+            os.getxattr(path, attribute, follow_symlinks=False)

@@ -302,15 +302,30 @@ int tarn_core_jobs(struct tarn_kv *kv, tarn_core_job_fn *fn, void *arg)
     return rc;
 }
 
-int tarn_core_manifest(struct tarn_kv *kv, uint64_t id, uint64_t from_seq, tarn_core_line_fn *fn,
-                       void *arg)
+/* Who gets the rows of one job: one of the two. */
+struct read_rows {
+    tarn_core_line_fn *line;
+    tarn_core_item_fn *item;
+    void *arg;
+};
+
+static int read_row(const struct read_rows *r, uint64_t seq, const void *m)
 {
+    return r->line ? r->line(r->arg, seq, m) : r->item(r->arg, seq, m);
+}
+
+/* Lines or items of a job, from a number on. */
+static int read_job_rows(struct tarn_kv *kv, char tag, uint64_t id, uint64_t from_seq,
+                         const struct read_rows *rows)
+{
+    const ProtobufCMessageDescriptor *d =
+        rows->line ? &tarn__core__job_line__descriptor : &tarn__core__job_item__descriptor;
     struct tarn_kv_iter *it;
     struct core_key prefix, start;
     int rc;
 
-    core_key_id(&prefix, CORE_TAG_LINE, id);
-    core_key_id2(&start, CORE_TAG_LINE, id, from_seq);
+    core_key_id(&prefix, tag, id);
+    core_key_id2(&start, tag, id, from_seq);
     it = tarn_kv_iter_new(kv, NULL, TARN_CF_JOBS, core_slice(&prefix));
     tarn_kv_iter_seek(it, core_slice(&start));
     while ((rc = tarn_kv_iter_next(it)) == 1) {
@@ -319,11 +334,11 @@ int tarn_core_manifest(struct tarn_kv *kv, uint64_t id, uint64_t from_seq, tarn_
 
         rc = key.n == start.n ? 0 : -TARN_E_KV_CORRUPT;
         if (rc == 0)
-            rc = core_decode(&tarn__core__job_line__descriptor, tarn_kv_iter_value(it), NULL, &m);
+            rc = core_decode(d, tarn_kv_iter_value(it), NULL, &m);
         if (rc < 0)
             break;
-        rc = fn(arg, core_get_be64((const uint8_t *)key.p + 9), m);
-        tarn__core__job_line__free_unpacked(m, NULL);
+        rc = read_row(rows, core_get_be64((const uint8_t *)key.p + 9), m);
+        protobuf_c_message_free_unpacked(m, NULL);
         if (rc != 0)
             break;
     }
@@ -331,33 +346,20 @@ int tarn_core_manifest(struct tarn_kv *kv, uint64_t id, uint64_t from_seq, tarn_
     return rc;
 }
 
+int tarn_core_manifest(struct tarn_kv *kv, uint64_t id, uint64_t from_seq, tarn_core_line_fn *fn,
+                       void *arg)
+{
+    const struct read_rows rows = {.line = fn, .arg = arg};
+
+    return read_job_rows(kv, CORE_TAG_LINE, id, from_seq, &rows);
+}
+
 int tarn_core_job_items(struct tarn_kv *kv, uint64_t id, uint64_t from_seq, tarn_core_item_fn *fn,
                         void *arg)
 {
-    struct tarn_kv_iter *it;
-    struct core_key prefix, start;
-    int rc;
+    const struct read_rows rows = {.item = fn, .arg = arg};
 
-    core_key_id(&prefix, CORE_TAG_ITEM, id);
-    core_key_id2(&start, CORE_TAG_ITEM, id, from_seq);
-    it = tarn_kv_iter_new(kv, NULL, TARN_CF_JOBS, core_slice(&prefix));
-    tarn_kv_iter_seek(it, core_slice(&start));
-    while ((rc = tarn_kv_iter_next(it)) == 1) {
-        struct tarn_kv_slice key = tarn_kv_iter_key(it);
-        void *m;
-
-        rc = key.n == start.n ? 0 : -TARN_E_KV_CORRUPT;
-        if (rc == 0)
-            rc = core_decode(&tarn__core__job_item__descriptor, tarn_kv_iter_value(it), NULL, &m);
-        if (rc < 0)
-            break;
-        rc = fn(arg, core_get_be64((const uint8_t *)key.p + 9), m);
-        tarn__core__job_item__free_unpacked(m, NULL);
-        if (rc != 0)
-            break;
-    }
-    tarn_kv_iter_free(&it);
-    return rc;
+    return read_job_rows(kv, CORE_TAG_ITEM, id, from_seq, &rows);
 }
 
 int tarn_core_garbage(struct tarn_kv *kv, tarn_ino_t *ret_ino)

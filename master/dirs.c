@@ -120,6 +120,14 @@ int mdir_get(struct tarn_master *m, tarn_ino_t ino, struct mdir **ret)
     return 0;
 }
 
+char *mdir_text(const struct mdir *d)
+{
+    size_t n = strlen(d->at->uri);
+
+    return tarn_xasprintf("%s%s%s", d->at->uri, n > 0 && d->at->uri[n - 1] == '/' ? "" : "/",
+                          d->key);
+}
+
 void mdir_gone(struct tarn_master *m, tarn_ino_t ino)
 {
     struct mdir *d = mdir_find(m, ino);

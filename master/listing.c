@@ -80,9 +80,11 @@ static void listing_end(struct mlisting *l)
     struct mdir *d = l->dir;
 
     TARN_ASSERT(!l->asking && l->proposed == 0);
-    if (l->rc < 0 && l->rc != -TARN_E_CANCELLED)
-        tarn_warn_limited("listing", "dir=%s%s failed: %s", d->at->uri, d->key,
-                          tarn_err_text(&l->err, l->rc));
+    if (l->rc < 0 && l->rc != -TARN_E_CANCELLED) {
+        TARN_AUTO_FREE char *dir = mdir_text(d);
+
+        tarn_warn_limited("listing", "dir=%s failed: %s", dir, tarn_err_text(&l->err, l->rc));
+    }
     tarn_list_del(&l->node);
     m->listing_count--;
     d->listing = NULL;
@@ -131,9 +133,10 @@ static void page_committed(struct mproposal *p)
     if (rc == -TARN_E_ENTRY_STALE && l->more)
         rc = 0; /* proposed behind an entry that went only part of its way: asked again */
     if (rc < 0 && l->rc == 0) {
+        TARN_AUTO_FREE char *dir = mdir_text(l->dir);
+
         l->rc = rc;
-        (void)tarn_err_set(&l->err, rc, "listing %s%s: %s", l->dir->at->uri, l->dir->key,
-                           tarn_strerror(rc));
+        (void)tarn_err_set(&l->err, rc, "listing %s: %s", dir, tarn_strerror(rc));
     }
     if (rc == 0) {
         mdir_refresh(l->dir);

@@ -92,6 +92,8 @@ bool mdir_run_trusted(struct mdir *d);
 /* That listing has passed the key of this name. */
 bool mdir_run_covers(const struct mdir *d, const void *name, size_t len, uint32_t type);
 void mdir_gone(struct tarn_master *m, tarn_ino_t ino); /* a directory lost its name */
+/* Where it is, for messages: "s3://bucket/a/b/"; the caller frees it. */
+char *mdir_text(const struct mdir *d);
 /* The store has no such directory: asks for its name, so that the parent forgets it (names.c). */
 void mdir_vanished(struct mdir *d);
 
@@ -293,11 +295,12 @@ struct mwalk_frame {
     bool gone;       /* the store has it no longer */
 };
 struct mwalk {
-    struct tarn_master *master;                /* in */
-    const struct mwalk_ops *ops;               /* in */
-    bool list;                                 /* in */
-    bool recursive;                            /* in: else only the entries of the root */
-    void *arg;                                 /* in: the caller's */
+    struct tarn_master *master;  /* in */
+    const struct mwalk_ops *ops; /* in */
+    bool list;                   /* in */
+    bool recursive;              /* in: else only the entries of the root */
+    int64_t since_ns; /* in: real time; listings begun since then do. 0, or later than now: now */
+    void *arg;        /* in: the caller's */
     struct mwalk_frame stack[MWALK_DEPTH_MAX]; /* from here on: walk.c's */
     unsigned depth;
     struct tarn_str path;
@@ -305,7 +308,7 @@ struct mwalk {
     struct mlist_wait wait;
     struct tarn_task task;
     bool waiting, paused, posted, cancelled;
-    int64_t started_ns; /* real time: listings begun since then are good enough */
+    int rc; /* why it cannot go on from its cursor */
     struct tarn_str entry_path;
     int visit_rc;
     unsigned budget;

@@ -24,7 +24,13 @@ static void walk_run(struct tarn_task *t);
 /* Listed lately enough: names are believed, or the listing began in the time of this walk. */
 static bool walk_is_listed(const struct mwalk *w, struct mdir *d)
 {
-    return mdir_listed_trusted(d) || (d->listed_ns && d->listed_ns >= w->started_ns);
+    return mdir_listed_trusted(d) || (d->listed_ns && d->listed_ns >= w->since_ns);
+}
+
+/* What an interrupted listing found is taken up only if it would do as part of a new one. */
+static void walk_list(const struct mwalk *w, struct mdir *d)
+{
+    mlist_start(d, TARN_UFS_BACKGROUND, d->run_ns < w->since_ns);
 }
 
 static void walk_post(struct mwalk *w)
@@ -88,7 +94,7 @@ static int walk_peek_entry(void *arg, tarn_ino_t ino, const Tarn__Core__Inode *i
     if (mdir_get(p->walk->master, ino, &d) < 0)
         return 0;
     if (!walk_is_listed(p->walk, d))
-        mlist_start(d, TARN_UFS_BACKGROUND, false);
+        walk_list(p->walk, d);
     mdir_put(&d);
     return 0;
 }
@@ -142,12 +148,15 @@ static void walk_listed(struct mlist_wait *wait, int rc)
     struct mwalk_frame *f = &w->stack[w->depth - 1];
 
     w->waiting = false;
-    /* A listing that ended well and is not believed met a change: once more, but not for ever. */
-    f->listed = rc < 0 || w->dir->listed_ns != 0 || ++f->tries >= WALK_TRIES;
+    /* One that ended well and does not do met a change, or was begun before this walk by somebody
+     * else: once more, but not for ever. */
+    f->listed = rc < 0 || walk_is_listed(w, w->dir) || ++f->tries >= WALK_TRIES;
+    if (rc == 0 && f->listed && w->dir->listed_ns == 0)
+        rc = tarn_err_set(&wait->err, -TARN_E_LISTING, "names change while it is listed");
     f->gone = rc == -TARN_E_NO_ENTRY && w->depth > 1; /* it was there when the walk began */
     if (rc < 0 && rc != -TARN_E_CANCELLED && !f->gone && w->ops->dir_failed)
         w->ops->dir_failed(w, tarn_str_z(&w->path), rc, &wait->err);
-    if (rc == 0 && f->cookie == 0)
+    if (rc == 0 && f->listed && f->cookie == 0)
         walk_skipped(w);
     walk_post(w);
 }
@@ -168,7 +177,7 @@ static int walk_ready(struct mwalk *w)
     if (!w->list || f->listed)
         return 1;
     if (!walk_is_listed(w, w->dir)) {
-        mlist_start(w->dir, TARN_UFS_BACKGROUND, false);
+        walk_list(w, w->dir);
         if (!w->dir->listing)
             return -TARN_E_SHUTDOWN;
         w->wait = (struct mlist_wait){.until_end = true, .fn = walk_listed, .arg = w};
@@ -237,8 +246,8 @@ static void walk_run(struct tarn_task *t)
             walk_end(w, -TARN_E_CANCELLED);
             return;
         }
-        if (w->depth == 0) {
-            walk_end(w, 0);
+        if (w->depth == 0 || w->rc < 0) {
+            walk_end(w, w->rc);
             return;
         }
         rc = walk_ready(w);
@@ -261,11 +270,13 @@ void mwalk_start(struct mwalk *w, tarn_ino_t ino, const char *path, const void *
                  size_t cursor_len)
 {
     const uint8_t *c = cursor;
+    int64_t now = master_real_ns(w->master);
 
     master_busy(w->master);
     w->depth = 0;
     w->dir = NULL;
-    w->started_ns = master_real_ns(w->master);
+    w->since_ns = w->since_ns ? TARN_MIN(w->since_ns, now) : now;
+    w->rc = 0;
     w->waiting = w->paused = w->posted = w->cancelled = false;
     tarn_str_reset(&w->path);
     tarn_str_adds(&w->path, path);
@@ -282,8 +293,10 @@ void mwalk_start(struct mwalk *w, tarn_ino_t ino, const char *path, const void *
             w->stack[0].cookie = f.cookie;
             continue;
         }
-        if (w->depth == MWALK_DEPTH_MAX || tarn_core_path(w->master->args.kv, f.ino, &p) < 0) {
+        w->rc = tarn_core_path(w->master->args.kv, f.ino, &p);
+        if (w->depth == MWALK_DEPTH_MAX || w->rc < 0) {
             tarn_str_fini(&p);
+            w->rc = w->rc == -TARN_E_NO_ENTRY ? 0 : w->rc;
             break; /* that directory is gone: go on behind it */
         }
         tarn_str_reset(&w->path);

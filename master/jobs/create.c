@@ -54,6 +54,8 @@ static int spec_check(const Tarn__Wire__LoadSpec *spec, bool is_free)
         return -TARN_E_INVALID;
     if (spec->older_than_ms || (is_free && spec->meta))
         return -TARN_E_UNSUPPORTED; /* times of access and names are not kept to be dropped */
+    if (spec->pin)
+        return -TARN_E_UNSUPPORTED; /* nothing could take the pins away again */
     rc = spec_globs(spec->filter, spec->n_filter);
     if (rc == 0)
         rc = spec_globs(spec->exclude, spec->n_exclude);
@@ -283,6 +285,12 @@ static int create_new(struct mjobs *j, const Tarn__Wire__JobCreateRequest *req, 
     return 0;
 }
 
+/* A list that ends without an entry is no list: its job would be one of the paths. */
+static bool create_empty(const struct mjob *job, const Tarn__Wire__LoadSpec *spec)
+{
+    return !spec->more_items && job->items + spec->n_items == 0 && !job->creating;
+}
+
 static int create_find(struct mjobs *j, const Tarn__Wire__LoadSpec *spec, struct mjob **ret)
 {
     struct mjob *job = mjob_find(j, spec->id);
@@ -293,6 +301,10 @@ static int create_find(struct mjobs *j, const Tarn__Wire__LoadSpec *spec, struct
         return -TARN_E_JOB_STATE;
     if (job->items + spec->n_items > JOB_ITEMS_MAX)
         return -TARN_E_TOO_BIG;
+    if (create_empty(job, spec)) {
+        mjob_finish(job, MJOB_FAILED, -TARN_E_JOB_LIST_BAD, "the list is empty");
+        return -TARN_E_JOB_LIST_BAD;
+    }
     *ret = job;
     return 0;
 }

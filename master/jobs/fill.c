@@ -93,6 +93,21 @@ static void file_again(struct ment *e)
     fill_poke(e->run);
 }
 
+/* Fills the version that its name has now. */
+static void file_changed(struct ment *e, tarn_ino_t ino, uint64_t size)
+{
+    e->ino = ino;
+    if (e->ranged && e->off >= size) {
+        e->run->ops->filled(e, -TARN_E_UFS_CHANGED, "the file ends before the range now");
+        return;
+    }
+    e->len = e->ranged ? TARN_MIN(e->len, size - e->off) : size;
+    if (e->len == 0)
+        e->run->ops->filled(e, 0, NULL);
+    else
+        file_again(e);
+}
+
 /* What the store says about its name now. */
 static void file_renamed(struct ment *e)
 {
@@ -110,13 +125,7 @@ static void file_renamed(struct ment *e)
         e->run->ops->filled(e, rc,
                             rc == -TARN_E_NO_ENTRY ? "removed from the store meanwhile" : NULL);
     } else {
-        e->ino = ino;
-        if (!e->ranged)
-            e->len = inode->ufs ? inode->ufs->size : 0;
-        if (e->len == 0)
-            e->run->ops->filled(e, 0, NULL);
-        else
-            file_again(e);
+        file_changed(e, ino, inode->ufs ? inode->ufs->size : 0);
     }
     tarn__core__inode__free_unpacked(inode, NULL);
 }
@@ -326,7 +335,7 @@ static int op_locate(struct fill_op *op, struct ment *e, struct mlocator *loc)
     if (e->version == 0)
         e->version = loc->loc.version;
     if (e->version != loc->loc.version || loc->ufs.size == 0 ||
-        (!e->ranged && e->len != loc->ufs.size)) {
+        (e->ranged ? e->off + e->len > loc->ufs.size : e->len != loc->ufs.size)) {
         mlocator_fini(loc);
         return -TARN_E_UFS_CHANGED;
     }
@@ -393,7 +402,6 @@ static void op_send_fill(struct fill_op *op, struct mlocator *locs)
     msg.locators = ptrs;
     msg.verify = spec->verify;
     msg.force = spec->force && op->run->phase == MRUN_DATA;
-    msg.pin = spec->pin;
     msg.offset = op->off;
     msg.length = op->len;
     op_start(op, TARN_RPC_fill, &msg.base);

@@ -1,15 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Filters. The matcher remembers only the last `*`, so that a pattern costs at most pattern x text
- * steps whatever it is: it comes from users and runs on the master's loop.
+ * Filters. The matcher remembers only the last `*`, and where the last `]` is, so that a pattern
+ * costs at most pattern x text steps whatever it is: it comes from users and runs on the master's
+ * loop.
  */
 #include <string.h>
 
 #include "master/jobs/jobs_priv.h"
 
-/* The end of the bracket expression at `p` (behind its '['); NULL when it is not closed. */
-static const char *glob_bracket_end(const char *p, const char *end)
+/*
+ * The end of the bracket expression at `p` (behind its '['); NULL when it is not closed, which is
+ * seen at once when the last ']' of the pattern, `close`, is before it.
+ */
+static const char *glob_bracket_end(const char *p, const char *end, const char *close)
 {
+    if (!close || p > close)
+        return NULL;
     if (p < end && (*p == '!' || *p == '^'))
         p++;
     if (p < end && *p == ']') /* the first one stands for itself */
@@ -39,8 +45,9 @@ static bool glob_bracket(const char *p, const char *end, unsigned char c)
     return hit != invert;
 }
 
-/* Matches one character but `*`; *ret_next is where the pattern goes on. */
-static bool glob_one(const char *p, const char *end, char c, const char **ret_next)
+/* Matches one character but `*`; *ret_next is where the pattern goes on. `last`: its last ']'. */
+static bool glob_one(const char *p, const char *end, const char *last, char c,
+                     const char **ret_next)
 {
     const char *close;
 
@@ -49,7 +56,7 @@ static bool glob_one(const char *p, const char *end, char c, const char **ret_ne
     case '?':
         return true;
     case '[':
-        close = glob_bracket_end(p + 1, end);
+        close = glob_bracket_end(p + 1, end, last);
         if (!close)
             return c == '[';
         *ret_next = close + 1;
@@ -70,6 +77,7 @@ bool mglob_match(const char *glob, size_t glob_len, const char *text, size_t len
     const char *p = glob, *p_end = glob + glob_len;
     const char *t = text, *t_end = text + len;
     const char *star = NULL, *star_t = NULL; /* behind the last '*'; what it leaves over */
+    const char *close = glob_len ? memrchr(glob, ']', glob_len) : NULL;
 
     while (t < t_end) {
         const char *next;
@@ -77,7 +85,7 @@ bool mglob_match(const char *glob, size_t glob_len, const char *text, size_t len
         if (p < p_end && *p == '*') {
             star = ++p;
             star_t = t;
-        } else if (p < p_end && glob_one(p, p_end, *t, &next)) {
+        } else if (p < p_end && glob_one(p, p_end, close, *t, &next)) {
             p = next;
             t++;
         } else if (star) {

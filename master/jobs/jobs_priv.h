@@ -185,6 +185,15 @@ struct mpass_ops {
 
 #define MPASS_AHEAD 32u /* paths resolved at a time */
 
+#define MNOTED_SKIPPED 1u
+#define MNOTED_FAILED  2u
+
+/* What the manifest says already about the directory at hand. */
+struct mnoted {
+    tarn_ino_t ino; /* 0: none */
+    unsigned what;  /* MNOTED_*, as stored */
+};
+
 struct mpass_slot {
     struct mpass *pass;     /* whose it is */
     struct mpath_req req;   /* under way while `asking` */
@@ -215,7 +224,7 @@ struct mpass {
     int rc;                               /* 0, or why it ended early */
     char *base;                           /* what entries of a list are relative to */
     size_t root_len;                      /* of the walked path with its '/' */
-    tarn_ino_t noted;                     /* directory that is in the manifest already */
+    struct mnoted noted;                  /* directory that is in the manifest already */
     struct tarn_str walk_from;            /* where target `from` goes on */
     struct mpass_slot slots[MPASS_AHEAD]; /* target n in slot n % MPASS_AHEAD */
     struct mwalk walk;                    /* while walking */
@@ -258,7 +267,7 @@ struct ment {
     uint64_t total_bytes;     /* the same */
     uint64_t target;          /* the place behind it */
     struct tarn_str walk;     /* the same */
-    tarn_ino_t noted;         /* the same */
+    struct mnoted noted;      /* the same */
     uint64_t admitted;        /* the same */
     uint64_t version;         /* fill: of the file, of its first piece */
     uint64_t next;            /* fill: where the next piece begins */
@@ -307,18 +316,14 @@ void mfill_add(struct ment *e);
 void mfill_cancel(struct mrun *r);
 bool mfill_idle(const struct mrun *r);
 
-#define MQUERY_BATCH 1024u
-
 struct mquery {
-    bool free;               /* drops the bytes, else asks for them */
-    struct tarn_list batch;  /* ment.work: the next request */
-    struct tarn_list asked;  /* ment.work: under way */
-    size_t batch_count;      /* of entries */
-    struct tarn_rpc_req req; /* under way while `asking` */
-    bool asking;             /* or waiting for the next try */
-    unsigned tries;          /* of it */
-    struct tarn_timer timer; /* the next try */
+    bool free;              /* drops the bytes, else asks for them */
+    struct tarn_list batch; /* ment.work: the next request */
+    size_t batch_count;     /* of entries */
+    struct tarn_list ops;   /* requests */
+    unsigned ops_count;     /* of them */
 };
+void mquery_init(struct mrun *r);
 /* Queues a file; ops->answered says what the worker has (or had). */
 void mquery_add(struct ment *e);
 void mquery_flush(struct mrun *r);
@@ -370,7 +375,10 @@ struct mrun {
     uint64_t worker_id;              /* from worker_status */
     uint64_t capacity, room;         /* of its tiers; bytes that a job may have in them */
     uint64_t admitted;               /* bytes for which room was given */
-    tarn_ino_t noted;                /* last directory whose failure is in the manifest */
+    bool restarted;                  /* load: bytes of it came before a restart of the worker */
+    unsigned checks;                 /* load: passes of CHECK that found something missing */
+    uint64_t refilled;               /* load: files filled again in this one */
+    struct mnoted noted;             /* last directory of which the manifest tells */
     char *first_failed, *first_text; /* the first failure */
     struct tarn_task task;           /* looks whether the phase is over */
     bool posted;                     /* it is under way */

@@ -5,11 +5,15 @@
  *     PLAN   lists and counts; with names only, or dry, it writes the manifest and is all
  *     room   what was counted must fit the tiers, unless it may be partial
  *     DATA   fills file by file and writes the manifest
- *     CHECK  asks for every file once more: what was evicted meanwhile is filled again
+ *     CHECK  asks for every file once more: what was evicted meanwhile is filled again, and then
+ *            all are asked for again; the third time, what is missing has failed
  *
- * "Succeeded" is said only after CHECK, and only if nothing failed; a job in which something failed
- * ends without it. A path that fails counts and is told of in the pass that writes the lines of
- * files, a directory that cannot be listed in PLAN, which alone asks for listings.
+ * "Succeeded" is said only after a CHECK that found everything, and only if nothing failed; a job
+ * in which something failed ends without it. Bytes that came before a restart are known by the
+ * index alone, and a power cut may have taken them: the first CHECK of such a run fills, which
+ * reads back what was not compared since the start. A path that fails counts and is told of in the
+ * pass that writes the lines of files, a directory that cannot be listed in PLAN, which alone asks
+ * for listings. A dry run lists like any other: what it would do depends on what there is.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -17,6 +21,8 @@
 #include "lib/base/assert.h"
 #include "lib/base/units.h"
 #include "master/jobs/jobs_priv.h"
+
+#define CHECKS_MAX 3u /* the last one fills nothing */
 
 static bool load_meta_only(const struct mrun *r)
 {
@@ -159,12 +165,15 @@ static void plan_done(struct mrun *r)
     char need[32], holds[32], missing[32];
     TARN_AUTO_FREE char *text = NULL;
 
-    if (load_plan_only(r)) {
+    if (load_meta_only(r)) {
         mrun_end(r, 0, NULL);
         return;
     }
     if (c->bytes_total <= r->room || r->job->spec->allow_partial) {
-        mrun_next(r, MRUN_DATA);
+        if (r->job->spec->dry_run)
+            mrun_end(r, 0, NULL);
+        else
+            mrun_next(r, MRUN_DATA);
         return;
     }
     text = tarn_xasprintf("needs %s, the cache holds %s: %s missing",
@@ -246,6 +255,11 @@ static void data_done(struct mrun *r)
  * ---------------------------------------------------------------------------------------------------
  */
 
+static bool check_last(const struct mrun *r)
+{
+    return r->checks == CHECKS_MAX - 1;
+}
+
 static void check_file(struct mrun *r, const struct mpass_file *f)
 {
     struct ment *e;
@@ -253,16 +267,30 @@ static void check_file(struct mrun *r, const struct mpass_file *f)
     if (f->inode->type == TARN_UFS_SYMLINK || f->len == 0)
         return;
     e = load_entry(r, f);
-    if (load_whole_cid(e, f))
+    if (load_whole_cid(e, f) && !r->restarted)
         mquery_add(e);
     else
-        mfill_add(e); /* of a range: what is there is not fetched again */
+        mfill_add(e); /* also of a range: what is there is not fetched again */
+}
+
+/* It is not there, whatever its line says. It may have come after its turn, and was not counted. */
+static void check_lost(struct ment *e, int rc, const char *text)
+{
+    const struct mjob_counts *live = &e->run->job->live;
+    uint64_t counted = live->bytes_done - e->shown;
+
+    e->d_done = live->files_done > 0 ? -1 : 0;
+    e->d_failed = 1;
+    e->d_bytes = -(int64_t)TARN_MIN(e->len, counted);
+    ment_end(e, "evicted", e->len, rc, text);
 }
 
 static void check_answered(struct ment *e, int rc, uint64_t bytes)
 {
     if (rc == 0 && bytes >= e->len)
         ment_end(e, NULL, 0, 0, NULL);
+    else if (rc == 0 && check_last(e->run))
+        check_lost(e, -TARN_E_TIER_FULL, "evicted each time it was loaded");
     else
         mfill_add(e);
 }
@@ -271,15 +299,28 @@ static void check_filled(struct ment *e, int rc, const char *text)
 {
     TARN_AUTO_FREE char *why = NULL;
 
-    if (rc == 0) {
+    if (rc == 0 && e->fetched > 0 && check_last(e->run)) {
+        check_lost(e, -TARN_E_TIER_FULL, "evicted each time it was loaded");
+    } else if (rc == 0) {
+        e->run->refilled += e->fetched > 0;
         ment_end(e, NULL, 0, 0, NULL);
+    } else {
+        why = tarn_xasprintf("evicted, and not loaded again: %s", text ? text : tarn_strerror(rc));
+        check_lost(e, rc, why);
+    }
+}
+
+/* What was filled again may have driven out what was there already. */
+static void check_done(struct mrun *r)
+{
+    if (r->job->live.files_failed > 0 || r->refilled == 0) {
+        mrun_end(r, 0, NULL);
         return;
     }
-    why = tarn_xasprintf("evicted, and not loaded again: %s", text ? text : tarn_strerror(rc));
-    e->d_done = -1;
-    e->d_failed = 1;
-    e->d_bytes = -(int64_t)e->len;
-    ment_end(e, "evicted", e->len, rc, why);
+    r->checks++;
+    r->refilled = 0;
+    r->restarted = false;
+    mrun_next(r, MRUN_CHECK);
 }
 
 static const struct mpass_ops check_ops = {.file = check_file,
@@ -297,7 +338,12 @@ static void load_start(struct mrun *r)
         r->resume = MRUN_PLAN;
         r->job->live = r->job->durable = (struct mjob_counts){0};
     }
-    if (load_plan_only(r))
+    r->restarted = r->resume == MRUN_DATA || r->resume == MRUN_CHECK;
+    if (r->resume == MRUN_CHECK && r->job->live.files_failed == 0) { /* all of it once more */
+        r->cursor->target = 0;
+        r->cursor->walk.len = 0;
+    }
+    if (load_meta_only(r))
         mrun_enter(r, MRUN_PLAN);
     else
         mrun_greet(r);
@@ -307,7 +353,7 @@ static void load_phase(struct mrun *r)
 {
     switch (r->phase) {
     case MRUN_PLAN:
-        mpass_start(r, &plan_ops, !r->job->spec->dry_run, r->job->spec->dry_run);
+        mpass_start(r, &plan_ops, true, false);
         break;
     case MRUN_DATA:
         mpass_start(r, &data_ops, false, false);
@@ -327,7 +373,7 @@ static void load_phase_done(struct mrun *r)
     else if (r->phase == MRUN_DATA)
         data_done(r);
     else
-        mrun_end(r, 0, NULL);
+        check_done(r);
 }
 
 static void load_filled(struct ment *e, int rc, const char *text)

@@ -74,6 +74,12 @@ static void pass_file(struct mpass *p, tarn_ino_t ino, const Tarn__Core__Inode *
 
     if (!mglob_selects(p->run->job->spec, rel))
         return;
+    if (off > 0 && off >= size) {
+        if (!pass_quiet(p))
+            p->ops->target_failed(p->run, path, -TARN_E_JOB_LIST_BAD,
+                                  "the range begins behind the end of the file");
+        return;
+    }
     f.off = TARN_MIN(off, size);
     f.len = len ? TARN_MIN(len, size - f.off) : size - f.off;
     f.ranged = f.len != size;
@@ -96,15 +102,19 @@ static int pass_visit(struct mwalk *w, tarn_ino_t ino, const Tarn__Core__Inode *
     return p->paused;
 }
 
-/* What a walk says about a directory: once, also after a restart in the middle of it. */
-static bool pass_note_dir(struct mpass *p, const struct mwalk *w)
+/* What a walk says about a directory: each thing once, also after a restart in the middle of it. */
+static bool pass_note_dir(struct mpass *p, const struct mwalk *w, unsigned what)
 {
     tarn_ino_t dir = w->stack[w->depth - 1].ino;
 
-    if (pass_quiet(p) || p->noted.v == dir.v)
+    if (pass_quiet(p))
         return false;
-    p->noted = dir;
-    p->run->noted = dir;
+    if (p->noted.ino.v != dir.v)
+        p->noted = (struct mnoted){.ino = dir};
+    if (p->noted.what & what)
+        return false;
+    p->noted.what |= what;
+    p->run->noted = p->noted;
     return true;
 }
 
@@ -113,7 +123,7 @@ static void pass_dir_failed(struct mwalk *w, const char *path, int rc,
 {
     struct mpass *p = w->arg;
 
-    if (pass_note_dir(p, w))
+    if (pass_note_dir(p, w, MNOTED_FAILED))
         p->ops->dir_failed(p->run, path, rc, tarn_err_text(err, rc));
 }
 
@@ -121,14 +131,15 @@ static void pass_skipped(struct mwalk *w, tarn_ino_t dir, const char *path, uint
 {
     struct mpass *p = w->arg;
 
-    if (pass_note_dir(p, w))
+    if (pass_note_dir(p, w, MNOTED_SKIPPED))
         p->ops->skipped(p->run, dir, path, count);
 }
 
 static void pass_next(struct mpass *p)
 {
+    if (!pass_quiet(p))
+        p->noted = (struct mnoted){0};
     p->at++;
-    p->noted = (tarn_ino_t){0};
     pass_post(p);
 }
 
@@ -160,6 +171,7 @@ static void pass_walk(struct mpass *p, const struct mpass_slot *slot)
     w->ops = &pass_walk_ops;
     w->list = p->list && !pass_quiet(p);
     w->recursive = p->run->job->spec->recursive;
+    w->since_ns = p->run->job->started_ns;
     w->arg = p;
     mwalk_start(w, slot->ino, slot->path, here ? p->walk_from.p : NULL,
                 here ? p->walk_from.len : 0);
@@ -286,9 +298,12 @@ static void pass_target(struct mpass *p, struct mpass_slot *slot)
 
     if (rc == 0)
         rc = tarn_core_inode(p->run->master->args.kv, slot->ino, &inode);
+    if (rc == 0 && slot->len > 0 && inode->type == TARN_UFS_DIR)
+        rc = -TARN_E_IS_DIR; /* there is no such range */
     if (rc < 0) {
         if (!pass_quiet(p))
             p->ops->target_failed(p->run, slot->path, rc, tarn_err_text(&slot->err, rc));
+        tarn__core__inode__free_unpacked(inode, NULL);
         pass_next(p);
         return;
     }

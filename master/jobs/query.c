@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the worker has of files, asked (or freed) in batches: one request at a time, the next one
- * gathers meanwhile. A batch that is not full is sent when its run has nothing else to do.
+ * What the worker has of files, asked or freed in batches. Questions are answered from memory: one
+ * at a time, the next one gathers meanwhile. A worker frees the files of one request one after the
+ * other, so frees are small requests, several at a time. A batch that is not full is sent when its
+ * run has nothing else to do.
  */
 #include "master/jobs/jobs_priv.h"
 
@@ -10,109 +12,66 @@
 #include "lib/base/assert.h"
 #include "lib/base/env.h"
 
+#define QUERY_BATCH      1024u /* entries of a question */
+#define FREE_BATCH       64u   /* entries of a request to free */
+#define FREE_PARALLEL    16u   /* such requests at a time */
 #define QUERY_TIMEOUT_NS (120 * TARN_NS_PER_S)
 
-static void query_send(struct mrun *r);
+struct query_op {
+    struct tarn_list node;   /* query->ops */
+    struct mrun *run;        /* whose it is */
+    struct tarn_list asked;  /* ment.work: its entries */
+    size_t count;            /* of them */
+    struct tarn_rpc_req req; /* under way unless `waiting` */
+    bool waiting;            /* timer runs */
+    unsigned tries;          /* that failed */
+    struct tarn_timer timer; /* the next try */
+};
+
+static void query_send(struct query_op *op);
+
+void mquery_init(struct mrun *r)
+{
+    tarn_list_init(&r->query.batch);
+    tarn_list_init(&r->query.ops);
+}
 
 bool mquery_idle(const struct mrun *r)
 {
-    return r->query.batch_count == 0 && !r->query.asking;
+    return r->query.batch_count == 0 && r->query.ops_count == 0;
 }
 
-static void query_again(struct tarn_timer *t, void *arg)
+static size_t query_batch_max(const struct mquery *q)
 {
-    (void)t; /* the run's */
-    query_send(arg);
+    return q->free ? FREE_BATCH : QUERY_BATCH;
 }
 
-/* All of the request have the same outcome, or `bytes` each. */
-static void query_end(struct mrun *r, int rc, const uint64_t *bytes)
-{
-    size_t i = 0;
-
-    r->query.asking = false;
-    r->query.tries = 0;
-    for (struct tarn_list *n = tarn_list_pop(&r->query.asked); n;
-         n = tarn_list_pop(&r->query.asked)) {
-        struct ment *e = TARN_LIST_ENTRY(n, struct ment, work);
-
-        if (!r->aborting)
-            r->ops->answered(e, rc, rc == 0 ? bytes[i] : 0);
-        i++;
-    }
-    mrun_poke(r);
-}
-
-static void query_done(struct tarn_rpc_req *req, int rc)
-{
-    struct mrun *r = req->arg;
-    ProtobufCMessage *resp = req->resp;
-    const uint64_t *bytes = NULL;
-    size_t n = 0, wanted = 0;
-    uint64_t wait;
-
-    req->resp = NULL;
-    tarn_rpc_req_fini(req);
-    TARN_LIST_FOREACH(it, &r->query.asked)
-    wanted++;
-    if (rc == 0 && r->query.free) {
-        n = ((const Tarn__Wire__FreeResponse *)resp)->n_bytes;
-        bytes = ((const Tarn__Wire__FreeResponse *)resp)->bytes;
-    } else if (rc == 0) {
-        n = ((const Tarn__Wire__CachedResponse *)resp)->n_bytes;
-        bytes = ((const Tarn__Wire__CachedResponse *)resp)->bytes;
-    }
-    if (rc == 0 && n != wanted)
-        rc = -TARN_E_MSG_BAD;
-    if (rc < 0 && !r->aborting && mrun_retry(rc, r->query.tries, &wait)) {
-        r->query.tries++;
-        tarn_timer_start(r->master->args.loop, &r->query.timer, wait, query_again, r);
-    } else {
-        query_end(r, rc, bytes);
-    }
-    if (resp)
-        protobuf_c_message_free_unpacked(resp, NULL);
-}
-
-/* Sends what is in `asked`. */
-static void query_send(struct mrun *r)
+static void query_start(struct mrun *r)
 {
     struct mquery *q = &r->query;
-    Tarn__Wire__CachedRequest cached = TARN__WIRE__CACHED_REQUEST__INIT;
-    Tarn__Wire__FreeRequest drop = TARN__WIRE__FREE_REQUEST__INIT;
-    ProtobufCBinaryData *cids = tarn_xcalloc(MQUERY_BATCH, sizeof(*cids));
-    size_t n = 0;
+    struct query_op *op = tarn_xnew(struct query_op);
 
-    TARN_LIST_FOREACH(it, &q->asked)
-    {
-        struct ment *e = TARN_LIST_ENTRY(it, struct ment, work);
+    op->run = r;
+    tarn_list_init(&op->asked);
+    for (; op->count < query_batch_max(q) && q->batch_count > 0; q->batch_count--, op->count++)
+        tarn_list_push(&op->asked, tarn_list_pop(&q->batch));
+    tarn_list_push(&q->ops, &op->node);
+    q->ops_count++;
+    query_send(op);
+}
 
-        cids[n++] = (ProtobufCBinaryData){sizeof(e->cid.b), e->cid.b};
-    }
-    cached.n_cids = drop.n_cids = n;
-    cached.cids = drop.cids = cids;
-    q->req = (struct tarn_rpc_req){.method = q->free ? TARN_RPC_free : TARN_RPC_cached,
-                                   .msg = q->free ? &drop.base : &cached.base,
-                                   .timeout_ns = QUERY_TIMEOUT_NS,
-                                   .cb = query_done,
-                                   .arg = r};
-    tarn_rpc_start(r->master->worker, &q->req);
-    free(cids);
+/* Starts requests of at least `min` entries while more may be under way. */
+static void query_pump(struct mrun *r, size_t min)
+{
+    struct mquery *q = &r->query;
+
+    while (!r->aborting && q->batch_count >= min && q->ops_count < (q->free ? FREE_PARALLEL : 1))
+        query_start(r);
 }
 
 void mquery_flush(struct mrun *r)
 {
-    struct mquery *q = &r->query;
-
-    if (q->asking || q->batch_count == 0)
-        return;
-    for (size_t i = 0; i < MQUERY_BATCH && q->batch_count > 0; i++, q->batch_count--) {
-        struct tarn_list *n = tarn_list_pop(&q->batch);
-
-        tarn_list_push(&q->asked, n);
-    }
-    q->asking = true;
-    query_send(r);
+    query_pump(r, 1);
 }
 
 void mquery_add(struct ment *e)
@@ -120,8 +79,93 @@ void mquery_add(struct ment *e)
     struct mquery *q = &e->run->query;
 
     tarn_list_push(&q->batch, &e->work);
-    if (++q->batch_count >= MQUERY_BATCH)
-        mquery_flush(e->run);
+    q->batch_count++;
+    query_pump(e->run, query_batch_max(q));
+}
+
+/* All of the request have the same outcome, or `bytes` each. */
+static void query_end(struct query_op *op, int rc, const uint64_t *bytes)
+{
+    struct mrun *r = op->run;
+    size_t i = 0;
+
+    tarn_list_del(&op->node);
+    r->query.ops_count--;
+    for (struct tarn_list *n = tarn_list_pop(&op->asked); n; n = tarn_list_pop(&op->asked)) {
+        struct ment *e = TARN_LIST_ENTRY(n, struct ment, work);
+
+        if (!r->aborting)
+            r->ops->answered(e, rc, rc == 0 ? bytes[i] : 0);
+        i++;
+    }
+    free(op);
+    query_pump(r, query_batch_max(&r->query));
+    mrun_poke(r);
+}
+
+static void query_again(struct tarn_timer *t, void *arg)
+{
+    struct query_op *op = arg;
+
+    (void)t; /* the request's */
+    op->waiting = false;
+    query_send(op);
+}
+
+static void query_done(struct tarn_rpc_req *req, int rc)
+{
+    struct query_op *op = req->arg;
+    struct mrun *r = op->run;
+    ProtobufCMessage *resp = req->resp;
+    const uint64_t *bytes = NULL;
+    size_t n = 0;
+    uint64_t wait;
+
+    req->resp = NULL; /* the answer outlives `op` here */
+    tarn_rpc_req_fini(req);
+    if (rc == 0 && r->query.free) {
+        n = ((const Tarn__Wire__FreeResponse *)resp)->n_bytes;
+        bytes = ((const Tarn__Wire__FreeResponse *)resp)->bytes;
+    } else if (rc == 0) {
+        n = ((const Tarn__Wire__CachedResponse *)resp)->n_bytes;
+        bytes = ((const Tarn__Wire__CachedResponse *)resp)->bytes;
+    }
+    if (rc == 0 && n != op->count)
+        rc = -TARN_E_MSG_BAD;
+    if (rc < 0 && !r->aborting && mrun_retry(rc, op->tries, &wait)) {
+        op->tries++;
+        op->waiting = true;
+        tarn_timer_start(r->master->args.loop, &op->timer, wait, query_again, op);
+    } else {
+        query_end(op, rc, bytes);
+    }
+    if (resp)
+        protobuf_c_message_free_unpacked(resp, NULL);
+}
+
+static void query_send(struct query_op *op)
+{
+    struct mrun *r = op->run;
+    Tarn__Wire__CachedRequest cached = TARN__WIRE__CACHED_REQUEST__INIT;
+    Tarn__Wire__FreeRequest drop = TARN__WIRE__FREE_REQUEST__INIT;
+    ProtobufCBinaryData *cids = tarn_xcalloc(op->count, sizeof(*cids));
+    size_t n = 0;
+
+    TARN_LIST_FOREACH(it, &op->asked)
+    {
+        struct ment *e = TARN_LIST_ENTRY(it, struct ment, work);
+
+        cids[n++] = (ProtobufCBinaryData){sizeof(e->cid.b), e->cid.b};
+    }
+    cached.n_cids = drop.n_cids = n;
+    cached.cids = drop.cids = cids;
+    op->req = (struct tarn_rpc_req){.method = r->query.free ? TARN_RPC_free : TARN_RPC_cached,
+                                    .msg = r->query.free ? &drop.base : &cached.base,
+                                    .timeout_ns = QUERY_TIMEOUT_NS,
+                                    .cb = query_done,
+                                    .arg = op};
+    tarn_rpc_start(r->master->worker, &op->req);
+    free(cids);
 }
 
 void mquery_cancel(struct mrun *r)
@@ -131,12 +175,15 @@ void mquery_cancel(struct mrun *r)
     while (tarn_list_pop(&q->batch))
         ;
     q->batch_count = 0;
-    if (!q->asking)
-        return;
-    if (tarn_timer_running(&q->timer)) {
-        tarn_timer_stop(&q->timer);
-        query_end(r, -TARN_E_CANCELLED, NULL);
-    } else {
-        tarn_rpc_cancel(&q->req);
+    TARN_LIST_FOREACH_SAFE(n, &q->ops)
+    {
+        struct query_op *op = TARN_LIST_ENTRY(n, struct query_op, node);
+
+        if (op->waiting) {
+            tarn_timer_stop(&op->timer);
+            query_end(op, -TARN_E_CANCELLED, NULL);
+        } else {
+            tarn_rpc_cancel(&op->req);
+        }
     }
 }

@@ -61,7 +61,7 @@ void mrun_next(struct mrun *r, unsigned phase)
     tarn__core__job_cursor__free_unpacked(r->cursor, NULL);
     r->cursor = tarn_xnew(Tarn__Core__JobCursor);
     tarn__core__job_cursor__init(r->cursor);
-    r->noted = (tarn_ino_t){0};
+    r->noted = (struct mnoted){0};
     r->admitted = 0;
     mwindow_put_phase(r, phase);
 }
@@ -220,7 +220,8 @@ static void run_load_cursor(struct mrun *r)
     }
     r->cursor = c;
     r->resume = c->phase;
-    r->noted.v = c->noted_dir;
+    r->noted.ino.v = c->noted_dir;
+    r->noted.what = c->noted_what ? c->noted_what : MNOTED_SKIPPED; /* 0: from before it was kept */
     r->admitted = c->admitted;
     if (c->first_failed.len) {
         r->first_failed =
@@ -243,9 +244,8 @@ void mrun_start(struct mjob *job)
     tarn_list_init(&r->window);
     tarn_list_init(&r->ready);
     tarn_list_init(&r->sending);
-    tarn_list_init(&r->query.batch);
-    tarn_list_init(&r->query.asked);
     mfill_init(r);
+    mquery_init(r);
     run_load_cursor(r);
     r->ops->start(r);
 }

@@ -254,7 +254,8 @@ static void window_send(struct mrun *r)
     cursor.phase = r->phase;
     cursor.target = last->target;
     cursor.walk = tarn_wire_bytes(last->walk.p, last->walk.len);
-    cursor.noted_dir = last->noted.v;
+    cursor.noted_dir = last->noted.ino.v;
+    cursor.noted_what = last->noted.what;
     cursor.admitted = last->admitted;
     window_cursor(r, &cursor);
     window_propose(r, ptrs, n);

@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include "lib/base/mem.h"
-#include "master/core/core.h"
 
 static const uint8_t jfx_key[32] = "a key of thirty-two bytes, no le";
 
@@ -36,8 +35,41 @@ static struct jfx_file *book_get(struct jfx *fx, const Tarn__Wire__Locator *l)
         memcpy(f->cid.b, l->cid.data, sizeof(f->cid.b));
         f->size = l->ufs->size;
         f->cached = 0;
+        f->damaged = false;
     }
     return f;
+}
+
+/* Makes room for a file that has come. */
+static void book_forget(struct jfx *fx, const struct jfx_file *keep)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < fx->file_count; i++)
+        n += fx->files[i].cached > 0;
+    for (; fx->files_max && n > fx->files_max; fx->next_forgotten++) {
+        struct jfx_file *f = &fx->files[fx->next_forgotten % fx->file_count];
+
+        if (f == keep || f->cached == 0)
+            continue;
+        f->cached = 0;
+        n--;
+    }
+}
+
+void jfx_damage(struct jfx *fx)
+{
+    for (size_t i = 0; i < fx->file_count; i++)
+        fx->files[i].damaged = fx->files[i].cached > 0;
+}
+
+size_t jfx_damaged(const struct jfx *fx)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < fx->file_count; i++)
+        n += fx->files[i].damaged;
+    return n;
 }
 
 static uint32_t book_status(struct jfx *fx, const ProtobufCBinaryData *key)
@@ -70,10 +102,14 @@ static void fill_one(struct jfx *fx, const Tarn__Wire__FillRequest *req,
         return;
     }
     fx->filled_files++;
+    if (f->damaged)
+        f->cached = 0;
+    f->damaged = false;
     if (f->cached + want <= f->size) {
         f->cached += want;
         res->fetched = want;
         fx->fetched += want;
+        book_forget(fx, f);
     }
     res->cached = f->cached;
     res->level = TARN_VERIFIED_ETAG;
@@ -121,7 +157,6 @@ static void jfx_fill(void *ctx, struct tarn_rpc_call *call)
     struct jfx *fx = ctx;
 
     fx->largest_batch = (unsigned)TARN_MAX(fx->largest_batch, req->n_locators);
-    fx->pinned |= req->pin;
     fx->verified |= req->verify;
     fx->ranged |= req->length != 0;
     if (fx->fail_fills) {
@@ -140,6 +175,8 @@ static void jfx_fill(void *ctx, struct tarn_rpc_call *call)
     fx->held[fx->held_count++] = call;
 }
 
+static void free_answer(struct jfx *fx, struct tarn_rpc_call *call);
+
 void jfx_release(struct jfx *fx)
 {
     fx->hold_after = UINT32_MAX;
@@ -148,6 +185,13 @@ void jfx_release(struct jfx *fx)
 
         call->on_cancel = NULL;
         fill_answer(fx, call);
+    }
+    fx->hold_frees = false;
+    while (fx->held_free_count) {
+        struct tarn_rpc_call *call = fx->held_frees[--fx->held_free_count];
+
+        call->on_cancel = NULL;
+        free_answer(fx, call);
     }
 }
 
@@ -159,6 +203,12 @@ static void jfx_cached(void *ctx, struct tarn_rpc_call *call)
     struct jfx *fx = ctx;
 
     assert_non_null(bytes);
+    if (fx->fail_queries) {
+        fx->fail_queries--;
+        free(bytes);
+        tarn_rpc_reply(call, -TARN_E_BUSY, NULL, NULL, 0, 0);
+        return;
+    }
     if (++fx->queries == fx->evict_at_query) {
         fx->file_count = 0;
         fx->evicted = true;
@@ -174,12 +224,11 @@ static void jfx_cached(void *ctx, struct tarn_rpc_call *call)
     free(bytes);
 }
 
-static void jfx_free_cids(void *ctx, struct tarn_rpc_call *call)
+static void free_answer(struct jfx *fx, struct tarn_rpc_call *call)
 {
     const Tarn__Wire__FreeRequest *req = (const void *)call->request;
     Tarn__Wire__FreeResponse resp = TARN__WIRE__FREE_RESPONSE__INIT;
     uint64_t *bytes = calloc(req->n_cids, sizeof(*bytes));
-    struct jfx *fx = ctx;
 
     assert_non_null(bytes);
     fx->frees++;
@@ -194,6 +243,32 @@ static void jfx_free_cids(void *ctx, struct tarn_rpc_call *call)
     resp.bytes = bytes;
     tarn_rpc_reply(call, 0, &resp.base, NULL, 0, 0);
     free(bytes);
+}
+
+static void free_cancelled(struct tarn_rpc_call *call)
+{
+    struct jfx *fx = call->state;
+
+    for (size_t i = 0; i < fx->held_free_count; i++)
+        if (fx->held_frees[i] == call) {
+            fx->held_frees[i] = fx->held_frees[--fx->held_free_count];
+            break;
+        }
+    tarn_rpc_reply(call, -TARN_E_CANCELLED, NULL, NULL, 0, 0);
+}
+
+static void jfx_free_cids(void *ctx, struct tarn_rpc_call *call)
+{
+    struct jfx *fx = ctx;
+
+    if (!fx->hold_frees) {
+        free_answer(fx, call);
+        return;
+    }
+    assert_true(fx->held_free_count < 64);
+    call->state = fx;
+    call->on_cancel = free_cancelled;
+    fx->held_frees[fx->held_free_count++] = call;
 }
 
 static void jfx_status(void *ctx, struct tarn_rpc_call *call)
@@ -346,8 +421,7 @@ void jfx_start(struct jfx *fx)
                                     .disk = fx->disk,
                                     .clock = tarn_clock_system(),
                                     .rng = tarn_rng_system(),
-                                    .cap_key = jfx_key,
-                                    .name_timeout_ns = 5 * TARN_NS_PER_S};
+                                    .cap_key = jfx_key};
     struct tarn_master_attach at = {.path = "/",
                                     .uri = fx->uri,
                                     .opts = &fx->opts,
@@ -388,7 +462,7 @@ void jfx_stop(struct jfx *fx)
     jfx_wait_done(fx);
     tarn_rpc_server_stop(fx->worker_server, jfx_done, fx);
     jfx_wait_done(fx);
-    assert_int_equal(fx->held_count, 0);
+    assert_int_equal(fx->held_count + fx->held_free_count, 0);
     tarn_rpc_client_free(&fx->to_worker);
     tarn_rpc_client_free(&fx->client);
     tarn_rpc_server_free(&fx->server);
@@ -401,6 +475,26 @@ void jfx_stop(struct jfx *fx)
             fail_msg("%s", err.text);
     }
     tarn_kv_close(&fx->kv);
+}
+
+void jfx_apply(struct jfx *fx, Tarn__Core__Entry *e)
+{
+    struct tarn_kv *kv = tarn_kv_mem_open(&fx->kv_disk, TARN_CF_COUNT);
+    struct tarn_kv_batch *b = tarn_kv_batch_new(kv);
+    struct tarn_core_result result = {0};
+    struct tarn_str entry = {0};
+    uint64_t applied = 0;
+
+    assert_int_equal(tarn_core_applied_index(kv, &applied), 0);
+    assert_int_equal(tarn_core_entry_encode(e, &entry), 0);
+    assert_int_equal(
+        tarn_core_apply(kv, b, applied + 1, (const uint8_t *)entry.p, entry.len, &result), 0);
+    assert_int_equal(result.rc, 0);
+    assert_int_equal(tarn_kv_write(kv, b, true), 0);
+    tarn_core_result_fini(&result);
+    tarn_kv_batch_free(&b);
+    tarn_str_fini(&entry);
+    tarn_kv_close(&kv);
 }
 
 void jfx_free(struct jfx **pfx)

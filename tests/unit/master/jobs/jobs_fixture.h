@@ -16,6 +16,7 @@
 #include "lib/base/env.h"
 #include "lib/disk/disk.h"
 #include "lib/rpc/rpc.h"
+#include "master/core/core.h"
 #include "master/master.h"
 #include "store/kv/kv.h"
 #include "ufs/ufs.h"
@@ -27,6 +28,7 @@
 struct jfx_file { /* what the worker has of a cid */
     tarn_cid_t cid;
     uint64_t size, cached;
+    bool damaged; /* a question is answered as before; a fill finds out */
 };
 
 struct jfx_rule { /* what it does with a key */
@@ -64,8 +66,14 @@ struct jfx {
     unsigned evict_at_query; /* forget everything before this query (1: the first); 0: never */
     int evict_status;        /* what fills answer from then on; 0: they work */
     bool evicted;
-    unsigned fail_fills; /* answer so many fills with BUSY as a whole */
-    bool pinned, verified, ranged;
+    unsigned fail_fills;   /* answer so many fills with BUSY as a whole */
+    unsigned fail_queries; /* the same with questions */
+    unsigned files_max;    /* have so many files, forget others for a new one; 0: all */
+    size_t next_forgotten; /* that one */
+    bool hold_frees;       /* answer no request to free */
+    struct tarn_rpc_call *held_frees[64];
+    size_t held_free_count;
+    bool verified, ranged;
     /* waiting */
     bool done;
     int rc;
@@ -87,6 +95,11 @@ void jfx_stop(struct jfx *fx); /* the worker's books stay */
 void jfx_run_until(struct jfx *fx, bool (*cond)(struct jfx *fx));
 void jfx_run_ms(struct jfx *fx, unsigned ms);
 void jfx_release(struct jfx *fx); /* answers what is held, holds nothing more */
+/* What the worker has turns out to be garbage: a power cut took it. */
+void jfx_damage(struct jfx *fx);
+size_t jfx_damaged(const struct jfx *fx); /* files that still are */
+/* Commits an entry, between a stop and a start. */
+void jfx_apply(struct jfx *fx, Tarn__Core__Entry *e);
 void jfx_rule(struct jfx *fx, const char *key, int status, unsigned times);
 
 /* Calls; *ret_resp is to be freed. */

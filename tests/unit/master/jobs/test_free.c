@@ -83,11 +83,74 @@ static void test_free_of_what_is_not_there(void **state)
     jfx_expect(fx, id, "failed", 0, 1);
 }
 
+static bool two_frees(struct jfx *fx)
+{
+    return fx->held_free_count > 1;
+}
+
+/* The worker frees the files of a request one after the other: several are under way. */
+static void test_frees_go_side_by_side(void **state)
+{
+    struct jfx *fx = *state;
+    Tarn__Wire__LoadSpec spec;
+    ProtobufCBinaryData path;
+    struct jfx_line *l;
+    uint64_t id = 0;
+    size_t n;
+
+    jfx_stop(fx);
+    fx->ttl_ns = TARN_TTL_ALWAYS; /* to see what comes now */
+    for (unsigned i = 0; i < 2000; i++) {
+        char name[32];
+
+        (void)snprintf(name, sizeof(name), "/many/f%u", i);
+        jfx_put(fx, name, 10);
+    }
+    jfx_start(fx);
+    jfx_expect(fx, jfx_load(fx, "/many"), "succeeded", 2000, 0);
+    jfx_spec(&spec, &path, "/");
+    spec.meta = false;
+    fx->hold_frees = true;
+    assert_int_equal(jfx_create(fx, "free", &spec, &id), 0);
+    jfx_run_until(fx, two_frees);
+    assert_true(fx->held_free_count <= 16);
+    jfx_release(fx);
+    jfx_expect(fx, id, "succeeded", 2003, 0);
+    n = jfx_manifest(fx, id, 0, &l);
+    assert_int_equal(n, 2003);
+    assert_string_equal(jfx_find(l, n, "/many/f1999")->state, "freed");
+    free(l);
+}
+
+static void test_cancel_of_a_free(void **state)
+{
+    struct jfx *fx = *state;
+    Tarn__Wire__JobRequest msg = TARN__WIRE__JOB_REQUEST__INIT;
+    ProtobufCMessage *resp = NULL;
+    Tarn__Wire__LoadSpec spec;
+    ProtobufCBinaryData path;
+
+    jfx_spec(&spec, &path, "/");
+    spec.meta = false;
+    fx->hold_frees = true;
+    assert_int_equal(jfx_create(fx, "free", &spec, &msg.id), 0);
+    jfx_run_ms(fx, 30);
+    assert_int_equal(jfx_call(fx, TARN_RPC_job_cancel, &msg.base, &resp), 0);
+    assert_string_equal(((Tarn__Wire__Job *)resp)->state, "cancelled");
+    protobuf_c_message_free_unpacked(resp, NULL);
+    assert_int_equal(fx->held_free_count, 0); /* the worker was told */
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {T(test_free_of_a_tree), T(test_free_of_what_is_not_there)};
+    const struct CMUnitTest tests[] = {
+        T(test_free_of_a_tree),
+        T(test_free_of_what_is_not_there),
+        T(test_frees_go_side_by_side),
+        T(test_cancel_of_a_free),
+    };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

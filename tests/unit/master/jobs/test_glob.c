@@ -53,6 +53,25 @@ static void test_is_not_exponential(void **state)
     assert_false(match("*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*b", text));
 }
 
+/* Each of these would be looked for its end, to the end of the pattern, at each place of the text.
+ */
+static void test_open_brackets_cost_nothing(void **state)
+{
+    char glob[1024], text[4096];
+
+    (void)state;
+    memset(glob, '[', sizeof(glob));
+    glob[0] = '*';
+    memset(text, '[', sizeof(text));
+    text[sizeof(text) - 1] = 'x';
+    for (unsigned i = 0; i < 20; i++)
+        assert_false(mglob_match(glob, sizeof(glob), text, sizeof(text)));
+    text[sizeof(text) - 1] = '[';
+    assert_true(mglob_match(glob, sizeof(glob), text, sizeof(text)));
+    assert_true(match("[]a]", "a"));
+    assert_true(match("x]y[z", "x]y[z"));
+}
+
 static bool selects(const char *filter, const char *exclude, const char *rel)
 {
     Tarn__Wire__LoadSpec s;
@@ -113,7 +132,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_matches),
                                        cmocka_unit_test(test_is_not_exponential),
-                                       cmocka_unit_test(test_selects), cmocka_unit_test(test_set),
+                                       cmocka_unit_test(test_open_brackets_cost_nothing),
+                                       cmocka_unit_test(test_selects),
+                                       cmocka_unit_test(test_set),
                                        cmocka_unit_test(test_set_is_bounded)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);

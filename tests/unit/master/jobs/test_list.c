@@ -210,6 +210,87 @@ static void test_bad_items_are_refused(void **state)
     free(list);
 }
 
+/* A promise about bytes that no file has is not kept by doing nothing. */
+static void test_ranges_that_are_not_there(void **state)
+{
+    struct jfx *fx = *state;
+    struct list *list = list_new("/");
+    struct jfx_line *l;
+    uint64_t id = 0;
+    size_t n;
+
+    jfx_put(fx, "/d/a", 100);
+    jfx_put(fx, "/d/b", 100);
+    jfx_put(fx, "/d/c", 100);
+    jfx_put(fx, "/d/empty", 0);
+    list_add(list, "/d/a", 100, 10);
+    list_add(list, "/d/b", 90, 100);
+    list_add(list, "/d/empty", 0, 10);
+    list_add(list, "/d", 0, 10);
+    jfx_start(fx);
+    assert_int_equal(jfx_create(fx, "load", &list->spec, &id), 0);
+    jfx_expect(fx, id, "failed", 2, 2);
+    n = jfx_manifest(fx, id, 0, &l);
+    assert_int_equal(n, 4);
+    assert_int_equal(jfx_find(l, n, "/d/a")->code, TARN_E_JOB_LIST_BAD);
+    assert_non_null(strstr(jfx_find(l, n, "/d/a")->error, "behind the end"));
+    assert_int_equal(jfx_find(l, n, "/d/b")->bytes, 10);
+    assert_string_equal(jfx_find(l, n, "/d/empty")->state, "present");
+    assert_int_equal(jfx_find(l, n, "/d")->code, TARN_E_IS_DIR);
+    free(l);
+    free(list);
+}
+
+static void test_a_range_of_a_file_that_got_shorter(void **state)
+{
+    struct jfx *fx = *state;
+    struct list *list = list_new("/");
+    struct jfx_line *l;
+    uint64_t id = 0;
+    size_t n;
+
+    jfx_put(fx, "/cut", 40u << 20);
+    jfx_put(fx, "/short", 40u << 20);
+    jfx_start(fx);
+    jfx_expect(fx, jfx_load(fx, "/"), "succeeded", 2, 0); /* names are known now */
+    jfx_put(fx, "/cut", 10u << 20);
+    jfx_put(fx, "/short", 10u << 20);
+    jfx_rule(fx, "cut", -TARN_E_UFS_CHANGED, 1);
+    jfx_rule(fx, "short", -TARN_E_UFS_CHANGED, 1);
+    list_add(list, "/cut", 8u << 20, 4u << 20);
+    list_add(list, "/short", 32u << 20, 4u << 20);
+    assert_int_equal(jfx_create(fx, "load", &list->spec, &id), 0);
+    jfx_expect(fx, id, "failed", 1, 1);
+    n = jfx_manifest(fx, id, 0, &l);
+    assert_int_equal(jfx_find(l, n, "/cut")->bytes, 2u << 20);
+    assert_int_equal(jfx_find(l, n, "/short")->code, TARN_E_UFS_CHANGED);
+    free(l);
+    free(list);
+}
+
+/* Without entries it would be a job of the paths, which nobody asked for. */
+static void test_an_empty_list_is_not_a_job_of_the_paths(void **state)
+{
+    struct jfx *fx = *state;
+    struct list *list = list_new("/");
+    Tarn__Wire__Job *job;
+    uint64_t id = 0, again = 0;
+
+    jfx_put(fx, "/a", 10);
+    jfx_start(fx);
+    list->spec.more_items = true;
+    assert_int_equal(jfx_create(fx, "load", &list->spec, &id), 0);
+    list->spec.more_items = false;
+    list->spec.id = id;
+    assert_int_equal(jfx_create(fx, "load", &list->spec, &again), -TARN_E_JOB_LIST_BAD);
+    job = jfx_wait(fx, id);
+    assert_string_equal(job->state, "failed");
+    assert_string_equal(job->error_text, "the list is empty");
+    tarn__wire__job__free_unpacked(job, NULL);
+    assert_int_equal(fx->fills, 0);
+    free(list);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -220,6 +301,9 @@ int main(void)
         T(test_list_goes_on_after_a_restart),
         T(test_unfinished_list_ends_with_the_master),
         T(test_bad_items_are_refused),
+        T(test_ranges_that_are_not_there),
+        T(test_a_range_of_a_file_that_got_shorter),
+        T(test_an_empty_list_is_not_a_job_of_the_paths),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -247,7 +247,97 @@ static void test_evicted_and_no_room_to_load_again(void **state)
     free(l);
 }
 
+/* What is not there because other files drove it out is not "done". */
+static void test_what_does_not_stay_has_failed(void **state)
+{
+    struct jfx *fx = *state;
+    struct jfx_line *l;
+    Tarn__Wire__Job *job;
+    uint64_t id;
+    size_t n, evicted = 0;
+
+    for (unsigned i = 0; i < 6; i++) {
+        char path[16];
+
+        (void)snprintf(path, sizeof(path), "/f%u", i);
+        jfx_put(fx, path, 10);
+    }
+    fx->files_max = 5;
+    jfx_start(fx);
+    id = jfx_load(fx, "/");
+    job = jfx_wait(fx, id);
+    assert_string_equal(job->state, "failed");
+    assert_int_equal(job->error, TARN_E_JOB_PARTIAL);
+    assert_int_equal(job->files_total, 6);
+    assert_int_equal(job->files_done + job->files_failed, 6);
+    assert_int_equal(job->bytes_done, 10 * job->files_done);
+    n = jfx_manifest(fx, id, 0, &l);
+    for (size_t i = 0; i < n; i++)
+        evicted += strcmp(l[i].state, "evicted") == 0;
+    assert_int_equal(evicted, job->files_failed);
+    assert_true(evicted > 0);
+    assert_string_equal(l[n - 1].error, "evicted each time it was loaded");
+    tarn__wire__job__free_unpacked(job, NULL);
+    free(l);
+    fx->files_max = 6; /* room for all: nothing has to go again */
+    jfx_expect(fx, jfx_load(fx, "/"), "succeeded", 6, 0);
+}
+
+static uint64_t dry_run(struct jfx *fx, const char *path)
+{
+    Tarn__Wire__LoadSpec spec;
+    ProtobufCBinaryData p;
+    uint64_t id = 0;
+
+    jfx_spec(&spec, &p, path);
+    spec.dry_run = true;
+    assert_int_equal(jfx_create(fx, "load", &spec, &id), 0);
+    return id;
+}
+
+/* What a load would do depends on what there is: it lists, and fetches nothing. */
 static void test_dry_run(void **state)
+{
+    struct jfx *fx = *state;
+    struct jfx_line *l;
+    Tarn__Wire__Job *job;
+    uint64_t id;
+    size_t n;
+
+    jfx_put(fx, "/d/a", 10);
+    jfx_put(fx, "/d/b", 10);
+    jfx_put(fx, "/c", 10);
+    jfx_start(fx);
+    id = dry_run(fx, "/"); /* nothing is known */
+    jfx_expect(fx, id, "succeeded", 0, 0);
+    n = jfx_manifest(fx, id, 0, &l);
+    assert_int_equal(n, 3);
+    assert_string_equal(jfx_find(l, n, "/d/a")->state, "would-load");
+    assert_int_equal(jfx_find(l, n, "/d/a")->bytes, 10);
+    free(l);
+    assert_int_equal(fx->fills, 0);
+    jfx_expect(fx, dry_run(fx, "/none"), "failed", 0, 1);
+
+    jfx_expect(fx, jfx_load(fx, "/d/a"), "succeeded", 1, 0);
+    id = dry_run(fx, "/");
+    jfx_expect(fx, id, "succeeded", 1, 0);
+    n = jfx_manifest(fx, id, 0, &l);
+    assert_int_equal(n, 3);
+    assert_string_equal(jfx_find(l, n, "/d/a")->state, "present");
+    assert_string_equal(jfx_find(l, n, "/d/b")->state, "would-load");
+    free(l);
+    assert_int_equal(fx->fills, 1);
+
+    fx->capacity = 20; /* a load would be refused */
+    id = dry_run(fx, "/");
+    job = jfx_wait(fx, id);
+    assert_string_equal(job->state, "failed");
+    assert_int_equal(job->error, TARN_E_JOB_NO_ROOM);
+    tarn__wire__job__free_unpacked(job, NULL);
+    assert_int_equal(fx->fills, 1);
+}
+
+static void test_names_only(void **state)
 {
     struct jfx *fx = *state;
     Tarn__Wire__LoadSpec spec;
@@ -257,34 +347,54 @@ static void test_dry_run(void **state)
     size_t n;
 
     jfx_put(fx, "/a", 10);
-    jfx_put(fx, "/b", 10);
+    jfx_put(fx, "/d/b", 10);
     jfx_start(fx);
-    jfx_spec(&spec, &path, "/");
-    spec.dry_run = true;
-    assert_int_equal(jfx_create(fx, "load", &spec, &id), 0);
-    jfx_expect(fx, id, "succeeded", 0, 0);
-    assert_int_equal(jfx_manifest(fx, id, 0, &l), 0); /* nothing is known, and nothing is listed */
-    free(l);
-    jfx_expect(fx, jfx_load(fx, "/a"), "succeeded", 1, 0);
     jfx_spec(&spec, &path, "/");
     spec.meta = true;
     spec.data = false;
     assert_int_equal(jfx_create(fx, "load", &spec, &id), 0);
     jfx_expect(fx, id, "succeeded", 2, 0);
     n = jfx_manifest(fx, id, 0, &l);
-    assert_string_equal(jfx_find(l, n, "/b")->state, "listed");
-    assert_int_equal(jfx_find(l, n, "/b")->bytes, 10);
+    assert_int_equal(n, 2);
+    assert_string_equal(jfx_find(l, n, "/d/b")->state, "listed");
+    assert_int_equal(jfx_find(l, n, "/d/b")->bytes, 10);
     free(l);
-    jfx_spec(&spec, &path, "/");
     spec.dry_run = true;
     assert_int_equal(jfx_create(fx, "load", &spec, &id), 0);
-    jfx_expect(fx, id, "succeeded", 1, 0);
+    jfx_expect(fx, id, "succeeded", 0, 0);
     n = jfx_manifest(fx, id, 0, &l);
-    assert_int_equal(n, 2);
-    assert_string_equal(jfx_find(l, n, "/a")->state, "present");
-    assert_string_equal(jfx_find(l, n, "/b")->state, "would-load");
+    assert_string_equal(jfx_find(l, n, "/a")->state, "would-list");
     free(l);
-    assert_int_equal(fx->fills, 1);
+    assert_int_equal(fx->fills, 0);
+}
+
+/*
+ * A listing was interrupted long ago, when /b was not there: its first half is not taken for what
+ * the store has now.
+ */
+static void test_an_old_half_of_a_listing_is_not_believed(void **state)
+{
+    struct jfx *fx = *state;
+    Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
+    Tarn__Core__ListBegin begin = TARN__CORE__LIST_BEGIN__INIT;
+    Tarn__Core__ListPage page = TARN__CORE__LIST_PAGE__INIT;
+
+    jfx_put(fx, "/b", 10);
+    jfx_put(fx, "/z", 10);
+    fx->ttl_ns = 60 * TARN_NS_PER_S;
+    jfx_start(fx);
+    jfx_stop(fx);
+    e.time_ns = tarn_clock_system()->real_ns(tarn_clock_system()) - 3600ll * TARN_NS_PER_S;
+    begin.dir = TARN_INO_ROOT.v;
+    e.list_begin = &begin;
+    jfx_apply(fx, &e);
+    e.list_begin = NULL;
+    page.dir = TARN_INO_ROOT.v;
+    page.to_key = tarn_wire_bytes("m", 1);
+    e.list_page = &page;
+    jfx_apply(fx, &e);
+    jfx_start(fx);
+    jfx_expect(fx, jfx_load(fx, "/"), "succeeded", 2, 0);
 }
 
 static void test_filters_and_options(void **state)
@@ -307,7 +417,7 @@ static void test_filters_and_options(void **state)
     spec.n_filter = 1;
     spec.exclude = &exclude;
     spec.n_exclude = 1;
-    spec.pin = spec.verify = true;
+    spec.verify = true;
     assert_int_equal(jfx_create(fx, "load", &spec, &id), 0);
     jfx_expect(fx, id, "succeeded", 2, 0);
     n = jfx_manifest(fx, id, 0, &l);
@@ -315,7 +425,7 @@ static void test_filters_and_options(void **state)
     (void)jfx_find(l, n, "/d/a.tar");
     (void)jfx_find(l, n, "/d/new/c.tar");
     free(l);
-    assert_true(fx->pinned && fx->verified);
+    assert_true(fx->verified);
 
     jfx_spec(&spec, &path, "/d");
     spec.recursive = false;
@@ -363,6 +473,9 @@ static void test_refusals(void **state)
     spec.older_than_ms = 1;
     assert_int_equal(jfx_create(fx, "free", &spec, &id), -TARN_E_UNSUPPORTED);
     spec.older_than_ms = 0;
+    spec.pin = true; /* nothing could take the pins away again */
+    assert_int_equal(jfx_create(fx, "load", &spec, &id), -TARN_E_UNSUPPORTED);
+    spec.pin = false;
     spec.n_paths = 0;
     assert_int_equal(jfx_create(fx, "load", &spec, &id), -TARN_E_INVALID);
     spec.id = 4711;
@@ -419,7 +532,10 @@ int main(void)
         T(test_a_changed_object_is_loaded_in_its_new_version),
         T(test_evicted_meanwhile),
         T(test_evicted_and_no_room_to_load_again),
+        T(test_what_does_not_stay_has_failed),
         T(test_dry_run),
+        T(test_names_only),
+        T(test_an_old_half_of_a_listing_is_not_believed),
         T(test_filters_and_options),
         T(test_symlinks_are_shown),
         T(test_refusals),

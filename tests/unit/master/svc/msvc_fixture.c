@@ -212,8 +212,7 @@ void mfx_open(struct mfx *fx)
                                     .disk = fx->disk,
                                     .clock = &fx->clock.base,
                                     .rng = tarn_rng_system(),
-                                    .cap_key = mfx_key,
-                                    .name_timeout_ns = 5 * TARN_NS_PER_S};
+                                    .cap_key = mfx_key};
     const char *const texts[] = {fx->opts_text};
 
     fx->kv = tarn_kv_mem_open(&fx->kv_disk, TARN_CF_COUNT);

@@ -4,7 +4,8 @@
  * the attributes are trusted; else the store or master is asked, and another version is ESTALE,
  * upon which the kernel looks the name up again and finds the new node.
  *
- * A read of cached bytes is a pread on the FUSE thread; what is not cached is read on the loop and
+ * Large files that are whole in the cache are read by the kernel itself (pass.c). Else a read of
+ * cached bytes is a pread on the FUSE thread; what is not cached is read on the loop and
  * answered from the buffers it came in.
  */
 #include "fuse/fuse_priv.h"
@@ -41,6 +42,7 @@ void ffile_put(struct ffile *file)
     tarn_list_del(&file->node);
     tarn_mtx_unlock(&file->list->mtx);
     atomic_fetch_sub_explicit(&file->f->open_files, 1, memory_order_relaxed);
+    fpass_release(file);
     tarn_handle_close(&file->handle);
     file->magic = 0;
     free(file);
@@ -73,14 +75,14 @@ static struct ffile *ffile_of(const struct fuse_file_info *fi)
     return file;
 }
 
-static void open_reply(struct tarn_fuse *f, fuse_req_t req, const struct tarn_attr *attr,
-                       struct fuse_file_info *fi)
+static void open_reply(struct tarn_fuse *f, fuse_req_t req, uint64_t id,
+                       const struct tarn_attr *attr, struct fuse_file_info *fi)
 {
     struct ffile *file = ffile_new(f, attr);
 
     fi->fh = (uintptr_t)file;
-    fi->keep_cache = 1;
     fi->noflush = 1;
+    fpass_open(file, id, fi);
     if (fuse_reply_open(req, fi) < 0)
         ffile_put(file); /* interrupted: the kernel will not release it */
 }
@@ -101,7 +103,7 @@ static void open_checked(struct fop *o, int rc)
     if (rc < 0)
         fop_reply_err(o->req, o->cls, rc);
     else
-        open_reply(o->f, o->req, &attr, &o->fi);
+        open_reply(o->f, o->req, o->id, &attr, &o->fi);
 }
 
 static void file_open(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
@@ -120,7 +122,7 @@ static void file_open(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
         return;
     }
     if (!f->args.always_fresh && attr.trust_until_ns > tarn_now_ns()) {
-        open_reply(f, req, &attr, fi);
+        open_reply(f, req, id, &attr, fi);
         return;
     }
     o = fop_new(req, FOP_NAME, open_checked);
@@ -136,6 +138,7 @@ static void file_release(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *f
 {
     (void)id;                     /* the handle knows */
     (void)fuse_reply_err(req, 0); /* nobody waits for it */
+    fpass_release(ffile_of(fi));
     ffile_put(ffile_of(fi));
 }
 

@@ -79,6 +79,11 @@ void fstats_took(struct tarn_fuse *f, unsigned op, uint64_t ns)
     tarn_stats_observe_ns(f->stats, FUSE_STAT_fuse_op_seconds, op, ns);
 }
 
+void fstats_opened(struct tarn_fuse *f, bool passthrough)
+{
+    tarn_stats_add(f->stats, FUSE_STAT_fuse_opens, passthrough, 1);
+}
+
 struct tarn_stats *tarn_fuse_stats(struct tarn_fuse *f)
 {
     return f->stats;

@@ -348,6 +348,30 @@ static uint64_t local_cached(void *ctx, void *file)
     return lf->file ? tarn_tier_file_cached(lf->file) : 0;
 }
 
+static int local_lend(void *ctx, void *file, void **ret_loan)
+{
+    struct local_file *lf;
+    struct tarn_tier_loan *loan;
+    int fd;
+
+    (void)ctx; /* in the file */
+    TARN_CAST(lf, file, LOCAL_FILE_MAGIC);
+    fd = lf->file ? tarn_tier_lend(lf->file, &loan) : -TARN_E_NOT_CACHED;
+    if (fd >= 0)
+        *ret_loan = loan;
+    return fd;
+}
+
+static void local_give_back(void *ctx, void *file, void *loan)
+{
+    struct local_file *lf;
+    struct tarn_tier_loan *l = loan;
+
+    (void)ctx; /* in the file */
+    TARN_CAST(lf, file, LOCAL_FILE_MAGIC);
+    tarn_tier_give_back(lf->file, &l);
+}
+
 static void local_read_done(struct wread *r, int rc)
 {
     struct local_read *lr = r->arg;
@@ -430,6 +454,8 @@ void tarn_worker_local_ops(struct tarn_worker *w, struct tarn_local_ops *ret)
                                    .close = local_close,
                                    .try_read = local_try_read,
                                    .cached = local_cached,
+                                   .lend = local_lend,
+                                   .give_back = local_give_back,
                                    .read = local_read,
                                    .cancel = local_cancel};
 }

@@ -12,6 +12,8 @@
 enum tarn_rank {
     TARN_RANK_SCRAPE = 5,     /* lib/stat: a scrape, held over callbacks, which may take any lock */
     TARN_RANK_FUSE_NODE = 10, /* fuse: a shard of the node table */
+    TARN_RANK_FUSE_PASS =
+        15, /* fuse: how open large files are read; held over tarn_handle_lend() */
     TARN_RANK_CLIENT_META = 20, /* lib/client: a shard of the attribute and name caches */
     TARN_RANK_WORKER = 30,      /* worker: file table */
     TARN_RANK_TIER = 40,        /* store/tier: files, LRU, quota */

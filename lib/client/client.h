@@ -122,6 +122,15 @@ struct tarn_slice {
     size_t off, len;      /* bytes in it */
 };
 struct tarn_read;
+/*
+ * Where the whole file is cached on this machine, and was verified since the start: a descriptor
+ * for reading it in place, the caller's to close; whoever reads it is seen by nobody. The bytes
+ * stay until the loan is given back, by a handle of the same attributes. NOT_CACHED otherwise; the
+ * errno class. Any thread.
+ */
+int tarn_handle_lend(struct tarn_handle *h, void **ret_loan);
+void tarn_handle_give_back(struct tarn_handle *h, void *loan);
+
 typedef void tarn_read_fn(struct tarn_read *r, int rc);
 /* Embedded by the caller, valid until cb (on the client's loop). */
 struct tarn_read {
@@ -166,6 +175,9 @@ struct tarn_local_ops {
     void (*close)(void *ctx, void *file);
     int64_t (*try_read)(void *ctx, void *file, uint64_t off, uint32_t len, void *dst);
     uint64_t (*cached)(void *ctx, void *file); /* bytes present */
+    /* tarn_handle_lend() and its end; NULL: nothing is ever lent. */
+    int (*lend)(void *ctx, void *file, void **ret_loan);
+    void (*give_back)(void *ctx, void *file, void *loan);
     /* The client's loop, which is the worker's. */
     void (*read)(void *ctx, struct tarn_local_read *r);
     void (*cancel)(void *ctx, struct tarn_local_read *r);
@@ -191,6 +203,7 @@ struct tarn_client_args {
     const struct tarn_local_ops *local; /* copied; may be NULL */
     size_t cache_entries;               /* names kept; 0: 262,144 */
     uint64_t timeout_ns;                /* of calls and reads; 0: 30 s, reads 60 s */
+    uint64_t lost_timeout_ns;           /* without any master; 0: calls wait for their deadlines */
     void *ctx;
     /* Names or inodes that sessions must forget; on the loop, after the cache dropped them. May be
      * NULL. */
@@ -203,6 +216,7 @@ int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **re
  */
 void tarn_client_connect(struct tarn_client *c, uint64_t timeout_ns, void (*cb)(void *arg, int rc),
                          void *arg);
+/* Without a local worker the master is told first, for a second at most, what was read last. */
 void tarn_client_stop(struct tarn_client *c, void (*done)(void *arg), void *arg);
 void tarn_client_free(struct tarn_client **c);
 struct tarn_rpc_client *

@@ -104,6 +104,18 @@ uint64_t tarn_handle_cached(struct tarn_handle *h)
     return h->file ? h->client->local.cached(h->client->local.ctx, h->file) : 0;
 }
 
+int tarn_handle_lend(struct tarn_handle *h, void **ret_loan)
+{
+    const struct tarn_local_ops *local = &h->client->local;
+
+    return h->file && local->lend ? local->lend(local->ctx, h->file, ret_loan) : -TARN_E_NOT_CACHED;
+}
+
+void tarn_handle_give_back(struct tarn_handle *h, void *loan)
+{
+    h->client->local.give_back(h->client->local.ctx, h->file, loan);
+}
+
 /*
  * Whether [off, end) continues what was read before. The kernel reads ahead with several requests
  * at a time, so the order is only roughly kept. Hits count too: only misses come to the loop.

@@ -28,6 +28,7 @@ struct tarn_fuse_args {
     uint64_t timeout_ns;     /* deadline of a call that needs the master or the store's names */
     uint64_t capacity_bytes; /* statfs: what the cache can hold */
     bool always_fresh;       /* --meta-ttl always: open asks */
+    bool passthrough;        /* the kernel may read large cached files itself, where it can */
     void *ctx;
     void (*on_end)(void *ctx,
                    int rc); /* the kernel ended the session (umount): called once, on any thread */

@@ -44,6 +44,7 @@ struct fworker {
 };
 
 struct fnotify; /* notify.c */
+struct fpass;   /* pass.c */
 
 #define FUSE_OPEN_LISTS 16u
 
@@ -66,6 +67,7 @@ struct tarn_fuse {
     struct fmount mount;
     struct tarn_fnodes *nodes;
     struct fnotify *notify;
+    struct fpass *pass;
     struct tarn_stats *stats;
     struct fworker *workers;
     unsigned worker_count;
@@ -117,6 +119,7 @@ struct ffile {
     struct fopen_list *list;
     struct tarn_list node; /* in list->files */
     struct tarn_handle *handle;
+    uint64_t pass_id; /* pass.c: node whose open files it counts in; 0: none */
 };
 
 /* An open directory with the page of it that was fetched last. */
@@ -174,6 +177,7 @@ struct tarn_stats;
 struct tarn_stats *fstats_new(void);
 unsigned fstats_op(const void *request); /* of a request as the kernel wrote it */
 void fstats_took(struct tarn_fuse *f, unsigned op, uint64_t ns);
+void fstats_opened(struct tarn_fuse *f, bool passthrough);
 
 /* The only way to an errno: answers `req` with the error `rc` (negative). */
 void fop_reply_err(fuse_req_t req, enum fop_class cls, int rc);
@@ -210,6 +214,16 @@ void fdir_put(struct fdir *dir);
 struct fopen_list *fopen_list_mine(struct tarn_fuse *f);
 /* Closes what the kernel has not released; nothing is under way. */
 void fopen_close_all(struct tarn_fuse *f);
+
+/* ---- passthrough (pass.c) -------------------------------------------------------------------- */
+
+struct fpass *fpass_new(void);
+void fpass_free(struct fpass **p); /* nothing is open */
+void fpass_offer(struct fpass *p, bool usable); /* INIT: whether the kernel has it */
+/* Decides how `file` of node `id`, being opened, is read, and says so in `fi`. */
+void fpass_open(struct ffile *file, uint64_t id, struct fuse_file_info *fi);
+/* The kernel has released it, or will not open it. A second call does nothing. */
+void fpass_release(struct ffile *file);
 
 /* ---- the notifier (notify.c) ----------------------------------------------------------------- */
 

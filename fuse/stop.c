@@ -119,6 +119,7 @@ void tarn_fuse_free(struct tarn_fuse **pf)
     TARN_ASSERT(!f->se && !f->stopper_started && f->under_way == 0);
     fnotify_free(&f->notify);
     fnodes_free(&f->nodes);
+    fpass_free(&f->pass);
     for (unsigned i = 0; i < FUSE_OPEN_LISTS; i++)
         tarn_mtx_fini(&f->opens[i].mtx);
     tarn_cond_fini(&f->cond);

@@ -50,12 +50,13 @@ static int opts_check(const void *params, struct tarn_errbuf *e)
 }
 
 const struct tarn_conf_table tarn_ufs_opts_table = {
-    "ufs",
-    "Options of a store",
-    opts_rows,
-    TARN_ARRAY_LEN(opts_rows),
-    sizeof(struct tarn_ufs_opts),
-    opts_check,
+    .name = "ufs",
+    .title = "Options of a store",
+    .params = opts_rows,
+    .n = TARN_ARRAY_LEN(opts_rows),
+    .size = sizeof(struct tarn_ufs_opts),
+    .check = opts_check,
+    .no_env = true, /* TARN_TIMEOUT and TARN_TOKEN_FILE are those of commands */
 };
 
 int tarn_ufs_opts_parse(const char *const *texts, size_t n, bool trusted,

@@ -127,6 +127,7 @@ struct tarn_conf_table {
     /* Relations between values, after all are in; NULL: none. Returns -TARN_E_CONFIG with a text.
      */
     int (*check)(const void *params, struct tarn_errbuf *e);
+    bool no_env; /* no environment variable gives its values */
 };
 
 #define TARN_CONF_C_BOOL     bool
@@ -155,7 +156,7 @@ struct tarn_conf_table {
 /* A table without a check; a module with one writes the initializer out. */
 #define TARN_CONF_TABLE(name, title, rows)                                                         \
     {                                                                                              \
-        name, title, rows, sizeof(rows) / sizeof((rows)[0]), sizeof(TARN_CONF_STRUCT), NULL        \
+        name, title, rows, sizeof(rows) / sizeof((rows)[0]), sizeof(TARN_CONF_STRUCT), NULL, false \
     }
 
 /* Where a bound table's values may come from. */
@@ -204,7 +205,8 @@ struct tarn_conf; /* the texts, and where each came from. Lock: the caller's */
  * borrowed from *ret_conf. On error the structs are zeroed.
  *
  * The file: a YAML map of scalars and lists, at most TARN_CONF_FILE_MAX bytes. A map below a
- * table's name holds keys of that table ("ufs: {timeout: 10s}"). No anchors. Must be a regular
+ * table's name holds keys of that table ("ufs: {timeout: 10s}"); a key of several tables (of
+ * `binds` and `others`) may stand only there. No anchors. Must be a regular
  * file; one that gives a SECRET must not be readable by group or others (mode 0600 or stricter).
  *
  * Errors, each with a text that names the flag or key, the value and what is allowed:
@@ -232,7 +234,7 @@ const char *tarn_conf_source(const struct tarn_conf *c, const char *key);
 int tarn_conf_set(struct tarn_conf *c, const char *key, const char *value, struct tarn_errbuf *e);
 
 /* The effective configuration, a line per parameter with its source; secrets, also inside a list of
- * store options, as "(set)". */
+ * store options and in front of the '@' of a URL, as "(set)". */
 void tarn_conf_print_text(const struct tarn_conf *c, struct tarn_str *out);
 /* The same as {"parameters":[{"key","table","value","source"}]}; a value is text, number, bool or
  * array. */
@@ -242,6 +244,12 @@ void tarn_conf_print_json(const struct tarn_conf *c, struct tarn_str *out);
 void tarn_conf_help(const struct tarn_conf_table *t,
                     char (*letter)(const void *arg, const char *key), const void *arg,
                     struct tarn_str *out);
+/* The same as paragraphs of a manual page, for man(7). */
+void tarn_conf_man(const struct tarn_conf_table *t,
+                   char (*letter)(const void *arg, const char *key), const void *arg,
+                   struct tarn_str *out);
+/* Text for man(7): what would be a request, or an escape, is none. */
+void tarn_conf_man_text(const char *text, struct tarn_str *out);
 /* A heading and a Markdown table with a row per parameter: what docs/config.md holds. */
 void tarn_conf_markdown(const struct tarn_conf_table *t, struct tarn_str *out);
 

@@ -39,6 +39,7 @@ struct yaml_key {
     const struct tarn_conf_table *table; /* its table */
     const struct tarn_conf_param *p;     /* its row; NULL: a section */
     bool bound;                          /* reported; otherwise accepted and ignored */
+    bool shared;                         /* of several tables: it does not say which one is meant */
     char key[64];                        /* spelling in the file */
     struct yaml_map *section;            /* of a section */
 };
@@ -147,12 +148,12 @@ static void yaml_map_fini(struct yaml_map *m)
     *m = (struct yaml_map){0};
 }
 
-static bool yaml_map_has(const struct yaml_map *m, const char *key)
+static struct yaml_key *yaml_map_find(const struct yaml_map *m, const char *key)
 {
     for (size_t i = 0; i < m->n; i++)
         if (strcmp(m->keys[i].key, key) == 0)
-            return true;
-    return false;
+            return &m->keys[i];
+    return NULL;
 }
 
 static struct yaml_key *yaml_map_add(struct yaml_map *m, const char *key)
@@ -176,8 +177,11 @@ static void yaml_map_add_table(struct yaml_map *m, const struct tarn_conf_table 
         for (size_t k = 0; k < 2; k++) {
             struct yaml_key *key;
 
-            if (yaml_map_has(m, names[k]))
+            key = yaml_map_find(m, names[k]);
+            if (key) {
+                key->shared |= key->p && key->table != t;
                 continue;
+            }
             key = yaml_map_add(m, names[k]);
             key->table = t;
             key->p = &t->params[i];
@@ -188,11 +192,10 @@ static void yaml_map_add_table(struct yaml_map *m, const struct tarn_conf_table 
 
 static void yaml_map_add_section(struct yaml_load *y, const struct tarn_conf_table *t, bool bound)
 {
-    struct yaml_key *key;
+    struct yaml_key *key = yaml_map_find(&y->root, t->name);
 
-    if (yaml_map_has(&y->root, t->name)) {
-        for (size_t i = 0; i < y->root.n; i++)
-            y->clash |= strcmp(y->root.keys[i].key, t->name) == 0 && y->root.keys[i].p;
+    if (key) {
+        y->clash |= key->p != NULL;
         return;
     }
     key = yaml_map_add(&y->root, t->name);
@@ -328,6 +331,40 @@ static int yaml_twice(const struct yaml_load *y, const char *key, struct tarn_er
     return tarn_err_set(e, -TARN_E_CONFIG, "%s: %s is given twice", y->a->path, key);
 }
 
+/* Appends "a, b, c": the tables that have the key. */
+static void yaml_add_owners(const struct conf_file_args *a, const char *key, struct tarn_str *out)
+{
+    size_t n = a->n_binds;
+
+    while (a->others && a->others[n - a->n_binds])
+        n++;
+    for (size_t i = 0; i < n; i++) {
+        const struct tarn_conf_table *t =
+            i < a->n_binds ? a->binds[i].table : a->others[i - a->n_binds];
+        bool seen = !tarn_conf_find(t, key);
+
+        for (size_t k = 0; k < a->n_binds && k < i; k++)
+            seen |= a->binds[k].table == t;
+        if (!seen)
+            tarn_str_addf(out, "%s%s", out->len ? ", " : "", t->name);
+    }
+}
+
+/* A key at the top that belongs to several tables. */
+static int yaml_shared(const struct yaml_load *y, const struct yaml_key *k, struct tarn_errbuf *e)
+{
+    struct tarn_str owners = {0};
+    int rc;
+
+    yaml_add_owners(y->a, k->key, &owners);
+    rc = tarn_err_set(e, -TARN_E_CONFIG,
+                      "%s: %s: means several things: write it in the section that is meant, one "
+                      "of %s (like \"%s: {%s: ...}\")",
+                      y->a->path, k->key, tarn_str_z(&owners), k->table->name, k->key);
+    tarn_str_fini(&owners);
+    return rc;
+}
+
 /* True if a second slot holds the same row: the other spelling, or root and section. */
 static bool yaml_given(const struct yaml_slot *s)
 {
@@ -354,6 +391,8 @@ static int yaml_report(struct yaml_load *y, const struct yaml_map *m, const stru
         char shown[132], inner[66];
         int rc = 0;
 
+        if (k->shared && yaml_given(s))
+            return yaml_shared(y, k, e);
         if (k->section && s->section) {
             (void)snprintf(inner, sizeof(inner), "%s.", k->key); /* fits */
             rc = yaml_report(y, k->section, s->section, inner, e);

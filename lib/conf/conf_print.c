@@ -60,6 +60,21 @@ static bool entry_secret(const struct conf_entry *en)
     return (en->p->flags & TARN_CONF_F_SECRET) && en->text[0];
 }
 
+/* A text as it is, but for a password in a URL: what stands between "://" and the last '@'. It may
+ * hold slashes. */
+static void add_shown(struct tarn_str *out, const char *text)
+{
+    const char *scheme = strstr(text, "://");
+    const char *at = scheme && !tarn_starts_with(text, "file://") ? strrchr(scheme, '@') : NULL;
+
+    if (at) {
+        tarn_str_add(out, text, (size_t)(scheme + 3 - text));
+        tarn_str_adds(out, "(set)");
+        text = at;
+    }
+    tarn_str_adds(out, text);
+}
+
 /* An element of a LIST being copied. */
 struct element {
     const struct tarn_conf *c; /* whose tables know the secrets */
@@ -86,9 +101,15 @@ static int element_part(void *arg, char *part)
     el->sep = ",";
     if (eq)
         *eq = 0;
-    tarn_str_adds(el->out, part);
-    if (eq)
-        tarn_str_addf(el->out, "=%s", element_secret(el->c, part) ? "(set)" : eq + 1);
+    if (!eq) {
+        add_shown(el->out, part);
+        return 0;
+    }
+    tarn_str_addf(el->out, "%s=", part);
+    if (element_secret(el->c, part))
+        tarn_str_adds(el->out, "(set)");
+    else
+        add_shown(el->out, eq + 1);
     return 0;
 }
 
@@ -99,7 +120,7 @@ static const char *element_text(const struct tarn_conf *c, const char *text, str
 
     tarn_str_reset(out);
     if (!strchr(text, '='))
-        tarn_str_adds(out, text);
+        add_shown(out, text);
     else if (tarn_conf_split(text, element_part, &el) < 0)
         tarn_str_adds(out, "(out of memory)");
     return tarn_str_z(out);
@@ -123,7 +144,9 @@ void tarn_conf_print_text(const struct tarn_conf *c, struct tarn_str *out)
         if (entry_secret(en))
             tarn_str_adds(out, " (set)");
         else if (en->text[0])
-            tarn_str_addf(out, " %s", en->text);
+            tarn_str_addc(out, ' ');
+        if (en->text[0] && !entry_secret(en))
+            add_shown(out, en->text);
         for (size_t k = 0; k < en->n_list; k++)
             tarn_str_addf(out, "%s%s", k ? ", " : " ", element_text(c, en->list[k], &element));
         tarn_str_addf(out, "  # %s\n", en->where);
@@ -146,6 +169,7 @@ static void json_list(struct tarn_str *out, const struct tarn_conf *c, const str
 
 static void json_value(struct tarn_str *out, const struct tarn_conf *c, const struct conf_entry *en)
 {
+    struct tarn_str shown = {0};
     uint64_t n;
     int on;
 
@@ -160,7 +184,9 @@ static void json_value(struct tarn_str *out, const struct tarn_conf *c, const st
     } else if (!en->text[0] && !tarn_param_is_text(en->p)) {
         tarn_str_adds(out, "null");
     } else {
-        json_text(out, en->text);
+        add_shown(&shown, en->text);
+        json_text(out, tarn_str_z(&shown));
+        tarn_str_fini(&shown);
     }
 }
 
@@ -252,6 +278,63 @@ void tarn_conf_help(const struct tarn_conf_table *t,
     }
 }
 
+/* ---- manual pages -----------------------------------------------------------------------------
+ */
+
+void tarn_conf_man_text(const char *text, struct tarn_str *out)
+{
+    for (bool first = true; *text; first = *text++ == '\n') {
+        if (first && (*text == '.' || *text == '\''))
+            tarn_str_adds(out, "\\&"); /* no request */
+        if (*text == '\\')
+            tarn_str_adds(out, "\\e");
+        else if (*text == '-')
+            tarn_str_adds(out, "\\-");
+        else
+            tarn_str_addc(out, *text);
+    }
+}
+
+static void man_row(struct tarn_str *out, const struct tarn_conf_param *p, char letter)
+{
+    char key[64];
+
+    tarn_str_adds(out, ".TP\n\\fB");
+    if (letter)
+        tarn_str_addf(out, "\\-%c\\fR, \\fB", letter);
+    tarn_str_adds(out, "\\-\\-");
+    tarn_conf_man_text(tarn_conf_key(p, key), out);
+    tarn_str_adds(out, "\\fR");
+    if (p->flags & TARN_CONF_F_BARE)
+        tarn_str_addf(out, "[=%s]", tarn_param_meta(p));
+    else if (p->type != TARN_CONF_T_BOOL)
+        tarn_str_addf(out, " \\fI%s\\fR", tarn_param_meta(p));
+    tarn_str_addc(out, '\n');
+    tarn_conf_man_text(p->help, out);
+    if (p->type == TARN_CONF_T_LIST)
+        tarn_str_adds(out, " May be repeated.");
+    if (p->def[0] && strcmp(p->def, "false") != 0) {
+        tarn_str_adds(out, " Default: ");
+        tarn_conf_man_text(p->def, out);
+        tarn_str_addc(out, '.');
+    }
+    tarn_str_addc(out, '\n');
+}
+
+void tarn_conf_man(const struct tarn_conf_table *t,
+                   char (*letter)(const void *arg, const char *key), const void *arg,
+                   struct tarn_str *out)
+{
+    char key[64];
+
+    for (size_t i = 0; i < t->n; i++) {
+        const struct tarn_conf_param *p = &t->params[i];
+
+        if (!(p->flags & (TARN_CONF_F_HIDDEN | TARN_CONF_F_SECRET)))
+            man_row(out, p, letter ? letter(arg, tarn_conf_key(p, key)) : (char)0);
+    }
+}
+
 /* Text inside a cell: '|' ends one. */
 static void markdown_cell(struct tarn_str *out, const char *text)
 {
@@ -297,8 +380,10 @@ void tarn_conf_markdown(const struct tarn_conf_table *t, struct tarn_str *out)
 
         if (p->flags & TARN_CONF_F_HIDDEN)
             continue;
-        tarn_str_addf(out, "| `%s` | `%s` | %s | ", tarn_conf_key(p, key), tarn_param_env(p, env),
-                      type_names[p->type]);
+        tarn_str_addf(out, "| `%s` | ", tarn_conf_key(p, key));
+        if (!t->no_env)
+            tarn_str_addf(out, "`%s`", tarn_param_env(p, env));
+        tarn_str_addf(out, " | %s | ", type_names[p->type]);
         if (p->def[0]) {
             tarn_str_addc(out, '`');
             markdown_cell(out, p->def);

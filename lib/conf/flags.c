@@ -375,7 +375,7 @@ const char **tarn_flags_values(const struct tarn_flags *f, const char *key, size
     return v;
 }
 
-static char flags_letter(const void *arg, const char *key)
+char tarn_flags_letter(const void *arg, const char *key)
 {
     const struct tarn_flags_spec *spec = arg;
 
@@ -393,6 +393,6 @@ void tarn_flags_usage(const struct tarn_flags_spec *spec, struct tarn_str *out)
         tarn_str_addf(out, "\n%s\n", spec->text);
     for (size_t i = 0; spec->tables[i]; i++) {
         tarn_str_addf(out, "\n%s:\n", spec->tables[i]->title);
-        tarn_conf_help(spec->tables[i], flags_letter, spec, out);
+        tarn_conf_help(spec->tables[i], tarn_flags_letter, spec, out);
     }
 }

@@ -70,5 +70,7 @@ const char *tarn_flags_get(const struct tarn_flags *f, const char *key);
  * not. */
 const char **tarn_flags_values(const struct tarn_flags *f, const char *key, size_t *ret_n);
 
+/* The short flag of a key, 0: none; `spec` is a struct tarn_flags_spec. */
+char tarn_flags_letter(const void *spec, const char *key);
 /* The command's --help text. */
 void tarn_flags_usage(const struct tarn_flags_spec *spec, struct tarn_str *out);

@@ -335,7 +335,7 @@ int tarn_param_check_count(const struct tarn_conf_param *p, const char *shown, s
 int tarn_conf_refuse_secret(const struct tarn_conf_table *t, const struct tarn_conf_param *p,
                             const char *shown, struct tarn_errbuf *e)
 {
-    char key[64], env[72], file[80], hint[120] = "";
+    char key[64], env[72], file[80], hint[240] = "";
     size_t n;
 
     (void)tarn_conf_key(p, key);
@@ -348,11 +348,16 @@ int tarn_conf_refuse_secret(const struct tarn_conf_table *t, const struct tarn_c
         (void)snprintf(file, sizeof(file), "%s-file", strrchr(key, '-') + 1); /* fits */
     if (tarn_conf_find(t, file))
         (void)snprintf(hint, sizeof(hint), "%s=FILE, ", file); /* fits */
+    if (!t->no_env) {
+        n = strlen(hint);
+        (void)snprintf(hint + n, sizeof(hint) - n, "the environment variable %s, ",
+                       tarn_param_env(p, env)); /* fits */
+    }
     return tarn_err_set(
         e, -TARN_E_SECRET_ARGV,
         "%s: secrets are not taken on the command line, where others can read them; "
-        "use %sthe environment variable %s, or \"%s:\" in a config file of mode 0600",
-        shown, hint, tarn_param_env(p, env), key);
+        "use %sor \"%s:\" in a config file of mode 0600",
+        shown, hint, key);
 }
 
 int tarn_conf_split(const char *text, int (*fn)(void *arg, char *part), void *arg)

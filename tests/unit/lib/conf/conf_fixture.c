@@ -40,12 +40,12 @@ static int params_check(const void *params, struct tarn_errbuf *e)
     return 0;
 }
 
-const struct tarn_conf_table test_params_table = {"test",
-                                                  "Test parameters",
-                                                  params_rows,
-                                                  sizeof(params_rows) / sizeof(params_rows[0]),
-                                                  sizeof(struct test_params),
-                                                  params_check};
+const struct tarn_conf_table test_params_table = {.name = "test",
+                                                  .title = "Test parameters",
+                                                  .params = params_rows,
+                                                  .n = sizeof(params_rows) / sizeof(params_rows[0]),
+                                                  .size = sizeof(struct test_params),
+                                                  .check = params_check};
 
 static char path[64];
 

@@ -358,6 +358,7 @@ struct tarn_master {
     size_t listing_count;
     struct tarn_list sessions;
     uint64_t session_next;
+    uint64_t gone_reads[3]; /* bytes that ended sessions delivered: local, remote, ufs */
     struct mjobs *jobs;
     struct tarn_timer gc_timer;
     bool gc_running;

@@ -44,6 +44,9 @@ void tarn_master_session_gone(struct tarn_master *m, struct tarn_rpc_session *rp
     if (!s)
         return;
     m->counts.sessions--;
+    m->gone_reads[0] += s->local_bytes;
+    m->gone_reads[1] += s->remote_bytes;
+    m->gone_reads[2] += s->ufs_bytes;
     session_free(s);
 }
 

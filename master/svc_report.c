@@ -362,7 +362,7 @@ static void status_reply(struct status_call *s, const Tarn__Wire__WorkerStatus *
     Tarn__Wire__WorkerStatus *workers[1];
     Tarn__Wire__ReadCount rows[3], *reads[3];
     Tarn__Wire__SessionStatus *sessions = NULL, **session_ptrs = NULL;
-    uint64_t bytes[3] = {0};
+    uint64_t bytes[3] = {m->gone_reads[0], m->gone_reads[1], m->gone_reads[2]};
     static const char *const names[] = {"local", "remote", "ufs"};
     size_t n = 0;
 

@@ -26,6 +26,7 @@ int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **re
                                        .token = args->token,
                                        .token_len = args->token_len,
                                        .default_timeout_ns = args->timeout_ns,
+                                       .lost_timeout_ns = args->lost_timeout_ns,
                                        .ctx = c,
                                        .on_notice = client_notice,
                                        .on_state = client_state};
@@ -62,8 +63,9 @@ void tarn_client_connect(struct tarn_client *c, uint64_t timeout_ns, void (*cb)(
 void tarn_client_stop(struct tarn_client *c, void (*done)(void *arg), void *arg)
 {
     c->stopping = true;
+    c->stopped = done;
+    c->stopped_arg = arg;
     client_session_stop(c);
-    tarn_rpc_client_stop(c->rpc, done, arg);
 }
 
 void tarn_client_free(struct tarn_client **pc)

@@ -35,6 +35,7 @@ uint64_t client_cache_gen(struct tarn_name_cache *c);
  */
 
 #define CLIENT_HANDLE_MAGIC 0x43484e44u /* "CHND" */
+#define CLIENT_SOURCES      3u          /* local, remote, ufs */
 
 struct tarn_client {
     struct tarn_client_args args;
@@ -54,6 +55,12 @@ struct tarn_client {
     void (*connect_cb)(void *arg, int rc);
     void *connect_arg;
     _Atomic uint64_t local_bytes, remote_bytes, ufs_bytes, local_reads;
+    uint64_t told[CLIENT_SOURCES];    /* bytes by origin that the master has confirmed */
+    uint64_t telling[CLIENT_SOURCES]; /* in the renewal under way */
+    uint64_t base[CLIENT_SOURCES];    /* told in earlier sessions */
+    bool connected;                   /* a connection is there, with this session */
+    bool last_told;                   /* the last renewal of a stop was sent */
+    bool disconnecting;               /* the last step of a stop */
     void (*stopped)(void *arg);
     void *stopped_arg;
 };
@@ -76,6 +83,7 @@ struct tarn_handle {
 };
 
 void client_session_start(struct tarn_client *c);
+/* Ends the session, then the connection; then `stopped` runs. */
 void client_session_stop(struct tarn_client *c);
 void client_notice(void *ctx, uint32_t method, const ProtobufCMessage *msg);
 void client_state(void *ctx, bool connected, int rc);

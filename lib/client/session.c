@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The session: opened at the start and after each reconnect, renewed three times per lease (with
- * what was read, for reports). A connection that broke may have lost invalidations: everything that
- * is believed is dropped, and the user is told so.
+ * what was read since it began, for reports). A connection that broke may have lost invalidations:
+ * everything that is believed is dropped, and the user is told so. A client without a local worker
+ * is a command that ends soon: its stop tells first what was read since the last renewal.
  */
 #include "lib/client/client_priv.h"
 
@@ -13,6 +14,8 @@
 #include "lib/base/assert.h"
 #include "lib/base/env.h"
 #include "lib/base/log.h"
+
+#define LAST_WORD_NS TARN_NS_PER_S
 
 static void session_everything(struct tarn_client *c)
 {
@@ -61,6 +64,7 @@ static void session_meta(struct tarn_client *c, ProtobufCBinaryData cap)
 }
 
 static void session_renew_later(struct tarn_client *c);
+static void session_end(struct tarn_client *c);
 
 static void session_renewed(struct tarn_rpc_req *req, int rc)
 {
@@ -68,8 +72,12 @@ static void session_renewed(struct tarn_rpc_req *req, int rc)
     const Tarn__Wire__RenewResponse *resp = (const Tarn__Wire__RenewResponse *)req->resp;
 
     c->session_busy = false;
-    if (c->stopping)
+    if (rc == 0)
+        memcpy(c->told, c->telling, sizeof(c->told));
+    if (c->stopping) {
+        session_end(c);
         return;
+    }
     if (rc == 0) {
         session_meta(c, resp->capability);
         if (c->have_seq && resp->seq > c->seq) { /* the connection keeps order: a gap is a loss */
@@ -89,37 +97,47 @@ static void session_renewed(struct tarn_rpc_req *req, int rc)
     }
 }
 
-static void session_renew(struct tarn_timer *t, void *arg)
+static void session_reads(struct tarn_client *c, uint64_t ret[CLIENT_SOURCES])
 {
-    struct tarn_client *c = arg;
-    Tarn__Wire__RenewRequest msg = TARN__WIRE__RENEW_REQUEST__INIT;
-    static const char *const names[] = {"local", "remote", "ufs"};
-    Tarn__Wire__ReadCount rows[3], *reads[3];
-    uint64_t bytes[3];
+    ret[0] = atomic_load(&c->local_bytes);
+    ret[1] = atomic_load(&c->remote_bytes);
+    ret[2] = atomic_load(&c->ufs_bytes);
+}
 
-    (void)t; /* c's */
-    if (c->session_busy || c->stopping)
-        return;
-    bytes[0] = atomic_load(&c->local_bytes);
-    bytes[1] = atomic_load(&c->remote_bytes);
-    bytes[2] = atomic_load(&c->ufs_bytes);
-    for (int i = 0; i < 3; i++) {
+static void session_tell(struct tarn_client *c, uint64_t timeout_ns, bool no_retry)
+{
+    Tarn__Wire__RenewRequest msg = TARN__WIRE__RENEW_REQUEST__INIT;
+    static const char *const names[CLIENT_SOURCES] = {"local", "remote", "ufs"};
+    Tarn__Wire__ReadCount rows[CLIENT_SOURCES], *reads[CLIENT_SOURCES];
+
+    session_reads(c, c->telling);
+    for (unsigned i = 0; i < CLIENT_SOURCES; i++) {
         tarn__wire__read_count__init(&rows[i]);
         rows[i].source = tarn_wire_text(names[i]);
-        rows[i].bytes = bytes[i];
+        rows[i].bytes = c->telling[i] - c->base[i];
         reads[i] = &rows[i];
     }
     msg.session = c->session;
     msg.seq = c->seq;
-    msg.n_reads = 3;
+    msg.n_reads = CLIENT_SOURCES;
     msg.reads = reads;
     c->session_busy = true;
     c->session_req = (struct tarn_rpc_req){.method = TARN_RPC_session_renew,
                                            .msg = &msg.base,
                                            .cb = session_renewed,
                                            .arg = c,
-                                           .timeout_ns = c->lease_ms * TARN_NS_PER_MS};
+                                           .timeout_ns = timeout_ns,
+                                           .no_retry = no_retry};
     tarn_rpc_start(c->rpc, &c->session_req);
+}
+
+static void session_renew(struct tarn_timer *t, void *arg)
+{
+    struct tarn_client *c = arg;
+
+    (void)t; /* c's */
+    if (!c->session_busy && !c->stopping)
+        session_tell(c, c->lease_ms * TARN_NS_PER_MS, false);
 }
 
 static void session_renew_later(struct tarn_client *c)
@@ -139,6 +157,8 @@ static void session_opened(struct tarn_rpc_req *req, int rc)
 
     c->session_busy = false;
     if (rc == 0) {
+        c->connected = true;
+        memcpy(c->base, c->told, sizeof(c->base));
         c->session = resp->session;
         c->lease_ms = TARN_MAX(resp->lease_ms, (uint64_t)100);
         c->have_seq = false;
@@ -158,6 +178,8 @@ static void session_opened(struct tarn_rpc_req *req, int rc)
     c->connect_cb = NULL;
     if (cb)
         cb(c->connect_arg, rc);
+    if (c->stopping)
+        session_end(c);
 }
 
 void client_session_start(struct tarn_client *c)
@@ -182,9 +204,31 @@ void client_session_start(struct tarn_client *c)
     tarn_rpc_start(c->rpc, &c->session_req);
 }
 
+/* Of a stop, once no call of the session is under way: tells what is untold, then disconnects. */
+static void session_end(struct tarn_client *c)
+{
+    uint64_t reads[CLIENT_SOURCES];
+
+    if (c->disconnecting)
+        return;
+    session_reads(c, reads);
+    if (c->connected && !c->last_told && !c->local.open &&
+        memcmp(reads, c->told, sizeof(reads)) != 0) {
+        c->last_told = true;
+        session_tell(c, LAST_WORD_NS, true);
+        return;
+    }
+    c->disconnecting = true;
+    tarn_rpc_client_stop(c->rpc, c->stopped, c->stopped_arg);
+}
+
 void client_session_stop(struct tarn_client *c)
 {
     tarn_timer_stop(&c->renew_timer);
+    if (c->session_busy && c->connected && !c->local.open)
+        tarn_rpc_cancel(&c->session_req); /* its callback goes on from here */
+    else
+        session_end(c);
 }
 
 void client_state(void *ctx, bool connected, int rc)
@@ -194,6 +238,7 @@ void client_state(void *ctx, bool connected, int rc)
     (void)rc; /* the requests' own callbacks report it */
     if (!c->connected_once || c->stopping)
         return;
+    c->connected = false; /* until the next session */
     if (!connected) {
         session_everything(c);
         return;

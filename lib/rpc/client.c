@@ -438,6 +438,8 @@ int tarn_rpc_client_new(const struct tarn_rpc_client_args *args, struct tarn_rpc
     c->rng = args->rng;
     c->connect_timeout_ns = args->connect_timeout_ns ? args->connect_timeout_ns : CLIENT_CONNECT_NS;
     c->default_timeout_ns = args->default_timeout_ns ? args->default_timeout_ns : CLIENT_TIMEOUT_NS;
+    c->lost_timeout_ns = args->lost_timeout_ns;
+    c->lost_ns = tarn_loop_now_ns(c->loop);
     c->ctx = args->ctx;
     c->on_notice = args->on_notice;
     c->on_state = args->on_state;

@@ -99,6 +99,12 @@ static void conn_wait(struct tarn_rpc_client *c, uint64_t ns)
     tarn_timer_start(c->loop, &c->timer, ns, conn_wait_cb, c);
 }
 
+/* True when nobody has answered for longer than requests may wait. */
+static bool conn_given_up(const struct tarn_rpc_client *c)
+{
+    return c->lost_timeout_ns && tarn_loop_now_ns(c->loop) - c->lost_ns >= c->lost_timeout_ns;
+}
+
 /* Every address has failed. */
 static void conn_round_over(struct tarn_rpc_client *c)
 {
@@ -118,7 +124,7 @@ static void conn_round_over(struct tarn_rpc_client *c)
     } else {
         conn_wait(c, tarn_client_pause_ns(c, c->backoff));
         c->backoff++;
-        tarn_client_fail_queued(c, rc, true);
+        tarn_client_fail_queued(c, rc, !conn_given_up(c));
     }
     if (c->on_state)
         c->on_state(c->ctx, false, rc);
@@ -302,6 +308,7 @@ static void conn_lost(struct tarn_rpc_client *c, int rc)
         c->backoff = 0;
     c->leaving = false;
     c->round_rc = rc;
+    c->lost_ns = tarn_loop_now_ns(c->loop);
     if (c->addrs_n) {
         pause = c->backoff ? tarn_client_pause_ns(c, c->backoff)
                            : tarn_rng_below(c->rng, CONN_PAUSE_NS / 2);

@@ -31,6 +31,7 @@ struct tarn_rpc_client {
     size_t token_len;                   /* bytes of token */
     uint64_t connect_timeout_ns;        /* of one attempt */
     uint64_t default_timeout_ns;        /* of a request */
+    uint64_t lost_timeout_ns;           /* without any address; 0: no limit */
     void *ctx;                          /* for the two below */
     void (*on_notice)(void *ctx, uint32_t method, const ProtobufCMessage *msg); /* or NULL */
     void (*on_state)(void *ctx, bool connected, int rc);                        /* or NULL */
@@ -47,6 +48,7 @@ struct tarn_rpc_client {
     int refused_rc;               /* an address of this round answered that trying is of no use */
     unsigned backoff;             /* rounds that failed */
     uint64_t ready_ns;            /* since when READY */
+    uint64_t lost_ns;             /* since when not, or since the beginning */
     uint64_t not_before_ns;       /* when the next attempt may begin, after a refusal */
     bool leaving;                 /* READY, but the next address is wanted */
 

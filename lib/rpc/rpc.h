@@ -143,6 +143,9 @@ struct tarn_rpc_client_args {
     size_t token_len;
     uint64_t connect_timeout_ns; /* 0: 5 s */
     uint64_t default_timeout_ns; /* 0: 30 s */
+    /* Once no address has answered for so long, requests that wait end with the last one's reason;
+     * 0: each waits for its deadline. */
+    uint64_t lost_timeout_ns;
     void *ctx;
     void (*on_notice)(void *ctx, uint32_t method, const ProtobufCMessage *msg); /* may be NULL */
     /* Connected; lost (rc: why); or no address answered (rc: the last one's reason). May be NULL.

@@ -28,7 +28,7 @@
 #define CACHE_SIZE_MAX (100ull << 30)
 #define CACHE_SIZE_MIN (16ull << 20)
 
-void cache_dir_default(const char *uri, struct tarn_str *ret)
+int cache_dir_default(const char *uri, struct tarn_str *ret, struct tarn_errbuf *err)
 {
     const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     uint8_t digest[32];
@@ -41,8 +41,12 @@ void cache_dir_default(const char *uri, struct tarn_str *ret)
         tarn_str_addf(ret, "/var/cache/tarn/%s", hex);
     else if (xdg && xdg[0] == '/')
         tarn_str_addf(ret, "%s/tarn/%s", xdg, hex);
-    else
-        tarn_str_addf(ret, "%s/.cache/tarn/%s", home && home[0] == '/' ? home : "/tmp", hex);
+    else if (home && home[0] == '/')
+        tarn_str_addf(ret, "%s/.cache/tarn/%s", home, hex);
+    else /* not below /tmp, where others may make the directories above it */
+        return tarn_err_set(err, -TARN_E_USAGE,
+                            "--cache-dir is needed: neither HOME nor XDG_CACHE_HOME is set");
+    return 0;
 }
 
 static int cache_mkdirs(const char *path, struct tarn_errbuf *err)

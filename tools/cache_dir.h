@@ -15,8 +15,9 @@ struct cache_dir {
     int lock_fd; /* holds LOCK; -1 when closed */
 };
 
-/* /var/cache/tarn/HASH, or below the user's cache directory. */
-void cache_dir_default(const char *uri, struct tarn_str *ret);
+/* /var/cache/tarn/HASH, or below the user's cache directory. USAGE: there is no home to have one.
+ */
+int cache_dir_default(const char *uri, struct tarn_str *ret, struct tarn_errbuf *err);
 /*
  * Makes it when missing (mode 0700), locks it, checks FORMAT. DIR_LOCKED, FORMAT_NEWER, DIR_FOREIGN
  * (something else lives there), errno class.

@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -21,8 +20,8 @@
 #include "lib/base/hash.h"
 #include "lib/base/limits.h"
 #include "lib/base/mem.h"
-#include "lib/base/mtx.h"
 #include "lib/base/name.h"
+#include "tools/signals.h"
 #include "ufs/ufs_opts.h"
 
 #define TARN_CONF_STRUCT struct cli_common
@@ -46,13 +45,13 @@ const struct tarn_conf_table cli_remote_table =
 #undef TARN_CONF_STRUCT
 
 const struct tarn_conf_table *const cli_all_tables[] = {
-    &cli_common_table, &cli_remote_table,    &cli_local_table,
-    &cli_load_table,   &cli_free_table,      &cli_ls_table,
-    &cli_cp_table,     &tarn_ufs_opts_table, NULL};
+    &cli_common_table, &cli_remote_table, &cli_local_table,  &cli_load_table,      &cli_free_table,
+    &cli_ls_table,     &cli_cp_table,     &cli_umount_table, &tarn_ufs_opts_table, NULL};
 
 /* ---- connection ------------------------------------------------------------------------------ */
 
 #define CONNECT_NS (10 * TARN_NS_PER_S)
+#define LOST_NS    (3 * TARN_NS_PER_S) /* a server that has gone may be back by then */
 
 static void cli_signals_end(struct cli *c);
 
@@ -105,6 +104,9 @@ static int cli_connect_error(struct cli *c, int rc)
         return tarn_err_set(
             &c->err, rc, "%s: %s (the token is that of another user or server; see --token-file)",
             at, tarn_strerror(rc));
+    if (rc == -TARN_E_INVALID)
+        return tarn_err_set(&c->err, -TARN_E_USAGE, "--master %s: must be HOST:PORT[,HOST:PORT...]",
+                            at);
     if (rc == -TARN_E_CONN_REFUSED)
         return tarn_err_set(&c->err, rc,
                             "no tarn serves at %s (--master or TARN_MASTER names another)", at);
@@ -118,7 +120,8 @@ int cli_connect(struct cli *c)
                                     .addrs = c->remote.master,
                                     .kind = "cli",
                                     .cache_entries = 1024,
-                                    .timeout_ns = c->remote.timeout};
+                                    .timeout_ns = c->remote.timeout,
+                                    .lost_timeout_ns = LOST_NS};
     struct cli_wait wait = {0};
     int rc = cli_token(c, &token);
 
@@ -160,6 +163,23 @@ void cli_disconnect(struct cli *c)
         tarn_loop_free(&c->loop);
 }
 
+int cli_failed(struct cli *c, int rc, const char *what)
+{
+    switch (-rc) {
+    case TARN_E_CONN_LOST:
+    case TARN_E_CONN_REFUSED:
+    case TARN_E_SHUTDOWN:
+        return tarn_err_set(&c->err, rc, "%s: the server at %s went away", what, c->remote.master);
+    case TARN_E_AUTH_BAD: /* it took us before: this is not the same process */
+    case TARN_E_AUTH_REQUIRED:
+        return tarn_err_set(&c->err, -TARN_E_CONN_LOST,
+                            "%s: the server at %s was started anew meanwhile", what,
+                            c->remote.master);
+    default:
+        return c->err.text[0] ? rc : tarn_err_set(&c->err, rc, "%s: %s", what, tarn_strerror(rc));
+    }
+}
+
 int cli_call_waiting(struct cli *c, struct tarn_rpc_req *req, uint32_t method,
                      const ProtobufCMessage *msg, uint64_t wait_ns, const char *what)
 {
@@ -172,9 +192,7 @@ int cli_call_waiting(struct cli *c, struct tarn_rpc_req *req, uint32_t method,
     rc = tarn_rpc_call_sync(tarn_client_rpc(c->client), req);
     if (rc == 0 && !req->resp)
         rc = -TARN_E_MSG_BAD;
-    if (rc < 0 && !c->err.text[0])
-        (void)tarn_err_set(&c->err, rc, "%s: %s", what, tarn_strerror(rc));
-    return rc;
+    return rc < 0 ? cli_failed(c, rc, what) : 0;
 }
 
 int cli_call(struct cli *c, struct tarn_rpc_req *req, uint32_t method, const ProtobufCMessage *msg,
@@ -183,11 +201,27 @@ int cli_call(struct cli *c, struct tarn_rpc_req *req, uint32_t method, const Pro
     return cli_call_waiting(c, req, method, msg, 0, what);
 }
 
+static void cli_op_done(struct tarn_client_op *op, int rc)
+{
+    cli_waited(op->arg, rc);
+}
+
 int cli_op(struct cli *c, struct tarn_client_op *op, const char *what)
 {
-    int rc = tarn_client_sync(c->client, op);
+    struct cli_wait wait = {.loop = c->loop};
+    bool cancelled = false;
 
-    return rc < 0 ? tarn_err_set(&c->err, rc, "%s: %s", what, tarn_strerror(rc)) : 0;
+    op->cb = cli_op_done;
+    op->arg = &wait;
+    tarn_client_start(c->client, op);
+    while (!wait.done) {
+        tarn_loop_run(c->loop);
+        if (!wait.done && !cancelled && cli_interrupts(c) > 0) {
+            tarn_client_cancel(op); /* the callback follows */
+            cancelled = true;
+        }
+    }
+    return wait.rc < 0 ? cli_failed(c, wait.rc, what) : 0;
 }
 
 int cli_resolve(struct cli *c, const char *path, struct tarn_attr *ret)
@@ -260,10 +294,10 @@ void cli_sleep(struct cli *c, uint64_t ns)
 
 /* ---- interrupts ------------------------------------------------------------------------------ */
 
-/* Lock: none. One thread waits for signals and posts to the loop. */
+/* Lock: none. The thread of signals.c counts and posts to the loop. */
 struct cli_signals {
     struct tarn_loop *loop;
-    pthread_t thread;
+    struct signals *signals;
     struct tarn_task task; /* the loop's while `posted` */
     _Atomic bool posted;
     _Atomic unsigned caught; /* by the thread */
@@ -279,40 +313,25 @@ static void cli_signals_task(struct tarn_task *t)
     tarn_loop_stop(s->loop);
 }
 
-static void cli_signals_set(sigset_t *set)
-{
-    (void)sigemptyset(set); /* cannot fail, nor the next ones */
-    (void)sigaddset(set, SIGINT);
-    (void)sigaddset(set, SIGTERM);
-    (void)sigaddset(set, SIGUSR2);
-}
-
-static void *cli_signals_run(void *arg)
+static void cli_signals_caught(void *arg, int sig)
 {
     struct cli_signals *s = arg;
-    sigset_t set;
-    int sig;
 
-    cli_signals_set(&set);
-    while (sigwait(&set, &sig) == 0 && sig != SIGUSR2) { /* SIGUSR2 is ours: the end */
-        atomic_fetch_add(&s->caught, 1);
-        if (!atomic_exchange(&s->posted, true))
-            tarn_loop_post(s->loop, &s->task, cli_signals_task);
-    }
-    return NULL;
+    (void)sig; /* both mean the same */
+    atomic_fetch_add(&s->caught, 1);
+    if (!atomic_exchange(&s->posted, true))
+        tarn_loop_post(s->loop, &s->task, cli_signals_task);
 }
 
 int cli_catch_interrupts(struct cli *c)
 {
+    static const int caught[] = {SIGINT, SIGTERM, 0};
     struct cli_signals *s = tarn_xnew(struct cli_signals);
-    sigset_t set;
     int rc;
 
     TARN_ASSERT(c->loop && !c->signals);
     s->loop = c->loop;
-    cli_signals_set(&set);
-    TARN_ASSERT(pthread_sigmask(SIG_BLOCK, &set, NULL) == 0);
-    rc = tarn_thread_start(&s->thread, "signals", cli_signals_run, s);
+    rc = signals_start(caught, cli_signals_caught, s, &s->signals);
     if (rc < 0) {
         free(s);
         return rc;
@@ -330,8 +349,7 @@ static void cli_signals_end(struct cli *c)
 {
     if (!c->signals)
         return;
-    (void)pthread_kill(c->signals->thread, SIGUSR2); /* it runs until it gets this */
-    (void)pthread_join(c->signals->thread, NULL);
+    signals_stop(&c->signals->signals);
     while (atomic_load(&c->signals->posted))
         tarn_loop_run(c->loop);
     free(c->signals);
@@ -339,6 +357,14 @@ static void cli_signals_end(struct cli *c)
 }
 
 /* ---- paths and output ------------------------------------------------------------------------ */
+
+/* What of `path` is below `dir`: "" or "/..."; NULL: it is not. */
+static const char *path_below(const char *path, const char *dir)
+{
+    size_t n = strlen(dir);
+
+    return tarn_starts_with(path, dir) && (path[n] == 0 || path[n] == '/') ? path + n : NULL;
+}
 
 int cli_path(struct cli *c, const char *arg, char *ret)
 {
@@ -353,14 +379,15 @@ int cli_path(struct cli *c, const char *arg, char *ret)
     if (rc < 0)
         return tarn_err_set(&c->err, rc, "%s: %s", arg, tarn_strerror(rc));
     if (arg[0] == '/' && ret[1] && tarn_fuse_find_mount(arg, mnt)) {
-        const char *inside = tarn_starts_with(ret, mnt) ? ret + strlen(mnt)
-                             : realpath(arg, real)      ? real + strlen(mnt)
-                                                        : "";
+        const char *inside = path_below(ret, mnt);
+
+        if (!inside && realpath(arg, real))
+            inside = path_below(real, mnt);
 
         return tarn_err_set(
             &c->err, -TARN_E_UNDER_MOUNT,
             "%s: is a path below the mountpoint %s; the path of the name space is %s", arg, mnt,
-            inside[0] ? inside : "/");
+            inside && inside[0] ? inside : "/");
     }
     return 0;
 }
@@ -472,5 +499,7 @@ void cli_usage(FILE *out)
     (void)fprintf(out, "usage: tarn COMMAND [FLAGS] [ARGUMENTS]\n\ncommands:\n"); /* only help */
     for (size_t i = 0; (cmd = cli_at(i)) != NULL; i++)
         (void)fprintf(out, "  %-10s %s\n", cmd->name, cmd->spec->summary);
-    (void)fprintf(out, "\n`tarn help COMMAND` (or `tarn COMMAND --help`) tells more.\n");
+    (void)fprintf(out, "\n`tarn help COMMAND` (or `tarn COMMAND --help`) tells more;\n"
+                       "`tarn help --man COMMAND | man -l -` is its manual page, and\n"
+                       "`tarn help --completion bash` a script for the shell.\n");
 }

@@ -30,9 +30,9 @@ struct cli_remote {
 #undef TARN_PARAM
 };
 extern const struct tarn_conf_table cli_common_table, cli_remote_table, cli_local_table;
-/* load, free, ls, cp: flags of commands, which a configuration file may set in a section of that
- * name. */
-extern const struct tarn_conf_table cli_load_table, cli_free_table, cli_ls_table, cli_cp_table;
+/* Flags of commands, which a configuration file may set in a section of that name. */
+extern const struct tarn_conf_table cli_load_table, cli_free_table, cli_ls_table, cli_cp_table,
+    cli_umount_table;
 /* Every table whose keys may stand in a configuration file; NULL-terminated. */
 extern const struct tarn_conf_table *const cli_all_tables[];
 
@@ -44,6 +44,7 @@ struct cli_command {
     const struct tarn_conf_table *own; /* the command's own parameters, NULL: none */
     size_t own_size;                   /* bytes of its struct */
     bool remote;                       /* it talks to a running server */
+    bool server;                       /* it serves: what it remarks is logged */
 };
 const struct cli_command *cli_find(const char *name);
 const struct cli_command *cli_at(size_t i); /* NULL behind the last */
@@ -84,6 +85,8 @@ int cli_call(struct cli *c, struct tarn_rpc_req *req, uint32_t method, const Pro
              const char *what);
 int cli_call_waiting(struct cli *c, struct tarn_rpc_req *req, uint32_t method,
                      const ProtobufCMessage *msg, uint64_t wait_ns, const char *what);
+/* What a call failed of, as c->err ("WHAT: reason", unless a text is there) and as the code. */
+int cli_failed(struct cli *c, int rc, const char *what);
 /* One metadata call. Sets c->err to "WHAT: reason". */
 int cli_op(struct cli *c, struct tarn_client_op *op, const char *what);
 /* Attributes of a path in normal form. */

@@ -12,16 +12,16 @@
 
 static int cat_sink(void *arg, const void *p, size_t n)
 {
+    struct cli *c = arg;
     const char *at = p;
 
-    (void)arg; /* there is one standard output */
     while (n > 0) {
         ssize_t done = write(STDOUT_FILENO, at, n);
 
         if (done < 0 && errno == EINTR)
             continue;
         if (done < 0)
-            return -errno;
+            return tarn_err_set(&c->err, -errno, "standard output: %s", strerrordesc_np(errno));
         at += done;
         n -= (size_t)done;
     }
@@ -40,7 +40,7 @@ static int cat_one(struct cli *c, const char *path)
     if (attr.type != TARN_TYPE_FILE)
         return tarn_err_set(&c->err, -TARN_E_UNSUPPORTED,
                             "%s: is a symlink of the store, and those are not followed", path);
-    return cli_stream_file(c, &attr, CLI_STREAM_DEPTH, path, cat_sink, NULL);
+    return cli_stream_file(c, &attr, CLI_STREAM_DEPTH, path, cat_sink, c);
 }
 
 static int cat_run(struct cli *c)

@@ -47,6 +47,7 @@ struct cp {
     struct tarn_str path; /* of the name space, what is being copied now */
     mode_t umask;         /* the process's */
     int fd;               /* that the sink writes to */
+    const char *name;     /* of that file, for errors */
     struct progress progress;
     struct progress_at at;
     uint64_t dirs; /* made or found */
@@ -63,7 +64,8 @@ static int cp_sink(void *arg, const void *p, size_t n)
         if (done < 0 && errno == EINTR)
             continue;
         if (done < 0)
-            return -errno;
+            return tarn_err_set(&cp->c->err, -errno, "write %s: %s", cp->name,
+                                strerrordesc_np(errno));
         at += done;
         n -= (size_t)done;
         cp->at.bytes += (uint64_t)done;
@@ -78,12 +80,13 @@ static int cp_local_error(struct cp *cp, const char *name, int rc)
     return tarn_err_set(&cp->c->err, rc, "%s: %s", name, tarn_strerror(rc));
 }
 
-static int cp_stream(struct cp *cp, const struct tarn_attr *attr, int fd)
+static int cp_stream(struct cp *cp, const struct tarn_attr *attr, int fd, const char *name)
 {
     uint64_t before = cp->at.bytes;
     int rc;
 
     cp->fd = fd;
+    cp->name = name;
     rc = cli_stream_file(cp->c, attr, CLI_STREAM_DEPTH, tarn_str_z(&cp->path), cp_sink, cp);
     if (rc < 0)
         cp->at.bytes = before; /* part of a file is no file */
@@ -105,7 +108,7 @@ static int cp_file(struct cp *cp, const struct tarn_attr *attr, int dir_fd, cons
     fd = openat(dir_fd, tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return cp_local_error(cp, name, -errno);
-    rc = cp_stream(cp, attr, fd);
+    rc = cp_stream(cp, attr, fd, name);
     if (rc == 0 && fchmod(fd, attr->mode & 0777u & ~cp->umask) < 0)
         rc = cp_local_error(cp, name, -errno);
     if (rc == 0 && fsync(fd) < 0)
@@ -170,7 +173,7 @@ struct cp_level {
 static int cp_failed(struct cp *cp, int rc)
 {
     if (rc == -TARN_E_CANCELLED || rc == -TARN_E_CONN_LOST || rc == -TARN_E_CONN_REFUSED ||
-        rc == -TARN_E_SHUTDOWN || rc == -ENOSPC)
+        rc == -TARN_E_SHUTDOWN || rc == -ENOSPC || rc == -EDQUOT || rc == -EROFS)
         return rc; /* the others would fail too */
     progress_clear(&cp->progress);
     (void)fputs("tarn: ", stderr); /* there is nowhere else to say it */
@@ -191,6 +194,8 @@ static int cp_entry(void *arg, const char *name, size_t len, const struct tarn_a
 
     if (!tarn_name_ok(name, len))
         return -TARN_E_MSG_BAD;
+    if (cli_interrupts(cp->c) > 0)
+        return -TARN_E_CANCELLED;
     memcpy(z, name, len);
     z[len] = 0;
     if (path_len > 1)
@@ -277,7 +282,7 @@ static int cp_to_special(struct cp *cp, const struct tarn_attr *attr, const char
 
     if (fd < 0)
         return cp_local_error(cp, local, -errno);
-    rc = cp_stream(cp, attr, fd);
+    rc = cp_stream(cp, attr, fd, local);
     cp->at.files += rc == 0;
     return rc;
 }
@@ -350,7 +355,8 @@ static int cp_dispatch(struct cp *cp, const struct tarn_attr *attr, const char *
     if (attr->type != TARN_TYPE_FILE)
         return tarn_err_set(&cp->c->err, -TARN_E_UNSUPPORTED,
                             "%s: is a symlink of the store, and those are not followed", path);
-    return to_stdout ? cp_stream(cp, attr, STDOUT_FILENO) : cp_one(cp, attr, local);
+    return to_stdout ? cp_stream(cp, attr, STDOUT_FILENO, "standard output")
+                     : cp_one(cp, attr, local);
 }
 
 /* `local` is a path, or "-". */
@@ -363,7 +369,8 @@ static int cp_fetch(struct cli *c, const char *path, const char *local)
 
     if (rc == 0)
         rc = cli_resolve(c, path, &attr);
-    if (rc == 0 && !to_stdout)
+    /* To be tidied up after an interrupt; who waits for a pipe's reader has made nothing. */
+    if (rc == 0 && !to_stdout && !cp_is_special(local))
         rc = cli_catch_interrupts(c);
     if (rc < 0)
         return rc;

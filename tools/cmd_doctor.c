@@ -207,9 +207,14 @@ static int doctor_run(struct cli *c)
     doctor_io_uring(d);
     doctor_limits(d);
     doctor_clock(d);
-    cache_dir_default("", &dir); /* each URI has its own below one directory */
-    dir.p[strrchr(dir.p, '/') - dir.p] = 0;
-    doctor_room(d, dir.p);
+    if (cache_dir_default("", &dir, &c->err) == 0) { /* each URI has its own below one directory */
+        dir.p[strrchr(dir.p, '/') - dir.p] = 0;
+        doctor_room(d, dir.p);
+    } else {
+        doctor_add(d, "cache-room", DOCTOR_WARN, "give each tarn local a --cache-dir", "%s",
+                   c->err.text);
+        c->err.text[0] = 0; /* it is in the finding now */
+    }
     tarn_str_fini(&dir);
     doctor_ports(c, d);
     doctor_server(c, d);

@@ -8,6 +8,7 @@
 #include "lib/base/mem.h"
 #include "tools/cli.h"
 #include "tools/completion.h"
+#include "tools/man.h"
 
 struct cli_help {
 #define TARN_PARAM TARN_CONF_FIELD
@@ -34,15 +35,18 @@ static int help_run(struct cli *c)
         tarn_str_fini(&out);
         return 0;
     }
-    if (c->n_args == 0) {
+    if (c->n_args == 0 && !p->man) {
         cli_usage(stdout);
         return 0;
     }
-    cmd = cli_find(c->args[0]);
-    if (!cmd)
+    cmd = c->n_args ? cli_find(c->args[0]) : NULL;
+    if (c->n_args && !cmd)
         return tarn_err_set(&c->err, -TARN_E_USAGE,
                             "\"%s\" is not a command; `tarn help` lists them", c->args[0]);
-    tarn_flags_usage(cmd->spec, &out);
+    if (p->man)
+        man_page(cmd, &out);
+    else
+        tarn_flags_usage(cmd->spec, &out);
     (void)fputs(tarn_str_z(&out), stdout); /* main() checks the stream at the end */
     tarn_str_fini(&out);
     return 0;

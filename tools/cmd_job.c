@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* job ls | show | wait | cancel | manifest: what became of loads and frees. */
+/* job ls | show | wait | cancel | retry | manifest: what became of loads and frees. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -96,6 +96,19 @@ static int verb_cancel(struct cli *c, uint64_t id)
     return rc < 0 ? rc : print_and_free(c, job);
 }
 
+static int verb_retry(struct cli *c, uint64_t id)
+{
+    Tarn__Wire__Job *job;
+    uint64_t again = 0;
+    int rc = job_show(c, id, &job);
+
+    if (rc < 0)
+        return rc;
+    rc = job_repeat(c, job, &again);
+    tarn__wire__job__free_unpacked(job, NULL);
+    return rc < 0 ? rc : job_see_through(c, again, false);
+}
+
 static int verb_wait(struct cli *c, uint64_t id)
 {
     Tarn__Wire__Job *job;
@@ -147,11 +160,9 @@ static const struct job_verb {
     const char *name;
     int (*run)(struct cli *c, uint64_t id);
     bool takes_id;
-} job_verbs[] = {{"ls", verb_ls, false},
-                 {"show", verb_show, true},
-                 {"wait", verb_wait, true},
-                 {"cancel", verb_cancel, true},
-                 {"manifest", verb_manifest, true}};
+} job_verbs[] = {{"ls", verb_ls, false},      {"show", verb_show, true},
+                 {"wait", verb_wait, true},   {"cancel", verb_cancel, true},
+                 {"retry", verb_retry, true}, {"manifest", verb_manifest, true}};
 
 static int job_unknown(struct cli *c)
 {
@@ -159,9 +170,9 @@ static int job_unknown(struct cli *c)
 
     for (size_t i = 0; i < TARN_ARRAY_LEN(job_verbs); i++)
         tarn_suggest_offer(&near, job_verbs[i].name);
-    return tarn_err_set(&c->err, -TARN_E_USAGE,
-                        "\"%s\": must be ls, show, wait, cancel or manifest%s%s%s", c->args[0],
-                        near.best[0] ? "; did you mean " : "", near.best, near.best[0] ? "?" : "");
+    return tarn_err_set(
+        &c->err, -TARN_E_USAGE, "\"%s\": must be ls, show, wait, cancel, retry or manifest%s%s%s",
+        c->args[0], near.best[0] ? "; did you mean " : "", near.best, near.best[0] ? "?" : "");
 }
 
 static int job_run(struct cli *c)
@@ -191,11 +202,13 @@ static const struct tarn_conf_table *const job_tables[] = {&cli_remote_table, &c
                                                            NULL};
 static const struct tarn_flags_spec job_spec = {
     .command = "tarn job",
-    .args = "ls | show ID | wait ID | cancel ID | manifest ID",
-    .summary = "Show, await or cancel loads and frees.",
-    .text =
-        "`wait` ends when the job does, with its exit code. `manifest` names every file with what\n"
-        "became of it; with --json one document per line.",
+    .args = "ls | show ID | wait ID | cancel ID | retry ID | manifest ID",
+    .summary = "Show, await, cancel or repeat loads and frees.",
+    .text = "`wait` ends when the job does, with its exit code. `retry` makes a new job with the "
+            "paths and\n"
+            "flags of one that has ended, and awaits it: what is cached is not fetched again. "
+            "`manifest`\n"
+            "names every file with what became of it; with --json one document per line.",
     .tables = job_tables,
     .min_args = 1,
     .max_args = 2};

@@ -6,6 +6,20 @@
 
 #define PATHS_MAX 100000u
 
+/* From its request to its report. */
+static int run_job(struct cli *c, const struct job_request *r, bool detach)
+{
+    uint64_t id;
+    int rc = cli_connect(c);
+
+    if (rc == 0)
+        rc = job_start(c, r, &id);
+    return rc < 0 ? rc : job_see_through(c, id, detach);
+}
+
+/* Short flags of both. */
+static const struct tarn_flags_short job_shorts[] = {{'R', "recursive"}, {'f', "list"}};
+
 /* ---- load -------------------------------------------------------------------------------------
  */
 
@@ -32,8 +46,6 @@ static int load_run(struct cli *c)
                                         .filter = &p->filter,
                                         .exclude = &p->exclude,
                                         .list = p->list};
-    uint64_t id;
-    int rc;
 
     spec.meta = p->meta || !p->data;
     spec.data = p->data || !p->meta;
@@ -44,15 +56,11 @@ static int load_run(struct cli *c)
     spec.allow_partial = p->allow_partial;
     spec.bandwidth = p->bandwidth;
     spec.parallel = (uint32_t)p->parallel;
-    rc = cli_connect(c);
-    if (rc == 0)
-        rc = job_start(c, &request, &id);
-    return rc < 0 ? rc : job_see_through(c, id, p->detach);
+    return run_job(c, &request, p->detach);
 }
 
 static const struct tarn_conf_table *const load_tables[] = {&cli_load_table, &cli_remote_table,
                                                             &cli_common_table, NULL};
-static const struct tarn_flags_short load_shorts[] = {{'R', "recursive"}, {'f', "list"}};
 static const struct tarn_flags_spec load_spec = {
     .command = "tarn load",
     .args = "PATH...",
@@ -67,8 +75,8 @@ static const struct tarn_flags_spec load_spec = {
             "  tarn load /train --filter '*.tar'\n"
             "  tarn load /train -f tarn:/lists/epoch1.txt",
     .tables = load_tables,
-    .shorts = load_shorts,
-    .n_shorts = TARN_ARRAY_LEN(load_shorts),
+    .shorts = job_shorts,
+    .n_shorts = TARN_ARRAY_LEN(job_shorts),
     .max_args = PATHS_MAX};
 const struct cli_command cmd_load_command = {.name = "load",
                                              .spec = &load_spec,
@@ -103,18 +111,13 @@ static int free_run(struct cli *c)
                                         .filter = &p->filter,
                                         .exclude = &p->exclude,
                                         .list = p->list};
-    uint64_t id;
-    int rc;
 
     if (!p->data)
         return tarn_err_set(&c->err, -TARN_E_USAGE, "--no-data: there is nothing else to free");
     spec.data = true;
     spec.recursive = p->recursive;
     spec.dry_run = p->dry_run;
-    rc = cli_connect(c);
-    if (rc == 0)
-        rc = job_start(c, &request, &id);
-    return rc < 0 ? rc : job_see_through(c, id, p->detach);
+    return run_job(c, &request, p->detach);
 }
 
 static const struct tarn_conf_table *const free_tables[] = {&cli_free_table, &cli_remote_table,
@@ -126,8 +129,8 @@ static const struct tarn_flags_spec free_spec = {
     .text =
         "A later read fetches from the store again. A list has the form of that of `tarn load`.",
     .tables = free_tables,
-    .shorts = load_shorts,
-    .n_shorts = TARN_ARRAY_LEN(load_shorts),
+    .shorts = job_shorts,
+    .n_shorts = TARN_ARRAY_LEN(job_shorts),
     .max_args = PATHS_MAX};
 const struct cli_command cmd_free_command = {.name = "free",
                                              .spec = &free_spec,

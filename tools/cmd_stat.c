@@ -47,7 +47,7 @@ static void du_json(const char *path, const Tarn__Wire__DuResponse *du)
 
 static int du_run(struct cli *c)
 {
-    Tarn__Wire__DuResponse du;
+    Tarn__Wire__DuResponse du = TARN__WIRE__DU_RESPONSE__INIT;
     char path[TARN_PATH_MAX], a[32], b[32];
     int rc = cli_path(c, c->n_args ? c->args[0] : "/", path);
 
@@ -104,7 +104,7 @@ static int stat_file_cached(struct cli *c, const struct tarn_attr *attr, uint64_
 static int stat_cached(struct cli *c, const char *path, const struct tarn_attr *attr,
                        struct stat_cache *ret)
 {
-    Tarn__Wire__DuResponse du;
+    Tarn__Wire__DuResponse du = TARN__WIRE__DU_RESPONSE__INIT;
     int rc;
 
     *ret = (struct stat_cache){.size = attr->size_bytes, .known = true};

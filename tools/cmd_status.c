@@ -108,6 +108,29 @@ static json_t *status_json(const Tarn__Wire__StatusResponse *st, const char *add
                      "uptime_ms", U(st->uptime_ms));
 }
 
+/* What comes from stores and other sessions may hold anything. */
+static void put(const char *text)
+{
+    cli_put_name(stdout, text, strlen(text)); /* main() checks the stream at the end */
+}
+
+static void status_text_mount(const Tarn__Wire__MountStatus *m)
+{
+    char size[32];
+
+    (void)fputs("attached  ", stdout); /* as above, and below */
+    put(m->ufs);
+    (void)fputs(" at ", stdout);
+    put(m->path);
+    (void)printf(": %" PRIu64 " files, %s%s\n", m->files, tarn_format_size(m->bytes, size),
+                 m->complete ? ", all listed" : ", listed in part");
+    if (strcmp(m->state, "up") == 0)
+        return;
+    (void)fputs("          the store does not answer: ", stdout);
+    put(m->error);
+    (void)printf(" (%" PRIu64 " answers from older metadata)\n", m->stale_answers);
+}
+
 static void status_text(const Tarn__Wire__StatusResponse *st)
 {
     struct status_sums s = {0};
@@ -116,17 +139,8 @@ static void status_text(const Tarn__Wire__StatusResponse *st)
     status_sum(st, &s);
     (void)printf("cluster   %s, up %s\n", st->cluster_id,
                  tarn_format_duration(st->uptime_ms * TARN_NS_PER_MS, a));
-    for (size_t i = 0; i < st->n_mounts; i++) {
-        const Tarn__Wire__MountStatus *m = st->mounts[i];
-
-        (void)printf("attached  %s at %s: %" PRIu64 " files, %s%s\n", m->ufs, m->path, m->files,
-                     tarn_format_size(m->bytes, a),
-                     m->complete ? ", all listed" : ", listed in part");
-        if (strcmp(m->state, "up") != 0)
-            (void)printf("          the store does not answer: %s (%" PRIu64
-                         " answers from older metadata)\n",
-                         m->error, m->stale_answers);
-    }
+    for (size_t i = 0; i < st->n_mounts; i++)
+        status_text_mount(st->mounts[i]);
     for (size_t i = 0; i < st->n_workers; i++)
         for (size_t t = 0; t < st->workers[i]->n_tiers; t++) {
             const Tarn__Wire__Tier *tier = st->workers[i]->tiers[t];
@@ -142,10 +156,17 @@ static void status_text(const Tarn__Wire__StatusResponse *st)
         (void)printf(" (hit ratio %.1f %%)",
                      100.0 * (double)(s.local + s.remote) / (double)(s.local + s.remote + s.ufs));
     (void)printf("\njobs      %u running, %u failed\n", st->jobs_running, st->jobs_failed);
-    for (size_t i = 0; i < st->n_sessions; i++)
-        if (st->sessions[i]->mountpoint[0])
-            (void)printf("mount     %s on %s (pid %" PRIu64 ")\n", st->sessions[i]->mountpoint,
-                         st->sessions[i]->host, st->sessions[i]->pid);
+    for (size_t i = 0; i < st->n_sessions; i++) {
+        const Tarn__Wire__SessionStatus *session = st->sessions[i];
+
+        if (!session->mountpoint[0])
+            continue;
+        (void)fputs("mount     ", stdout);
+        put(session->mountpoint);
+        (void)fputs(" on ", stdout);
+        put(session->host);
+        (void)printf(" (pid %" PRIu64 ")\n", session->pid);
+    }
 }
 
 static int status_run(struct cli *c)

@@ -47,7 +47,7 @@ void completion_bash(struct tarn_str *out)
     tarn_str_adds(out,
                   "        esac\n"
                   "    elif [ \"${COMP_WORDS[1]}\" = job ] && [ \"$COMP_CWORD\" -eq 2 ]; then\n"
-                  "        words=\"ls show wait cancel manifest\"\n"
+                  "        words=\"ls show wait cancel retry manifest\"\n"
                   "    elif [ \"${COMP_WORDS[1]}\" = help ]; then\n"
                   "        words=\"");
     for (size_t i = 0; (cmd = cli_at(i)) != NULL; i++)

@@ -93,7 +93,7 @@ int job_each_line(struct cli *c, uint64_t id, job_line_fn *fn, void *arg)
 /* ---- following ---------------------------------------------------------------------------------
  */
 
-static bool job_ended(const Tarn__Wire__Job *job)
+bool job_ended(const Tarn__Wire__Job *job)
 {
     return strcmp(job->state, "planned") != 0 && strcmp(job->state, "running") != 0;
 }
@@ -179,9 +179,13 @@ int job_follow(struct cli *c, uint64_t id, bool interrupts, Tarn__Wire__Job **re
     }
     if (job)
         tarn__wire__job__free_unpacked(job, NULL);
-    if (tarn_err_exit(rc) == TARN_EXIT_UNREACH)
-        (void)tarn_err_wrap(&c->err, rc,
-                            "the server went away; job %" PRIu64 " goes on when it is back", id);
+    if (tarn_err_exit(rc) == TARN_EXIT_UNREACH) {
+        struct tarn_errbuf why = c->err;
+
+        (void)tarn_err_set(&c->err, rc,
+                           "%s; the job goes on where it is back: tarn job wait %" PRIu64,
+                           tarn_err_text(&why, rc), id);
+    }
     return rc;
 }
 

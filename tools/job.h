@@ -23,6 +23,8 @@ struct job_request {
  * malformed the job is cancelled.
  */
 int job_start(struct cli *c, const struct job_request *r, uint64_t *ret_id);
+/* Makes a new job with the paths and flags of one that has ended. JOB_STATE, UNSUPPORTED. */
+int job_repeat(struct cli *c, const Tarn__Wire__Job *job, uint64_t *ret_id);
 
 /* The caller frees it: tarn__wire__job__free_unpacked(). */
 int job_show(struct cli *c, uint64_t id, Tarn__Wire__Job **ret);
@@ -43,5 +45,6 @@ int job_see_through(struct cli *c, uint64_t id, bool detach);
 /* Calls `fn` for each line of the manifest that there is; non-zero ends it and is returned. */
 typedef int job_line_fn(void *arg, const Tarn__Wire__ManifestLine *line);
 int job_each_line(struct cli *c, uint64_t id, job_line_fn *fn, void *arg);
+bool job_ended(const Tarn__Wire__Job *job);
 /* What `tarn job show --json` prints; its keys are a contract. New reference. */
 struct json_t *job_json(const Tarn__Wire__Job *job);

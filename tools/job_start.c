@@ -280,3 +280,28 @@ int job_start(struct cli *c, const struct job_request *r, uint64_t *ret_id)
         *ret_id = s.id;
     return rc;
 }
+
+int job_repeat(struct cli *c, const Tarn__Wire__Job *job, uint64_t *ret_id)
+{
+    Tarn__Wire__JobCreateRequest msg = TARN__WIRE__JOB_CREATE_REQUEST__INIT;
+    struct tarn_rpc_req req;
+    int rc;
+
+    if (!job_ended(job))
+        return tarn_err_set(&c->err, -TARN_E_JOB_STATE,
+                            "job %" PRIu64 " has not ended (it is %s); `tarn job wait` awaits it",
+                            job->id, job->state);
+    if (!job->spec || job->spec->n_paths == 0)
+        return tarn_err_set(&c->err, -TARN_E_UNSUPPORTED,
+                            "job %" PRIu64
+                            " was made from a list, which is not kept: give `tarn %s -f` the list "
+                            "again; what is done already is left out",
+                            job->id, job->kind);
+    msg.kind = job->kind;
+    msg.spec = job->spec;
+    rc = cli_call(c, &req, TARN_RPC_job_create, &msg.base, "start the job");
+    if (rc == 0)
+        *ret_id = ((const Tarn__Wire__Job *)req.resp)->id;
+    tarn_rpc_req_fini(&req);
+    return rc;
+}

@@ -57,11 +57,12 @@ static int main_fail(struct cli *c, int rc)
 {
     const char *text = tarn_err_text(&c->err, rc);
 
-    if (!c->failed_quietly && tarn_starts_with(text, c->cmd->spec->command))
-        (void)fprintf(stderr, "%s\n",
-                      text); /* the command line's parser names the command itself */
-    else if (!c->failed_quietly)
-        (void)fprintf(stderr, "tarn %s: %s\n", c->cmd->name, text);
+    if (c->failed_quietly)
+        return (int)tarn_err_exit(rc);
+    if (!tarn_starts_with(text, c->cmd->spec->command)) /* the parser of the line names it itself */
+        (void)fprintf(stderr, "tarn %s: ", c->cmd->name); /* there is nowhere else to say it */
+    cli_put_name(stderr, text, strlen(text));             /* it may hold names of a store */
+    (void)fputc('\n', stderr);
     return (int)tarn_err_exit(rc);
 }
 
@@ -90,7 +91,7 @@ static enum tarn_log_level main_log_level(const struct cli *c)
 {
     bool asked = strcmp(tarn_conf_source(c->conf, "log-level"), "default") != 0;
 
-    return c->cmd->remote && !asked ? TARN_LOG_ERROR : (enum tarn_log_level)c->common.log_level;
+    return !c->cmd->server && !asked ? TARN_LOG_ERROR : (enum tarn_log_level)c->common.log_level;
 }
 
 static int main_run(struct cli *c, int argc, char **argv)

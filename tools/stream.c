@@ -160,7 +160,5 @@ int cli_stream_file(struct cli *c, const struct tarn_attr *attr, unsigned depth,
     }
     stream_end(s);
     free(s);
-    if (rc < 0 && !c->err.text[0])
-        (void)tarn_err_set(&c->err, rc, "%s: %s", what, tarn_strerror(rc));
-    return rc;
+    return rc < 0 ? cli_failed(c, rc, what) : 0;
 }

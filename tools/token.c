@@ -110,6 +110,8 @@ int cli_token_make(const char *path, unsigned port, struct tarn_str *ret_token,
     rc = write(fd, hex, sizeof(hex) - 1) == (ssize_t)(sizeof(hex) - 1) ? 0 : -EIO;
     TARN_KEEP(rc, close(fd) < 0 ? -errno : 0);
     TARN_KEEP(rc, rename(tmp, tarn_str_z(ret_path)) < 0 ? -errno : 0);
+    if (rc < 0)
+        (void)unlink(tmp); /* the first error is the one to tell */
     tarn_str_reset(ret_token);
     tarn_str_add(ret_token, hex, 2 * TOKEN_BYTES);
     tarn_wipe(hex, sizeof(hex));

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What `tarn local` refuses before it makes anything. Paths are compared in canonical form; of one
+ * that does not exist yet, what exists of it is resolved.
+ *
+ * A file of ours below the mountpoint would be reached through our own mount, from threads that the
+ * mount waits for: nothing would ever answer. One inside the served directory would be served, and
+ * cached, and grow by that.
+ */
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fuse/fuse.h"
+#include "lib/base/mem.h"
+#include "tools/local.h"
+
+#define FD_PREFIX "/dev/fd/" /* a mount that was made for us: it has no place */
+
+/* ---- places -----------------------------------------------------------------------------------
+ */
+
+/* True when `path` is `dir` or below it. Both canonical. */
+static bool path_inside(const char *path, const char *dir)
+{
+    size_t n = strlen(dir);
+
+    return strncmp(path, dir, n) == 0 && (path[n] == 0 || path[n] == '/' || n == 1);
+}
+
+/* The canonical form of `path`, of which the end need not exist. "" when it is too long. */
+static void path_settle(const char *path, char ret[PATH_MAX])
+{
+    TARN_AUTO_FREE char *head = tarn_xasprintf("%s%s", path[0] == '/' ? "" : "./", path);
+    TARN_AUTO_FREE char *whole = tarn_xstrdup(head);
+    const char *rest;
+    size_t n;
+
+    while (!realpath(head, ret)) {
+        char *slash = strrchr(head, '/');
+
+        if (!slash) { /* the working directory is gone */
+            ret[0] = 0;
+            return;
+        }
+        slash[slash == head ? 1 : 0] = 0;
+        if (slash == head)
+            (void)snprintf(ret, PATH_MAX, "/"); /* fits */
+        if (slash == head)
+            break;
+    }
+    rest = whole + strlen(head);
+    rest += strspn(rest, "/");
+    n = strlen(ret);
+    if (rest[0] && n + strlen(rest) + 2 > PATH_MAX)
+        ret[0] = 0;
+    else if (rest[0])
+        (void)snprintf(ret + n, PATH_MAX - n, "%s%s", n > 1 ? "/" : "", rest); /* fits */
+}
+
+static int check_cache_dir(struct local *l, const char *cache_dir, const char *served,
+                           const char *mountpoint)
+{
+    char real[PATH_MAX];
+
+    path_settle(cache_dir, real);
+    if (served[0] && path_inside(real, served))
+        return tarn_err_set(l->err, -TARN_E_CONFIG,
+                            "--cache-dir %s: lies inside the served directory %s", cache_dir,
+                            served);
+    if (mountpoint[0] && (path_inside(real, mountpoint) || path_inside(mountpoint, real)))
+        return tarn_err_set(l->err, -TARN_E_CONFIG,
+                            "--cache-dir %s: lies below the mountpoint %s (or around it)",
+                            cache_dir, mountpoint);
+    return 0;
+}
+
+static int check_file(struct local *l, const char *flag, const char *path, const char *mountpoint)
+{
+    char real[PATH_MAX];
+
+    if (!path[0] || !mountpoint[0])
+        return 0;
+    path_settle(path, real);
+    if (!path_inside(real, mountpoint))
+        return 0;
+    return tarn_err_set(l->err, -TARN_E_CONFIG, "--%s %s: lies below the mountpoint %s", flag, path,
+                        mountpoint);
+}
+
+int local_check_places(struct local *l, const char *cache_dir)
+{
+    char served[PATH_MAX] = "", mountpoint[PATH_MAX] = "";
+    int rc;
+
+    if (tarn_starts_with(l->uri, "file://") && !realpath(l->uri + 7, served))
+        served[0] = 0; /* the store's own check says what is wrong with it */
+    if (!tarn_starts_with(l->mountpoint, FD_PREFIX) && !realpath(l->mountpoint, mountpoint))
+        mountpoint[0] = 0;
+    if (served[0] && mountpoint[0] &&
+        (path_inside(mountpoint, served) || path_inside(served, mountpoint)))
+        return tarn_err_set(l->err, -TARN_E_MOUNTPOINT,
+                            "mountpoint %s: lies inside the served directory %s (or around it)",
+                            mountpoint, served);
+    rc = check_cache_dir(l, cache_dir, served, mountpoint);
+    if (rc == 0)
+        rc = check_file(l, "pid-file", l->p->pid_file, mountpoint);
+    if (rc == 0)
+        rc = check_file(l, "log-file", l->p->log_file, mountpoint);
+    return rc;
+}
+
+/* ---- addresses --------------------------------------------------------------------------------
+ */
+
+static bool addr_is_loopback(const char *addr)
+{
+    const char *end = addr[0] == '[' ? strchr(addr, ']') : strrchr(addr, ':');
+    struct in6_addr six;
+    struct in_addr four;
+    char host[64];
+    size_t n;
+
+    if (tarn_starts_with(addr, "unix:"))
+        return true;
+    addr += addr[0] == '[';
+    n = end ? (size_t)(end - addr) : strlen(addr);
+    if (n >= sizeof(host))
+        return false;
+    memcpy(host, addr, n);
+    host[n] = 0;
+    if (inet_pton(AF_INET, host, &four) == 1)
+        return ntohl(four.s_addr) >> 24 == 127;
+    if (inet_pton(AF_INET6, host, &six) == 1)
+        return IN6_IS_ADDR_LOOPBACK(&six);
+    return strcmp(host, "localhost") == 0;
+}
+
+static int check_addr(struct local *l, const char *flag, const char *addr)
+{
+    if (!addr[0] || strcmp(addr, "none") == 0 || l->p->insecure || addr_is_loopback(addr))
+        return 0;
+    return tarn_err_set(l->err, -TARN_E_CONFIG,
+                        "--%s %s: listening beyond loopback needs --insecure", flag, addr);
+}
+
+/* ---- all ------------------------------------------------------------------------------------- */
+
+/* Others see the command line: no password there, in whatever form. */
+static int check_proxy(struct local *l)
+{
+    if (!strchr(l->opts.proxy, '@') ||
+        !tarn_starts_with(tarn_conf_source(l->opts_conf, "proxy"), "option"))
+        return 0;
+    return tarn_err_set(l->err, -TARN_E_SECRET_ARGV,
+                        "-o proxy: a password is not taken on the command line, where others can "
+                        "read it; use \"proxy:\" in a config file of mode 0600");
+}
+
+int local_check(struct local *l, const char *cache_dir)
+{
+    char real[PATH_MAX];
+    int rc = check_addr(l, "listen", l->p->listen);
+
+    if (rc == 0)
+        rc = check_addr(l, "http-listen", l->p->http_listen);
+    if (rc == 0)
+        rc = check_proxy(l);
+    if (rc == 0 && !l->p->read_only)
+        rc = tarn_err_set(l->err, -TARN_E_CONFIG,
+                          "--no-read-only: there is no mount that takes changes yet");
+    if (rc == 0)
+        rc = tarn_fuse_mountpoint_prepare(l->mountpoint, l->err);
+    if (rc == 0 && !tarn_starts_with(l->mountpoint, FD_PREFIX) && realpath(l->mountpoint, real))
+        memcpy(l->mountpoint, real, strlen(real) + 1);
+    return rc < 0 ? rc : local_check_places(l, cache_dir);
+}

@@ -6,14 +6,18 @@
  * just like that: some groups of one file would be of the old object and some of the new one. So
  * the first answer decides for the whole cid, and another ETag means that the object changed.
  *
- * Bounded: the oldest are forgotten. What is cached then still counts as fetched under the ETag
- * that the cid was made of, and nothing else is adopted.
+ * Bounded: the oldest are forgotten. For what is cached the tier keeps a tag, also over restarts: 0
+ * where the ETag is that which the cid was made of, else its hash. An answer of another tag means
+ * that the object changed since those bytes were fetched. Nothing can be fetched any more that goes
+ * with them; so they are dropped and the file begins anew, unless somebody may have read of them
+ * since the start: who has half of the old object must not get half of the new one.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "lib/base/assert.h"
 #include "lib/base/hash.h"
+#include "lib/base/log.h"
 #include "lib/base/mem.h"
 #include "worker/worker_priv.h"
 
@@ -51,18 +55,66 @@ const char *wetag_of(struct tarn_worker *w, const struct wloc *loc)
     return e ? e->etag : loc->ufs.etag;
 }
 
+uint64_t wetag_tag(const struct wloc *loc, const struct tarn_ufs_get *g)
+{
+    const char *etag = g->version.etag;
+    uint64_t tag;
+
+    if (!*etag || strcmp(etag, loc->ufs.etag) == 0)
+        return 0;
+    tag = tarn_xxh3(etag, strlen(etag));
+    return tag ? tag : 1;
+}
+
+/* Bytes of an object that is no more, on their way out. */
+struct wetag_outdated {
+    struct tarn_tier_op op;
+    struct tarn_worker *worker;
+};
+
+static void outdated_dropped(struct tarn_tier_op *op, int rc)
+{
+    struct wetag_outdated *o = op->arg;
+    struct tarn_worker *w = o->worker;
+
+    (void)rc; /* they are not present any more, whatever became of the room */
+    tarn_tier_file_put(&op->file);
+    free(o);
+    worker_idle(w);
+}
+
+static void outdated_drop(struct tarn_worker *w, const struct wloc *loc)
+{
+    struct wetag_outdated *o = tarn_xnew(struct wetag_outdated);
+
+    tarn_info("worker", "another object came in place of what is cached, which is dropped: key=%s",
+              loc->key);
+    worker_busy(w);
+    o->worker = w;
+    o->op = (struct tarn_tier_op){
+        .file = tarn_tier_file_get(w->args.tier, &loc->cid, loc->ufs.size_bytes),
+        .cb = outdated_dropped,
+        .arg = o};
+    TARN_ASSERT(o->op.file != NULL); /* loc has it */
+    tarn_tier_drop(w->args.tier, &o->op);
+}
+
 int wetag_check(struct tarn_worker *w, const struct wloc *loc, const struct tarn_ufs_get *g)
 {
     size_t n = strlen(g->version.etag);
     struct wetag *e;
+    uint64_t tag;
 
     if (n == 0)
         return 0;
     e = wetag_find(w, &loc->cid);
     if (e)
         return strcmp(e->etag, g->version.etag) == 0 ? 0 : -TARN_E_UFS_CHANGED;
-    if (g->adopted && loc->file && tarn_tier_file_cached(loc->file) > 0)
-        return -TARN_E_UFS_CHANGED;
+    if (loc->file && tarn_tier_file_tag(loc->file, &tag) && tag != wetag_tag(loc, g)) {
+        if (tarn_tier_file_used(loc->file))
+            return -TARN_E_UFS_CHANGED;
+        outdated_drop(w, loc);
+    }
     while (w->etags.count >= TARN_WORKER_ETAGS_MAX)
         wetag_drop(w, TARN_LIST_ENTRY(w->etags_fifo.next, struct wetag, node));
     e = tarn_xcalloc(1, sizeof(*e) + n + 1);

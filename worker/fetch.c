@@ -266,6 +266,7 @@ static void unit_fetched(struct tarn_ufs_get *g, int rc)
                                        .group = u->group,
                                        .buf = u->buf,
                                        .level = (uint32_t)g->verified,
+                                       .tag = wetag_tag(u->loc, g),
                                        .reserved_bytes = u->len_bytes,
                                        .cb = unit_stored,
                                        .arg = u};

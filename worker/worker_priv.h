@@ -156,8 +156,10 @@ void wread_fini(struct wread *r);   /* drops the buffers, after cb */
 
 /* The ETag to ask for bytes of `loc` with. */
 const char *wetag_of(struct tarn_worker *w, const struct wloc *loc);
+/* The tag under which the tier keeps what `g` brought. */
+uint64_t wetag_tag(const struct wloc *loc, const struct tarn_ufs_get *g);
 /* Before the first byte of an answer is taken: -TARN_E_UFS_CHANGED unless its ETag is that of the
- * cid's other bytes. */
+ * cid's other bytes, or nobody has seen any of those. */
 int wetag_check(struct tarn_worker *w, const struct wloc *loc, const struct tarn_ufs_get *g);
 void wetags_fini(struct tarn_worker *w);
 

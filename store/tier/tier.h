@@ -90,6 +90,12 @@ bool tarn_tier_file_verified(struct tarn_tier_file *f, uint64_t off, uint64_t le
  * none is. */
 uint32_t tarn_tier_file_level(struct tarn_tier_file *f);
 
+/* True when bytes of the file are present or being stored; *ret_tag is the tag of all of them.
+ * Loop's thread. */
+bool tarn_tier_file_tag(const struct tarn_tier_file *f, uint64_t *ret_tag);
+/* False when nothing of the file can have been read since the start. Loop's thread. */
+bool tarn_tier_file_used(const struct tarn_tier_file *f);
+
 /*
  * Reads up to TARN_READ_MAX bytes of [off, off + len) into dst, if all are present and verified.
  * Any thread; costs a pread. Returns bytes (short only at the end of the file) or
@@ -125,7 +131,9 @@ struct tarn_tier_op {
     uint64_t granules; /* read: in, bit set of granules wanted; out, those delivered. load: out,
                           verified */
     uint32_t level;    /* store: in, enum tarn_verified, kept in the index */
-    bool medium;       /* load: in, read the medium, not the page cache (--verify) */
+    uint64_t tag; /* store: in, which of several sources of the version the bytes came from; kept
+                     in the index. 0: there is one */
+    bool medium;  /* load: in, read the medium, not the page cache (--verify) */
     uint64_t reserved_bytes; /* reserve: in; store: in, what was reserved for it */
     tarn_tier_fn *cb;        /* in */
     void *arg;               /* in */
@@ -155,7 +163,7 @@ void tarn_tier_unreserve(struct tarn_tier *t, uint64_t reserved_bytes);
  * Writes a group: computes the checksums, writes the data, then the index record; afterwards the
  * group is present and verified. Uses up the reservation, also on failure. ENOSPC and EIO class
  * errors leave nothing behind; TIER_FULL: no space on the disk or in the index; CANCELLED:
- * overtaken by tarn_tier_drop().
+ * overtaken by tarn_tier_drop(), or the file holds bytes of another tag (never both).
  */
 void tarn_tier_store(struct tarn_tier *t, struct tarn_tier_op *op);
 /*

@@ -358,6 +358,19 @@ uint32_t tarn_tier_file_level(struct tarn_tier_file *f)
     return atomic_load(&f->cached) ? atomic_load(&f->level) : 0;
 }
 
+bool tarn_tier_file_tag(const struct tarn_tier_file *f, uint64_t *ret_tag)
+{
+    if (f->present_n == 0 && !(f->busy && f->busy->active > 0))
+        return false;
+    *ret_tag = f->tag;
+    return true;
+}
+
+bool tarn_tier_file_used(const struct tarn_tier_file *f)
+{
+    return f->used;
+}
+
 /* ---- readers' pins ---------------------------------------------------------------------- */
 
 void tarn_tier_group_pin(struct tier_group *g)

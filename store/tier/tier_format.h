@@ -24,7 +24,7 @@
 #define TARN_TIER_OWNER_MAX      80u   /* bytes of an owner id with its NUL */
 #define TARN_TIER_KEY_BYTES      20u
 #define TARN_TIER_RECORD_HEAD    24u
-#define TARN_TIER_RECORD_MAX     (TARN_TIER_RECORD_HEAD + 8 * TARN_GROUP_GRANULES + 8)
+#define TARN_TIER_RECORD_MAX     (TARN_TIER_RECORD_HEAD + 8 + 8 * TARN_GROUP_GRANULES + 8)
 #define TARN_TIER_RECORD_PINNED  1u /* a flag */
 /* Groups have 32-bit numbers. */
 #define TARN_TIER_FILE_MAX ((1ull << 32) * TARN_UNIT_BYTES)
@@ -53,10 +53,10 @@ struct tarn_tier_key_bytes {
 };
 _Static_assert(sizeof(struct tarn_tier_key_bytes) == TARN_TIER_KEY_BYTES, "key");
 
-/* The fixed part of an index record; the sums of the present granules and the record's own sum
- * follow. */
+/* The fixed part of an index record; the tag (format 2), the sums of the present granules and the
+ * record's own sum follow. */
 struct tarn_tier_record_bytes {
-    uint8_t format;     /* 1 */
+    uint8_t format;     /* 1: without a tag, 2: with one */
     uint8_t flags;      /* TARN_TIER_RECORD_* */
     uint8_t level;      /* enum tarn_verified: how far the store vouches for the bytes */
     uint8_t count;      /* sums that follow: bits set in `present` */
@@ -67,7 +67,7 @@ struct tarn_tier_record_bytes {
 _Static_assert(sizeof(struct tarn_tier_record_bytes) == TARN_TIER_RECORD_HEAD, "record");
 _Static_assert(offsetof(struct tarn_tier_record_bytes, length) == 8, "record");
 _Static_assert(offsetof(struct tarn_tier_record_bytes, present) == 16, "record");
-_Static_assert(TARN_TIER_RECORD_MAX == 544, "record");
+_Static_assert(TARN_TIER_RECORD_MAX == 552, "record");
 
 struct tarn_tier_format {
     uint64_t created_s;              /* seconds since 1970 */
@@ -80,6 +80,7 @@ struct tarn_tier_record {
     uint32_t atime_s;                   /* seconds since 1970 */
     uint64_t length;                    /* bytes of the file */
     uint64_t present;                   /* granules */
+    uint64_t tag;                       /* which source the bytes are of; 0: the cid tells */
     uint64_t sums[TARN_GROUP_GRANULES]; /* by granule; 0 where not present */
 };
 

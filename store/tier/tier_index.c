@@ -65,6 +65,7 @@ static void batch_store(struct tarn_kv_batch *b, const struct tarn_tier_op *op, 
         .atime_s = op->atime_s,
         .length = op->file->length,
         .present = tarn_tier_group_mask(op->file->length, op->group),
+        .tag = op->tag,
     };
 
     memcpy(rec.sums, op->sums, sizeof(rec.sums));

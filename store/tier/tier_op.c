@@ -353,17 +353,19 @@ static void store_begin(struct tarn_tier_op *op)
     struct tarn_tier *t = op->tier;
     struct tarn_tier_file *f = op->file;
     struct tier_group *g = tarn_tier_group_make(f, op->group);
-    uint64_t all = tarn_tier_group_mask(f->length, op->group);
+    uint64_t all = tarn_tier_group_mask(f->length, op->group), tag;
 
     if (tarn_tier_offline(t)) {
         store_refuse(op, -TARN_E_TIER_OFFLINE);
-    } else if (op->generation != f->generation) {
+    } else if (op->generation != f->generation || (tarn_tier_file_tag(f, &tag) && tag != op->tag)) {
         store_refuse(op, -TARN_E_CANCELLED);
     } else if ((atomic_load(&g->present) & atomic_load(&g->verified)) == all) {
         store_refuse(op, 0); /* another one was faster */
     } else if (store_pinned_full(op) || t->kv_state == TIER_KV_DOWN) {
         store_refuse(op, -TARN_E_TIER_FULL);
     } else {
+        f->tag = op->tag;
+        f->used = true; /* its readers have the bytes before we do */
         tarn_tier_turn_begin(f, g, false);
         tarn_tier_group_clear(f, op->group, all);
         if (tarn_tier_group_quiet(g))

@@ -85,7 +85,7 @@ struct tier_busy {
     bool exclusive;           /* the one under way removes the file */
 };
 
-/* A single-group file is one allocation of 192 bytes: the leaf follows the struct. */
+/* A single-group file is one allocation of 200 bytes: the leaf follows the struct. */
 struct tarn_tier_file {
     struct tarn_hnode node;      /* Lock: shard */
     tarn_cid_t cid;              /* immutable */
@@ -94,6 +94,7 @@ struct tarn_tier_file {
     void *_Atomic root;          /* leaf or node, by the number of groups; NULL until needed */
     _Atomic uint64_t cached;     /* bytes present; changed on the loop */
     uint64_t disk_bytes;         /* Lock: tier.acct_mtx. Counted in tier.data_bytes_disk */
+    uint64_t tag;                /* Owner: loop. Of all that is present or being stored */
     struct tarn_tier_loan *loan; /* Lock: tier.acct_mtx. NULL: its inode was never lent */
     struct tarn_list idle;       /* Lock: tier.fd_mtx. In tier.fd_idle while open and unused */
     struct tier_busy *busy;      /* Owner: loop */
@@ -105,10 +106,11 @@ struct tarn_tier_file {
     _Atomic bool on_disk;  /* there is a file; changed on the loop */
     _Atomic bool seen;     /* the walk after the start met it */
     _Atomic uint8_t level; /* weakest enum tarn_verified of its groups; 0: unknown */
+    bool used;             /* Owner: loop. Some of it was verified since the start */
 };
 _Static_assert(sizeof(struct tarn_tier_file) + sizeof(struct tier_leaf) +
                        sizeof(struct tier_group) <=
-                   192,
+                   200,
                "a hundred thousand small files fit 25 MB");
 
 struct tier_shard {

@@ -248,6 +248,7 @@ static void check_done(struct tarn_tier_op *op)
         (void)tarn_tier_note(t, 0); /* 0 never counts */
         atomic_fetch_add(&t->checksum_errors, (uint64_t)__builtin_popcountll(op->bad & present));
         op->granules &= present;
+        op->file->used |= op->granules != 0;
         atomic_fetch_or(&g->verified, op->granules);
         if (op->bad & present)
             tarn_tier_fix(op->file, op->group, op->bad & present);

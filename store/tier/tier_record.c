@@ -7,8 +7,9 @@
 #include "lib/base/mem.h"
 #include "store/tier/tier_format.h"
 
-#define RECORD_V1    1
-#define RECORD_FLAGS TARN_TIER_RECORD_PINNED
+#define RECORD_PLAIN  1 /* no tag */
+#define RECORD_TAGGED 2
+#define RECORD_FLAGS  TARN_TIER_RECORD_PINNED
 
 void tarn_tier_key_encode(const tarn_cid_t *cid, uint32_t group, uint8_t ret[TARN_TIER_KEY_BYTES])
 {
@@ -38,7 +39,7 @@ size_t tarn_tier_record_encode(const uint8_t key[TARN_TIER_KEY_BYTES],
                                const struct tarn_tier_record *r, uint8_t ret[TARN_TIER_RECORD_MAX])
 {
     struct tarn_tier_record_bytes b = {
-        .format = RECORD_V1,
+        .format = r->tag ? RECORD_TAGGED : RECORD_PLAIN,
         .flags = r->flags,
         .level = r->level,
         .count = (uint8_t)__builtin_popcountll(r->present),
@@ -50,6 +51,10 @@ size_t tarn_tier_record_encode(const uint8_t key[TARN_TIER_KEY_BYTES],
     tarn_tier_le_put(b.length, sizeof(b.length), r->length);
     tarn_tier_le_put(b.present, sizeof(b.present), r->present);
     memcpy(ret, &b, sizeof(b));
+    if (r->tag) {
+        tarn_tier_le_put(ret + n, 8, r->tag);
+        n += 8;
+    }
     for (unsigned i = 0; i < TARN_GROUP_GRANULES; i++) {
         if (r->present & (1ull << i)) {
             tarn_tier_le_put(ret + n, 8, r->sums[i]);
@@ -71,7 +76,7 @@ static int record_check(const struct tarn_tier_record_bytes *b, uint32_t group,
     r->atime_s = (uint32_t)tarn_tier_le_take(b->atime, sizeof(b->atime));
     r->length = tarn_tier_le_take(b->length, sizeof(b->length));
     r->present = tarn_tier_le_take(b->present, sizeof(b->present));
-    if (b->format != RECORD_V1 || (b->flags & ~RECORD_FLAGS) || r->length > TARN_TIER_FILE_MAX ||
+    if ((b->flags & ~RECORD_FLAGS) || r->length > TARN_TIER_FILE_MAX ||
         group >= tarn_tier_groups(r->length))
         return -TARN_E_INDEX_CORRUPT;
     if (r->present == 0 || (r->present & ~tarn_tier_group_mask(r->length, group)))
@@ -87,19 +92,28 @@ int tarn_tier_record_decode(const uint8_t key[TARN_TIER_KEY_BYTES], const void *
     struct tarn_tier_record r = {0};
     tarn_cid_t cid;
     uint32_t group;
-    size_t at = sizeof(b);
+    size_t at = sizeof(b), tag;
     int rc;
 
     if (n < sizeof(b) + 16 || n > TARN_TIER_RECORD_MAX)
         return -TARN_E_INDEX_CORRUPT;
     memcpy(&b, src, sizeof(b));
-    if (n != sizeof(b) + 8u * b.count + 8u ||
+    if (b.format != RECORD_PLAIN && b.format != RECORD_TAGGED)
+        return -TARN_E_INDEX_CORRUPT;
+    tag = b.format == RECORD_TAGGED ? 8 : 0;
+    if (n != sizeof(b) + tag + 8u * b.count + 8u ||
         tarn_tier_le_take(src + n - 8, 8) != record_sum(key, src, n - 8))
         return -TARN_E_INDEX_CORRUPT;
     rc = tarn_tier_key_decode(key, TARN_TIER_KEY_BYTES, &cid, &group);
     TARN_KEEP(rc, record_check(&b, group, &r));
     if (rc < 0 || __builtin_popcountll(r.present) != b.count)
         return -TARN_E_INDEX_CORRUPT;
+    if (tag) {
+        r.tag = tarn_tier_le_take(src + at, 8);
+        at += 8;
+        if (r.tag == 0) /* it would have been written without */
+            return -TARN_E_INDEX_CORRUPT;
+    }
     for (unsigned i = 0; i < TARN_GROUP_GRANULES; i++) {
         if (r.present & (1ull << i)) {
             r.sums[i] = tarn_tier_le_take(src + at, 8);

@@ -47,6 +47,7 @@ static void scan_take(struct tarn_tier *t, struct index_scan *scan, struct tarn_
 
     if (rec->flags & TARN_TIER_RECORD_PINNED)
         f->pins = 1;
+    f->tag = rec->tag;
     tarn_tier_group_set(f, group, rec->present, 0);
     tarn_tier_file_note_level(f, rec->level);
     atomic_store(&g->atime_s, rec->atime_s);
@@ -66,14 +67,17 @@ static void scan_record(struct tarn_tier *t, struct index_scan *scan, struct tar
     struct tarn_tier_record rec;
     struct tarn_tier_file *f = NULL;
     tarn_cid_t cid;
+    uint64_t tag;
     uint32_t group;
     int rc = tarn_tier_key_decode(k.p, k.n, &cid, &group);
 
     if (rc == 0)
         rc = tarn_tier_record_decode(k.p, v.p, v.n, &rec);
     if (rc == 0)
-        f = tarn_tier_file_get(t, &cid,
-                               rec.length); /* NULL: its records disagree about the length */
+        f = tarn_tier_file_get(t, &cid, rec.length);
+    if (f && tarn_tier_file_tag(f, &tag) && tag != rec.tag)
+        tarn_tier_file_put(&f);
+    /* NULL: its records disagree about the length, or about whose bytes they are */
     if (f) {
         scan_take(t, scan, f, group, &rec);
         tarn_tier_file_put(&f);

@@ -178,7 +178,7 @@ static void loads_leave_room(void **state)
 /* ---- the scripted store ------------------------------------------------------------------------
  */
 
-static uint8_t *body;
+static uint8_t *body, *other_body; /* of seeds 3 and 4 */
 
 static void count_lines(struct srv *s, unsigned *gets, unsigned *heads)
 {
@@ -248,6 +248,91 @@ static void replaced_after_adoption(void **state)
     srv_stop(&s);
 }
 
+/* What is cached under an adopted ETag says so itself: after a restart the rest comes as before. */
+static void adopted_outlives_restart(void **state)
+{
+    const struct srv_object objs[] = {{"f", "elist", "ehead", body, BIG}};
+    struct tarn_ufs_version v = listed("elist");
+    struct srv *s = srv_start(objs, 1);
+    unsigned gets, heads;
+    struct rig r;
+    struct obj o;
+
+    (void)state;
+    rig_init(&r, &(struct rig_args){.quota = 128 * MIB});
+    rig_open_s3(&r, 0, s, "");
+    rig_obj(&r, &o, 0, "f", 3, &v);
+    assert_int_equal(rig_read(&r, &o, 0, 1000), 0);
+    rig_run_for(&r, 30 * TARN_NS_PER_MS);
+    rig_restart(&r);
+    srv_script(s, NULL, 0);
+    rig_read_all(&r, &o, 1 << 20);
+    count_lines(s, &gets, &heads);
+    assert_int_equal(heads, 1);
+    assert_int_equal(gets, 3); /* one of them was refused; what was cached was not asked for */
+    rig_fini(&r);
+    srv_stop(&s);
+}
+
+/* The object was replaced while nobody looked: who has read the old bytes gets no new ones; before
+ * anybody has, the old ones go. */
+static void replaced_over_restart(void **state)
+{
+    const struct srv_object first[] = {{"f", "elist", "ehead", body, BIG}};
+    const struct srv_object second[] = {{"f", "elist2", "ehead2", other_body, BIG}};
+    struct tarn_ufs_version v = listed("elist");
+    struct srv *s = srv_start(first, 1);
+    struct obj o, n;
+    struct rig r;
+
+    (void)state;
+    rig_init(&r, &(struct rig_args){.quota = 128 * MIB});
+    rig_open_s3(&r, 0, s, "");
+    rig_obj(&r, &o, 0, "f", 3, &v);
+    rig_obj(&r, &n, 0, "f", 4, &v);
+    assert_int_equal(rig_read(&r, &o, 0, 1000), 0);
+    rig_run_for(&r, 30 * TARN_NS_PER_MS);
+    srv_objects(s, second, 1);
+    rig_restart(&r);
+    assert_int_equal(rig_read(&r, &o, 1000, 1000), 0); /* somebody has */
+    assert_int_equal(rig_read(&r, &o, 5 * MIB, 1000), -TARN_E_UFS_CHANGED);
+    assert_int_equal(rig_read(&r, &o, 3 * MIB, 1000), 0);
+    rig_restart(&r);
+    assert_int_equal(rig_read(&r, &n, 5 * MIB, 1000), 0); /* nobody has yet */
+    rig_read_all(&r, &n, 1 << 20);
+    rig_restart(&r);
+    rig_read_all(&r, &n, 1 << 20);
+    rig_fini(&r);
+    srv_stop(&s);
+}
+
+/* The same where the store agreed with its listing at first, and the other way round. */
+static void replaced_by_a_store_that_agrees(void **state)
+{
+    const struct srv_object agrees[] = {{"f", "elist", NULL, body, BIG}};
+    const struct srv_object differs[] = {{"f", "elist", "ehead", other_body, BIG}};
+    struct tarn_ufs_version v = listed("elist");
+    struct srv *s = srv_start(agrees, 1);
+    struct obj o[2];
+    struct rig r;
+
+    (void)state;
+    rig_init(&r, &(struct rig_args){.quota = 128 * MIB});
+    rig_open_s3(&r, 0, s, "");
+    rig_obj(&r, &o[0], 0, "f", 3, &v);
+    rig_obj(&r, &o[1], 0, "f", 4, &v);
+    assert_int_equal(rig_read(&r, &o[0], 0, 1000), 0);
+    for (unsigned turn = 1; turn < 4; turn++) {
+        rig_run_for(&r, 30 * TARN_NS_PER_MS);
+        srv_objects(s, turn % 2 ? differs : agrees, 1);
+        rig_restart(&r);
+        assert_int_equal(rig_read(&r, &o[turn % 2], (turn % 2 ? 5 : 9) * MIB, 1000), 0); /* cold */
+        assert_int_equal(rig_read(&r, &o[turn % 2], 0, 1000), 0);
+    }
+    rig_fini(&r);
+    srv_stop(&s);
+}
+
 /* A failure reaches all who wait and is not remembered. */
 static void failures_are_not_kept(void **state)
 {
@@ -307,6 +392,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(loads_leave_room),
         cmocka_unit_test(adopted_once),
         cmocka_unit_test(replaced_after_adoption),
+        cmocka_unit_test(adopted_outlives_restart),
+        cmocka_unit_test(replaced_over_restart),
+        cmocka_unit_test(replaced_by_a_store_that_agrees),
         cmocka_unit_test(failures_are_not_kept),
         cmocka_unit_test(cut_bodies),
     };
@@ -315,8 +403,11 @@ int main(int argc, char **argv)
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     body = tarn_xcalloc(1, BIG);
+    other_body = tarn_xcalloc(1, BIG);
     rig_pattern(3, 0, body, BIG);
+    rig_pattern(4, 0, other_body, BIG);
     failed = cmocka_run_group_tests(tests, NULL, NULL);
     free(body);
+    free(other_body);
     return failed;
 }

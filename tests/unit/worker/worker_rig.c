@@ -26,28 +26,19 @@ static struct tarn_ufs *rig_ufs_of(void *ctx, uint32_t attachment, const char **
     return attachment >= 1 && attachment <= RIG_STORES ? r->store[attachment - 1] : NULL;
 }
 
-void rig_init(struct rig *r, const struct rig_args *args)
+static void rig_start(struct rig *r)
 {
-    char *path;
     struct tarn_errbuf err = {0};
 
-    *r = (struct rig){.dir = fx_tmp()};
-    assert_int_equal(tarn_loop_new(&r->loop), 0);
-    assert_int_equal(tarn_disk_pool_new(4, &r->disk), 0);
-    tarn_timer_start(r->loop, &r->watchdog, 40 * TARN_NS_PER_S, rig_hangs, NULL);
-    memset(r->cap_key, 7, sizeof(r->cap_key));
-    path = tarn_xasprintf("%s/store", r->dir);
-    assert_int_equal(mkdir(path, 0700), 0);
-    free(path);
-    if (args->quota) {
-        path = tarn_xasprintf("%s/tier", r->dir);
+    if (r->args.quota) {
+        char *path = tarn_xasprintf("%s/tier", r->dir);
         struct tarn_tier_args t = {.loop = r->loop,
                                    .disk = r->disk,
                                    .clock = tarn_clock_system(),
                                    .path = path,
                                    .owner_id = RIG_TEXT,
                                    .medium = TARN_MEDIUM_SSD,
-                                   .quota_bytes = args->quota,
+                                   .quota_bytes = r->args.quota,
                                    .high_bp = 9500,
                                    .low_bp = 9000,
                                    .fds_max = 64};
@@ -61,11 +52,26 @@ void rig_init(struct rig *r, const struct rig_args *args)
                                  .id = 1,
                                  .cluster_id = RIG_TEXT,
                                  .cap_key = r->cap_key,
-                                 .fetch_bytes_max = args->fetch_max,
+                                 .fetch_bytes_max = r->args.fetch_max,
                                  .ctx = r,
                                  .ufs_of = rig_ufs_of};
     assert_int_equal(tarn_worker_new(&w, &r->worker), 0);
     tarn_worker_local_ops(r->worker, &r->ops);
+}
+
+void rig_init(struct rig *r, const struct rig_args *args)
+{
+    char *path;
+
+    *r = (struct rig){.args = *args, .dir = fx_tmp()};
+    assert_int_equal(tarn_loop_new(&r->loop), 0);
+    assert_int_equal(tarn_disk_pool_new(4, &r->disk), 0);
+    tarn_timer_start(r->loop, &r->watchdog, 40 * TARN_NS_PER_S, rig_hangs, NULL);
+    memset(r->cap_key, 7, sizeof(r->cap_key));
+    path = tarn_xasprintf("%s/store", r->dir);
+    assert_int_equal(mkdir(path, 0700), 0);
+    free(path);
+    rig_start(r);
 }
 
 static void rig_stopped(void *arg)
@@ -75,7 +81,7 @@ static void rig_stopped(void *arg)
     r->stopped++;
 }
 
-void rig_fini(struct rig *r)
+static void rig_stop(struct rig *r)
 {
     if (!r->worker->stopping)
         tarn_worker_stop(r->worker, rig_stopped, r);
@@ -85,11 +91,24 @@ void rig_fini(struct rig *r)
     assert_int_equal(r->worker->fetch_bytes, 0);
     assert_int_equal(r->worker->units.count, 0);
     tarn_worker_free(&r->worker);
+    if (r->tier)
+        tarn_tier_close(&r->tier);
+    rig_run_for(r, 2 * TARN_NS_PER_MS);
+    r->stopped = 0;
+}
+
+void rig_restart(struct rig *r)
+{
+    rig_stop(r);
+    rig_start(r);
+}
+
+void rig_fini(struct rig *r)
+{
+    rig_stop(r);
     for (unsigned i = 0; i < RIG_STORES; i++)
         if (r->store[i])
             rig_close_store(r, i);
-    if (r->tier)
-        tarn_tier_close(&r->tier);
     rig_run_for(r, 2 * TARN_NS_PER_MS);
     tarn_disk_free(&r->disk);
     tarn_timer_stop(&r->watchdog);

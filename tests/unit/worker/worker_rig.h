@@ -26,7 +26,13 @@
 #define RIG_STORES 3
 #define RIG_TEXT   "cluster-1"
 
+struct rig_args {
+    uint64_t quota;     /* of the tier; 0: no tier */
+    uint64_t fetch_max; /* bytes of fetch units; 0: the default */
+};
+
 struct rig {
+    struct rig_args args;
     struct tarn_loop *loop;
     struct tarn_disk *disk;
     struct tarn_tier *tier;
@@ -39,14 +45,10 @@ struct rig {
     unsigned stopped; /* callbacks of stop */
 };
 
-struct rig_args {
-    uint64_t quota;     /* of the tier; 0: no tier */
-    uint64_t fetch_max; /* bytes of fetch units; 0: the default */
-};
-
 void rig_init(struct rig *r, const struct rig_args *args);
 /* Stops the worker and looks that nothing is left behind. */
 void rig_fini(struct rig *r);
+void rig_restart(struct rig *r);                 /* the worker and its tier; the stores go on */
 void rig_open_dir(struct rig *r, unsigned slot); /* file://…/store */
 void rig_open_s3(struct rig *r, unsigned slot, struct srv *s, const char *opts);
 void rig_open_uri(struct rig *r, unsigned slot, const char *uri, const char *opts);

@@ -82,30 +82,34 @@ static void record_round_trip(void **state)
 
     (void)state;
     tarn_tier_key_encode(&cid, 1, key);
-    for (size_t i = 0; i < TARN_ARRAY_LEN(masks); i++) {
-        struct tarn_tier_record in = some_record(100 * MIB, masks[i]), out;
-        size_t n = tarn_tier_record_encode(key, &in, b);
+    for (size_t i = 0; i < 2 * TARN_ARRAY_LEN(masks); i++) { /* without a tag, with one */
+        struct tarn_tier_record in = some_record(100 * MIB, masks[i / 2]), out;
+        size_t n;
 
+        in.tag = i % 2 ? 0x0123456789abcdef : 0;
+        n = tarn_tier_record_encode(key, &in, b);
         memset(&out, 0xff, sizeof(out));
-        assert_int_equal(n, 32 + 8 * __builtin_popcountll(masks[i]));
+        assert_int_equal(b[0], 1 + i % 2);
+        assert_int_equal(n, 32 + 8 * (i % 2) + 8 * __builtin_popcountll(masks[i / 2]));
         assert_int_equal(tarn_tier_record_decode(key, b, n, &out), 0);
         assert_int_equal(out.flags, in.flags);
         assert_int_equal(out.level, in.level);
         assert_int_equal(out.atime_s, in.atime_s);
         assert_int_equal(out.length, in.length);
         assert_int_equal(out.present, in.present);
+        assert_int_equal(out.tag, in.tag);
         assert_memory_equal(out.sums, in.sums, sizeof(in.sums));
     }
 }
 
-static void record_flips(void **state)
+static void flip_record(uint64_t tag)
 {
     uint8_t key[TARN_TIER_KEY_BYTES], b[TARN_TIER_RECORD_MAX];
     struct tarn_tier_record in = some_record(5 * MIB, 0xffff), out;
     tarn_cid_t cid = rig_cid(2);
     size_t n;
 
-    (void)state;
+    in.tag = tag;
     tarn_tier_key_encode(&cid, 1, key);
     n = tarn_tier_record_encode(key, &in, b);
     for (size_t bit = 0; bit < n * 8; bit++) {
@@ -123,6 +127,13 @@ static void record_flips(void **state)
     assert_int_equal(tarn_tier_record_decode(key, b, n, &out), 0);
 }
 
+static void record_flips(void **state)
+{
+    (void)state;
+    flip_record(0);
+    flip_record(77);
+}
+
 /* Whole by its sum, yet not possible: what only a bug or a hand could have written. */
 static void record_impossible(void **state)
 {
@@ -134,14 +145,24 @@ static void record_impossible(void **state)
     uint8_t key[TARN_TIER_KEY_BYTES], b[TARN_TIER_RECORD_MAX];
     struct tarn_tier_record out;
     tarn_cid_t cid = rig_cid(3);
+    uint64_t sum;
+    size_t n;
 
     (void)state;
     tarn_tier_key_encode(&cid, 1, key);
     for (size_t i = 0; i < TARN_ARRAY_LEN(cases); i++) {
-        size_t n = tarn_tier_record_encode(key, &cases[i], b);
-
+        n = tarn_tier_record_encode(key, &cases[i], b);
         assert_int_equal(tarn_tier_record_decode(key, b, n, &out), -TARN_E_INDEX_CORRUPT);
     }
+    cases[0] = some_record(MIB, 1); /* a tag that says that there is none */
+    cases[0].tag = 1;
+    tarn_tier_key_encode(&cid, 0, key);
+    n = tarn_tier_record_encode(key, &cases[0], b);
+    assert_int_equal(tarn_tier_record_decode(key, b, n, &out), 0);
+    b[TARN_TIER_RECORD_HEAD] = 0;
+    sum = tarn_xxh3_seed(b, n - 8, tarn_xxh3(key, sizeof(key)));
+    memcpy(b + n - 8, &sum, 8);
+    assert_int_equal(tarn_tier_record_decode(key, b, n, &out), -TARN_E_INDEX_CORRUPT);
 }
 
 static void geometry(void **state)
@@ -177,6 +198,20 @@ static size_t fixture_read(const char *name, uint8_t *dst, size_t cap)
     return n;
 }
 
+/* The same record with a tag. */
+static void fixture_tagged(void)
+{
+    uint8_t buf[1024];
+    struct tarn_tier_record r;
+    size_t n = fixture_read("record-0-tagged", buf, sizeof(buf));
+
+    assert_int_equal(
+        tarn_tier_record_decode(buf, buf + TARN_TIER_KEY_BYTES, n - TARN_TIER_KEY_BYTES, &r), 0);
+    assert_int_equal(r.tag, 0x7a67);
+    assert_int_equal(r.length, 150000);
+    assert_int_equal(r.present, 7);
+}
+
 /* Version 1 as it was written once: file 7 of 150,000 bytes, all granules present, pinned. */
 static void fixtures(void **state)
 {
@@ -202,6 +237,8 @@ static void fixtures(void **state)
     assert_int_equal(r.level, 2);
     assert_int_equal(r.flags, TARN_TIER_RECORD_PINNED);
     assert_int_equal(r.atime_s, 1700000123);
+    assert_int_equal(r.tag, 0);
+    fixture_tagged();
     n = fixture_read("data", data, sizeof(data));
     assert_int_equal(n, 150000);
     for (unsigned i = 0; i < 3; i++)
@@ -235,6 +272,10 @@ static void fixtures_write(void)
     if ((out = fopen(FIXTURES "/FORMAT", "wbx")) && fwrite(fb, sizeof(fb), 1, out) == 1)
         (void)fclose(out);
     if ((out = fopen(FIXTURES "/record-0", "wbx")) && fwrite(b, n, 1, out) == 1)
+        (void)fclose(out);
+    r.tag = 0x7a67;
+    n = TARN_TIER_KEY_BYTES + tarn_tier_record_encode(b, &r, b + TARN_TIER_KEY_BYTES);
+    if ((out = fopen(FIXTURES "/record-0-tagged", "wbx")) && fwrite(b, n, 1, out) == 1)
         (void)fclose(out);
     if ((out = fopen(FIXTURES "/data", "wbx")) && fwrite(data, sizeof(data), 1, out) == 1)
         (void)fclose(out);

@@ -12,7 +12,7 @@ static struct tarn_mtx low, high, equal;
 static void init_all(void)
 {
     tarn_mtx_init(&low, TARN_RANK_TIER);
-    tarn_mtx_init(&high, TARN_RANK_LOOP);
+    tarn_mtx_init(&high, TARN_RANK_DISK);
     tarn_mtx_init(&equal, TARN_RANK_TIER);
 }
 

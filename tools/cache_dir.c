@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The cache directory's outer shell. FORMAT is one line, "tarn cache 1": a greater number is a
- * newer tarn's and nothing is touched then. A directory without FORMAT is taken only when it is
- * empty, so that nobody's files are mixed with ours.
+ * The cache directory's outer shell: whose it is (cache_format.c looks at FORMAT), the lock, how
+ * much it may hold and holds.
  */
 #include "tools/cache_dir.h"
 
@@ -23,8 +22,8 @@
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
 #include "lib/base/units.h"
+#include "tools/cache_format.h"
 
-#define CACHE_FORMAT   1
 #define CACHE_SIZE_MAX (100ull << 30)
 #define CACHE_SIZE_MIN (16ull << 20)
 
@@ -67,64 +66,11 @@ static int cache_mkdirs(const char *path, struct tarn_errbuf *err)
     return 0;
 }
 
-/* True when nothing but LOCK is in it. */
-static bool cache_dir_empty(int dir_fd)
-{
-    int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
-    struct dirent *e;
-    bool empty = d != NULL;
-
-    while (d && (e = readdir(d)) != NULL)
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 &&
-            strcmp(e->d_name, "LOCK") != 0 && strcmp(e->d_name, "lost+found") != 0 &&
-            strcmp(e->d_name, "tarn.log") != 0)
-            empty = false;
-    if (d)
-        (void)closedir(d);
-    return empty;
-}
-
-static int cache_format(int dir_fd, const char *path, struct tarn_errbuf *err)
-{
-    static const char line[] = "tarn cache 1\n";
-    char buf[64] = "";
-    unsigned format = 0;
-    TARN_AUTO_FD int fd = openat(dir_fd, "FORMAT", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    ssize_t n;
-
-    if (fd >= 0) {
-        n = read(fd, buf, sizeof(buf) - 1);
-        if (n < 0)
-            return tarn_err_set(err, -errno, "%s/FORMAT: %s", path, strerrordesc_np(errno));
-        if (sscanf(buf, "tarn cache %u", &format) !=
-            1) { /* NOLINT(cert-err34-c): the range is checked below */
-            tarn_warn("cache", "FORMAT is damaged, taken as 1: path=%s", path);
-            format = CACHE_FORMAT;
-        }
-        if (format > CACHE_FORMAT)
-            return tarn_err_set(
-                err, -TARN_E_FORMAT_NEWER,
-                "cache directory %s: written by a newer tarn (format %u, known is %d)", path,
-                format, CACHE_FORMAT);
-        return 0;
-    }
-    if (errno != ENOENT)
-        return tarn_err_set(err, -errno, "%s/FORMAT: %s", path, strerrordesc_np(errno));
-    if (!cache_dir_empty(dir_fd))
-        return tarn_err_set(err, -TARN_E_DIR_FOREIGN,
-                            "cache directory %s: not empty, and not a cache of tarn", path);
-    fd = openat(dir_fd, "FORMAT", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0 || write(fd, line, sizeof(line) - 1) != (ssize_t)(sizeof(line) - 1) || fsync(fd) < 0)
-        return tarn_err_set(err, -errno, "cache directory %s: write FORMAT: %s", path,
-                            strerrordesc_np(errno));
-    return 0;
-}
-
 int cache_dir_open(const char *path, struct cache_dir *ret, struct tarn_errbuf *err)
 {
     char real[PATH_MAX];
     struct stat st;
+    bool had_lock;
     int dir_fd, rc;
 
     rc = cache_mkdirs(path, err);
@@ -144,6 +90,7 @@ int cache_dir_open(const char *path, struct cache_dir *ret, struct tarn_errbuf *
                           real);
         goto out;
     }
+    had_lock = faccessat(dir_fd, "LOCK", F_OK, AT_SYMLINK_NOFOLLOW) == 0;
     ret->lock_fd = openat(dir_fd, "LOCK", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (ret->lock_fd < 0) {
         rc =
@@ -154,7 +101,9 @@ int cache_dir_open(const char *path, struct cache_dir *ret, struct tarn_errbuf *
         rc =
             tarn_err_set(err, -TARN_E_DIR_LOCKED, "cache directory %s: another tarn uses it", real);
     if (rc == 0)
-        rc = cache_format(dir_fd, real, err);
+        rc = cache_format_check(dir_fd, real, had_lock, err);
+    if (rc == -TARN_E_DIR_FOREIGN && !had_lock)
+        (void)unlinkat(dir_fd, "LOCK", 0); /* an empty file of ours, which says nothing */
     if (rc < 0)
         (void)close(ret->lock_fd); /* nothing was written through it */
     else

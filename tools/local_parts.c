@@ -194,6 +194,7 @@ static int parts_open_tier(struct local *l)
                                   .path = path,
                                   .owner_id = tarn_master_cluster_id(l->master),
                                   .replace = true,
+                                  .ours = true,
                                   .medium = TARN_MEDIUM_SSD,
                                   .quota_bytes = parts_size(l),
                                   .high_bp = l->p->evict_high,

@@ -305,7 +305,7 @@ int tarn_tier_open(const struct tarn_tier_args *args, struct tarn_errbuf *err,
     if (strlen(args->owner_id) >= TARN_TIER_OWNER_MAX)
         return tarn_err_set(err, -TARN_E_INVALID, "%s: the cluster id is too long", args->path);
     t = tier_new(args);
-    rc = tarn_tier_dir_open(t, args->replace, err, &fresh);
+    rc = tarn_tier_dir_open(t, args, err, &fresh);
     if (rc == 0)
         rc = tarn_tier_index_open(t, err);
     if (rc < 0) {

@@ -41,6 +41,8 @@ struct tarn_tier_args {
     const char *path;     /* directory; made when missing, mode 0700 */
     const char *owner_id; /* cluster id; a directory of another one is refused unless `replace` */
     bool replace;         /* adopt a directory of another owner */
+    bool ours; /* what lies around it says that it is a tier: damage never makes it somebody else's
+                */
     enum tarn_medium medium;
     uint64_t quota_bytes;  /* everything below path counts: data, index, unlinked but open files */
     uint32_t high_bp;      /* start evicting above this share of the quota, parts per 10,000 */
@@ -54,7 +56,8 @@ struct tarn_tier_args {
  * files: well below 1 s). An unreadable index is dropped with the data. A quota below what is used:
  * opens at once, admits nothing until eviction (in the background) has brought it to low. Files
  * without record and records without file go. Errors: DIR_LOCKED, FORMAT_NEWER (nothing was
- * changed), DIR_FOREIGN, errno class; `err` names path and cause.
+ * changed), DIR_FOREIGN (another owner's, or not empty and neither LOCK nor FORMAT is one of ours),
+ * errno class; `err` names path and cause.
  */
 int tarn_tier_open(const struct tarn_tier_args *args, struct tarn_errbuf *err,
                    struct tarn_tier **ret_tier);

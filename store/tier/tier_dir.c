@@ -4,7 +4,8 @@
  * missing.
  *
  * A directory is ours when it has our FORMAT, or our LOCK beside a damaged FORMAT (then it is a
- * damaged cache, and index and data go), or when it is empty. Anything else is left alone.
+ * damaged cache, and index and data go), or when it is empty. Anything else is left alone, unless
+ * the caller knows better (args->ours): then it too is a damaged cache.
  */
 #include "store/tier/tier_priv.h"
 
@@ -91,7 +92,7 @@ static int dir_look_format(const struct tarn_tier *t, struct dir_found *d)
     return rc == -TARN_E_FORMAT_NEWER ? rc : 0;
 }
 
-static int dir_look(struct tarn_tier *t, struct dir_found *d, struct tarn_errbuf *err)
+static int dir_look(struct tarn_tier *t, struct dir_found *d, bool ours, struct tarn_errbuf *err)
 {
     char lock[sizeof(LOCK_TEXT)];
     int fd = openat(t->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -115,7 +116,7 @@ static int dir_look(struct tarn_tier *t, struct dir_found *d, struct tarn_errbuf
     if (dir_look_format(t, d) < 0)
         return tarn_err_set(err, -TARN_E_FORMAT_NEWER, "%s/FORMAT: %s", t->path,
                             tarn_strerror(TARN_E_FORMAT_NEWER));
-    if (d->any && !d->lock && !d->format)
+    if (d->any && !d->lock && !d->format && !ours)
         return tarn_err_set(err, -TARN_E_DIR_FOREIGN, "%s: not empty and not a tier of tarn",
                             t->path);
     return 0;
@@ -148,7 +149,7 @@ static int dir_write_format(const struct tarn_tier *t, const struct tarn_tier_fo
     int fd, rc;
 
     tarn_tier_format_encode(f, buf);
-    (void)unlinkat(t->dir_fd, "FORMAT.tmp", 0); /* of an attempt that was cut off */
+    (void)tarn_tier_dir_wipe(t, "FORMAT.tmp"); /* of an attempt that was cut off */
     fd =
         openat(t->dir_fd, "FORMAT.tmp", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
@@ -182,6 +183,7 @@ static int dir_format(struct tarn_tier *t, struct dir_found *d, bool replace,
         f.created_s = d->f.created_s;
     (void)snprintf(f.owner, sizeof(f.owner), "%s", t->owner); /* its length was checked */
     if (!d->format) {
+        (void)tarn_tier_dir_wipe(t, "FORMAT"); /* whatever it is */
         rc = tarn_tier_dir_wipe(t, "index");
         if (rc < 0)
             return dir_fail(t, err, rc, "index"); /* data/ without records goes in the background */
@@ -192,25 +194,31 @@ static int dir_format(struct tarn_tier *t, struct dir_found *d, bool replace,
 
 static int dir_data(struct tarn_tier *t, struct tarn_errbuf *err)
 {
+    const int how = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+
     if (mkdirat(t->dir_fd, "data", 0700) < 0 && errno != EEXIST)
         return dir_fail(t, err, -errno, "data");
-    t->data_fd = openat(t->dir_fd, "data", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    t->data_fd = openat(t->dir_fd, "data", how);
+    if (t->data_fd < 0 && (errno == ENOTDIR || errno == ELOOP) &&
+        unlinkat(t->dir_fd, "data", 0) == 0 && mkdirat(t->dir_fd, "data", 0700) == 0)
+        t->data_fd = openat(t->dir_fd, "data", how); /* something else bore its name */
     if (t->data_fd < 0)
         return dir_fail(t, err, -errno, "data");
     return 0;
 }
 
-int tarn_tier_dir_open(struct tarn_tier *t, bool replace, struct tarn_errbuf *err, bool *ret_fresh)
+int tarn_tier_dir_open(struct tarn_tier *t, const struct tarn_tier_args *args,
+                       struct tarn_errbuf *err, bool *ret_fresh)
 {
     struct dir_found d = {0};
     int rc = dir_open_path(t, err);
 
     if (rc == 0)
-        rc = dir_look(t, &d, err);
+        rc = dir_look(t, &d, args->ours, err);
     if (rc == 0)
         rc = dir_lock(t, err);
     if (rc == 0)
-        rc = dir_format(t, &d, replace, err);
+        rc = dir_format(t, &d, args->replace, err);
     if (rc == 0)
         rc = dir_data(t, err);
     *ret_fresh = !d.data;

@@ -240,7 +240,8 @@ uint32_t tarn_tier_now_s(const struct tarn_tier *t);
 
 /* Checks, locks and makes what is missing: dir_fd, lock_fd, data_fd. *ret_fresh: there was no data.
  */
-int tarn_tier_dir_open(struct tarn_tier *t, bool replace, struct tarn_errbuf *err, bool *ret_fresh);
+int tarn_tier_dir_open(struct tarn_tier *t, const struct tarn_tier_args *args,
+                       struct tarn_errbuf *err, bool *ret_fresh);
 void tarn_tier_dir_close(struct tarn_tier *t);
 /* Deletes a directory below dir_fd with all that is in it (two levels). */
 int tarn_tier_dir_wipe(const struct tarn_tier *t, const char *name);

@@ -213,8 +213,9 @@ def test_cache_in_use(tarn, served):
 
 
 def newer_cache_format(cache):
+    line = "tarn cache 999 and more"
     with open(f"{cache}/FORMAT", "w", encoding="ascii") as f:
-        f.write("tarn cache 999\n")
+        f.write(f"{line} {util.xxh3(line.encode())}\n")
 
 
 def newer_tier_format(cache):

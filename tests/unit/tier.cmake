@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-foreach(t test_tier_format test_tier test_tier_damage test_tier_lend test_tier_life test_tier_quota test_tier_threads)
+foreach(t test_tier test_tier_damage test_tier_dir test_tier_evict test_tier_faults test_tier_format test_tier_lend test_tier_life
+          test_tier_quota test_tier_threads)
   tarn_unit_test(${t}
     SOURCES ${CMAKE_CURRENT_LIST_DIR}/store/tier/${t}.c ${CMAKE_CURRENT_LIST_DIR}/store/tier/rig.c
             ${CMAKE_CURRENT_LIST_DIR}/store/kv/tsan_rocksdb.c

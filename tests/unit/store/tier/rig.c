@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lib/base/fault.h"
 #include "lib/base/hash.h"
 
 void rig_init(struct rig *r, unsigned threads, const char *parent)
@@ -43,6 +44,23 @@ void rig_fini(struct rig *r)
     tarn_loop_free(&r->loop);
     *strrchr(r->dir, '/') = '\0';
     assert_int_equal(rig_shell("rm -rf '%s'", r->dir), 0);
+}
+
+int rig_set_up(void **state)
+{
+    struct rig *r = tarn_xnew(struct rig);
+
+    rig_init(r, 3, NULL);
+    *state = r;
+    return 0;
+}
+
+int rig_tear_down(void **state)
+{
+    tarn_fault_reset();
+    rig_fini(*state);
+    free(*state);
+    return 0;
 }
 
 int rig_open(struct rig *r)
@@ -97,6 +115,14 @@ void rig_settle(struct rig *r)
         tarn_tier_info(r->tier, &b);
         same = a.used_bytes == b.used_bytes && a.evicted_bytes == b.evicted_bytes ? same + 1 : 0;
     }
+}
+
+struct tarn_tier_info rig_info(struct rig *r)
+{
+    struct tarn_tier_info i;
+
+    tarn_tier_info(r->tier, &i);
+    return i;
 }
 
 tarn_cid_t rig_cid(unsigned nr)
@@ -282,6 +308,15 @@ struct rig_found rig_check(struct rig *r, unsigned nr, uint64_t length)
 struct rig_found rig_check_warm(struct rig *r, unsigned nr, uint64_t length)
 {
     return check_file(r, nr, length, false);
+}
+
+void rig_assert_whole(struct rig *r, unsigned nr, uint64_t length)
+{
+    struct rig_found found = rig_check(r, nr, length);
+
+    assert_int_equal(found.wrong, 0);
+    assert_int_equal(found.absent, 0);
+    assert_int_equal(found.served, length);
 }
 
 uint64_t rig_du(const char *path)

@@ -36,7 +36,11 @@ struct rig {
  * yet. */
 void rig_init(struct rig *r, unsigned threads, const char *parent);
 void rig_fini(struct rig *r); /* deletes the directory */
-int rig_open(struct rig *r);  /* with r->args */
+/* A rig of three threads for each test. */
+int rig_set_up(void **state);
+int rig_tear_down(void **state);
+#define RIG_TEST(fn) cmocka_unit_test_setup_teardown(fn, rig_set_up, rig_tear_down)
+int rig_open(struct rig *r); /* with r->args */
 void rig_must_open(struct rig *r, uint64_t quota);
 void rig_close(struct rig *r);
 void rig_run_for(struct rig *r, uint64_t ns); /* turns the loop */
@@ -45,6 +49,8 @@ void rig_settle(struct rig *r);               /* until nothing is evicted or wal
 tarn_cid_t rig_cid(unsigned nr);
 void rig_bytes(unsigned nr, uint64_t off, void *dst, size_t n); /* what file `nr` holds */
 struct tarn_tier_file *rig_file(struct rig *r, unsigned nr, uint64_t length);
+
+struct tarn_tier_info rig_info(struct rig *r);
 
 /* Synchronous requests. */
 int rig_reserve(struct rig *r, uint64_t bytes);
@@ -67,6 +73,8 @@ struct rig_found {
 };
 /* Loads and reads all of the file and compares. */
 struct rig_found rig_check(struct rig *r, unsigned nr, uint64_t length);
+/* As rig_check, and all of it is there and right. */
+void rig_assert_whole(struct rig *r, unsigned nr, uint64_t length);
 /* Only tarn_tier_try_read. */
 struct rig_found rig_check_warm(struct rig *r, unsigned nr, uint64_t length);
 

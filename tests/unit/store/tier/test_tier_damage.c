@@ -19,7 +19,10 @@
 #include <unistd.h>
 
 #include "lib/base/log.h"
+#include "lib/base/str.h"
 #include "lib/base/units.h"
+#include "store/kv/kv.h"
+#include "store/tier/tier_format.h"
 
 #define FILES 12u
 #define QUOTA (64 * MIB)
@@ -30,23 +33,6 @@ static uint64_t env_u64(const char *name, uint64_t fallback)
     uint64_t v;
 
     return s && tarn_parse_u64(s, &v) == 0 ? v : fallback;
-}
-
-static int set_up(void **state)
-{
-    struct rig *r = calloc(1, sizeof(*r));
-
-    assert_non_null(r);
-    rig_init(r, 2, NULL);
-    *state = r;
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    rig_fini(*state);
-    free(*state);
-    return 0;
 }
 
 /* Some of one granule, some of several, one of two groups. */
@@ -247,6 +233,44 @@ static void swapped_files(void **state)
     tarn_tier_check(r->tier);
 }
 
+/* Two records of one file that say of different sources: never both, whichever it is. */
+static void mixed_tags(void **state)
+{
+    static const char *const cfs[] = {"default"};
+    struct rig *r = *state;
+    TARN_AUTO_FREE char *path = tarn_xasprintf("%s/index", r->dir);
+    struct tarn_kv_args args = {.path = path, .cfs = cfs, .cf_count = 1, .cache_bytes = MIB};
+    uint8_t key[TARN_TIER_KEY_BYTES], b[TARN_TIER_RECORD_MAX];
+    tarn_cid_t cid = rig_cid(1);
+    struct tarn_str value = {0};
+    struct tarn_tier_record rec;
+    struct tarn_kv_batch *batch;
+    struct rig_found found;
+    struct tarn_kv *kv;
+
+    rig_must_open(r, QUOTA);
+    assert_int_equal(rig_fill(r, 1, 9 * MIB), 0);
+    rig_close(r);
+    assert_int_equal(tarn_kv_rocksdb_open(&args, &r->err, &kv), 0);
+    tarn_tier_key_encode(&cid, 1, key);
+    assert_int_equal(tarn_kv_get(kv, 0, tarn_kv_slice(key, sizeof(key)), &value), 0);
+    assert_int_equal(tarn_tier_record_decode(key, value.p, value.len, &rec), 0);
+    rec.tag = 9;
+    batch = tarn_kv_batch_new(kv);
+    tarn_kv_batch_put(batch, 0, tarn_kv_slice(key, sizeof(key)),
+                      tarn_kv_slice(b, tarn_tier_record_encode(key, &rec, b)));
+    assert_int_equal(tarn_kv_write(kv, batch, true), 0);
+    tarn_kv_batch_free(&batch);
+    tarn_kv_close(&kv);
+    tarn_str_fini(&value);
+    rig_must_open(r, QUOTA);
+    rig_settle(r);
+    found = rig_check(r, 1, 9 * MIB);
+    assert_int_equal(found.wrong, 0);
+    assert_int_equal(found.absent, 4 * MIB);
+    tarn_tier_check(r->tier);
+}
+
 /* ---- kill -9 ---------------------------------------------------------------------------- */
 
 /* Stores, drops and reads for ever; the quota makes it evict, too. */
@@ -315,14 +339,13 @@ static void killed_while_storing(void **state)
     assert_true(served > 0); /* else it proved nothing */
 }
 
-#define TIER_TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
-
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        TIER_TEST(killed_while_storing), TIER_TEST(one_granule),       TIER_TEST(read_finds_it),
-        TIER_TEST(swapped_files),        TIER_TEST(flips_in_data),     TIER_TEST(flips_in_tables),
-        TIER_TEST(flips_in_logs),        TIER_TEST(flips_in_manifest), TIER_TEST(flips_in_format),
+        RIG_TEST(killed_while_storing), RIG_TEST(one_granule),   RIG_TEST(read_finds_it),
+        RIG_TEST(swapped_files),        RIG_TEST(mixed_tags),    RIG_TEST(flips_in_data),
+        RIG_TEST(flips_in_tables),      RIG_TEST(flips_in_logs), RIG_TEST(flips_in_manifest),
+        RIG_TEST(flips_in_format),
     };
 
     tarn_log_set_level(TARN_LOG_ERROR);

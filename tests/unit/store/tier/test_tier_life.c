@@ -12,23 +12,6 @@
 #include "lib/base/log.h"
 #include "store/tier/tier_priv.h"
 
-static int set_up(void **state)
-{
-    struct rig *r = calloc(1, sizeof(*r));
-
-    assert_non_null(r);
-    rig_init(r, 3, NULL);
-    *state = r;
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    rig_fini(*state);
-    free(*state);
-    return 0;
-}
-
 /* Leaves a mark: the request has ended. */
 static void op_noted(struct tarn_tier_op *op, int rc)
 {
@@ -320,18 +303,16 @@ static void removal_waits_for_readers(void **state)
     tarn_tier_check(r->tier);
 }
 
-#define TIER_TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TIER_TEST(close_at_once),
-        TIER_TEST(dead_blocks_go),
-        TIER_TEST(reservations_queue),
-        TIER_TEST(many_small_files),
-        TIER_TEST(on_sim),
-        TIER_TEST(drop_at_each_step),
-        TIER_TEST(removal_waits_for_readers),
+        RIG_TEST(close_at_once),
+        RIG_TEST(dead_blocks_go),
+        RIG_TEST(reservations_queue),
+        RIG_TEST(many_small_files),
+        RIG_TEST(on_sim),
+        RIG_TEST(drop_at_each_step),
+        RIG_TEST(removal_waits_for_readers),
     };
 
     tarn_log_set_level(TARN_LOG_ERROR);

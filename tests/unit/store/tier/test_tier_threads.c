@@ -18,23 +18,6 @@
 #define FILES   24u
 #define STORES  200u
 
-static int set_up(void **state)
-{
-    struct rig *r = calloc(1, sizeof(*r));
-
-    assert_non_null(r);
-    rig_init(r, 3, NULL);
-    *state = r;
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    rig_fini(*state);
-    free(*state);
-    return 0;
-}
-
 static uint64_t length_of(unsigned nr)
 {
     return nr % 4 == 0 ? 9 * MIB : nr % 4 == 1 ? 4 * MIB : nr % 4 == 2 ? 300 * KIB : 5000;
@@ -211,13 +194,11 @@ static void drop_under_readers(void **state)
     tarn_tier_check(r->tier);
 }
 
-#define TIER_TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TIER_TEST(readers_and_evictor),
-        TIER_TEST(drop_under_readers),
+        RIG_TEST(readers_and_evictor),
+        RIG_TEST(drop_under_readers),
     };
 
     tarn_log_set_level(TARN_LOG_ERROR);

@@ -280,7 +280,7 @@ def test_flipped_bytes(tarn, s3fault):
             server.kill()
         files = {}
         for path in local.below(server.cache):
-            if os.path.isfile(path) and os.path.getsize(path) and not path.endswith("/LOCK"):
+            if os.path.isfile(path) and os.path.getsize(path):
                 files.setdefault(kind_of(path, server.cache), []).append(path)
         # In turns: damage that makes all else be dropped would hide the rest.
         part = ("tier0/data", "tier0/index", "meta", "")[turn % 4]
@@ -300,6 +300,22 @@ def test_flipped_bytes(tarn, s3fault):
     assert flips >= 1000, flips
     assert kinds.get("tier0/data", 0) > 200 and len(kinds) >= 8, kinds
     assert errors > 0, "no flip was met: this test showed nothing"
+
+
+def test_damage_to_what_says_whose_it_is(tarn, data):
+    """FORMAT and LOCK, of the cache directory and of the tier: it starts, if need be empty."""
+    root, right = data
+    server = tarn(f"file://{root}")
+    names = sorted(right)[:20]
+    for damage in ("echo tarn cache 9 > FORMAT", "rm FORMAT", "echo x > FORMAT; rm LOCK",
+                   "echo x > tier0/LOCK; echo x > tier0/FORMAT", "rm tier0/LOCK tier0/FORMAT",
+                   "rm FORMAT tier0/LOCK tier0/FORMAT; rm -r tier0/index"):
+        got = sums.read(server.mnt, names)
+        assert got == {n: right[n] for n in names}
+        server.kill()
+        util.run("sh", "-c", f"cd '{server.cache}' && {{ {damage}; }}")
+        server.start()
+    check_all(server, right)
 
 
 def test_truncated_and_missing_files(tarn, s3fault):

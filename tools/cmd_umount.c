@@ -69,7 +69,7 @@ static bool pid_is_tarn(pid_t pid)
 
     if (!f)
         return false;
-    is = fgets(name, sizeof(name), f) && strcmp(name, "tarn\n") == 0;
+    is = fgets(name, sizeof(name), f) && tarn_starts_with(name, "tarn");
     (void)fclose(f); /* only read from */
     return is;
 }

@@ -398,8 +398,10 @@ int local_parts_start(struct local *l)
     for (size_t i = 0; rc == 0 && i < TARN_ARRAY_LEN(steps); i++) {
         rc = steps[i](l);
         if (rc == 0 && atomic_load(&l->stop_wanted))
-            rc = tarn_err_set(l->err, -TARN_E_CANCELLED, "stopped while starting");
+            rc = -TARN_E_CANCELLED;
     }
+    if (rc < 0 && atomic_load(&l->stop_wanted)) /* whatever failed, that was asked for */
+        rc = tarn_err_set(l->err, -TARN_E_CANCELLED, "stopped while starting");
     return rc;
 }
 

@@ -148,6 +148,17 @@ def test_bash_completion(alone, workdir):
     assert "--completion" not in alone("help", "help")[1]
 
 
+def test_manual_pages(alone):
+    """One per command, with each of its flags, and nothing that man(7) would take for a request."""
+    for command in [None, *re.findall(r"^  (\w+) ", alone("help")[1], re.M)]:
+        code, page, _ = alone("help", "--man", *([command] if command else []))
+        assert code == DONE and page.startswith(f'.TH "tarn{"-" + command if command else ""}" 1 ')
+        assert set(re.findall(r"^[.'](\w*)", page, re.M)) <= {"TH", "SH", "SS", "TP", "PP", "nf", "fi"}
+        for flag in re.findall(r"^ +(?:-\w, )?--([a-z-]+)", alone("help", command)[1], re.M) if command else []:
+            assert "\\-\\-" + flag.replace("-", "\\-") in page, (command, flag)
+    assert alone("help", "--man", "nothing")[0] == USAGE
+
+
 def test_no_server_is_said_at_once(alone):
     for args in (["status"], ["ls"], ["cat", "/x"], ["du"], ["stat", "/x"], ["job", "ls"],
                  ["load", "/x"], ["free", "/x"], ["get", "/x"]):
@@ -158,6 +169,9 @@ def test_no_server_is_said_at_once(alone):
         assert time.monotonic() - start < 5, args
     assert alone("status", "--master", "nowhere.invalid:1")[0] == UNREACH
     assert alone("status", "--master", "")[0] == USAGE
+    for master in ("localhost", "1.2.3.4:99999", "::1"):
+        code, _, err = alone("status", "--master", master)
+        assert code == USAGE and f"--master {master}: must be HOST:PORT" in err, err
 
 
 def test_a_server_that_says_nothing_times_out(alone):
@@ -650,6 +664,33 @@ def test_cancel(server):
     assert server.json("job", "cancel", job_id)["state"] == "cancelled"  # again: nothing happens
 
 
+def test_retry(tarn, store):
+    """The same paths and flags; what is cached is left out."""
+    server = tarn(f"file://{store}", "--meta-ttl", "1s")
+    late = os.path.join(store, "late")
+    first = server.json("load", "/late", "/a-b", check=False)
+    assert first["state"] == "failed" and first["files_failed"] == 1
+    with open(late, "wb") as f:
+        f.write(b"here")
+    try:
+        util.wait_until("the name", lambda: server.cli("stat", "/late", check=False).code == DONE, 20)
+        job = server.json("job", "retry", first["id"])
+        assert job["id"] > first["id"] and job["state"] == "succeeded" and job["files_done"] == 2
+        assert server.json("stat", "/late")["loaded"] is True
+        text = server.cli("job", "retry", server.json("free", "/late")["id"])
+        assert text.out.startswith("freed ")
+        listed = server.json("load", "-f", "-", stdin="/a-b\n")
+        done = server.cli("job", "retry", listed["id"], check=False)
+        assert done.code == FAIL and "list" in done.err
+    finally:
+        os.remove(late)
+    slow = server.cli("load", "/big.bin", "--bandwidth", "200KiB/s", "--detach").out.strip()
+    done = server.cli("job", "retry", slow, check=False)
+    assert done.code == FAIL and "has not ended" in done.err
+    server.cli("job", "cancel", slow)
+    assert server.cli("job", "retry", "12345", check=False).code == FAIL
+
+
 def start_slow_load(server, *args):
     process = subprocess.Popen([binary(), "load", "/big.bin", "--bandwidth", "200KiB/s", *args],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -747,6 +788,33 @@ def test_config_files_are_checked(alone, workdir):
         assert (code, out) == (USAGE, "") and what in err and path in err, (text, err)
     assert alone("config", "--config", path + "-")[0] != DONE
     assert alone("config", env={"TARN_CACHE_SIZE": "lots"})[0] == USAGE
+
+
+def test_config_keys_that_mean_several_things(alone, workdir):
+    path = os.path.join(workdir, "tarn.yaml")
+    for key, owners in (("timeout", ("remote", "ufs")), ("token-file", ("remote", "ufs")),
+                        ("recursive", ("load", "free", "ls", "cp"))):
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(f"{key}: 5s\n")
+        for args in (["config"], ["ls"], ["umount", "/"]):
+            code, out, err = alone(*args, "--config", path)
+            assert (code, out) == (USAGE, "") and path in err and key in err, err
+            assert all(re.search(rf"\b{o}\b", err) for o in owners), err
+    with open(path, "w", encoding="utf-8") as f:
+        f.write("ufs: {timeout: 7s}\nremote: {timeout: 5s}\numount: {lazy: true}\n")
+    code, out, err = alone("config", "--config", path, "--json")
+    assert code == DONE, err
+    got = {(p["table"], p["key"]): p["value"] for p in json.loads(out)["parameters"]}
+    assert got[("ufs", "timeout")] == "7s" and got[("remote", "timeout")] == "5s"
+
+
+def test_store_options_are_not_read_from_the_environment(alone):
+    """TARN_TIMEOUT is that of commands; the docs say so too."""
+    code, out, _ = alone("config", "--json", env={"TARN_SECRET_KEY": "hunter2hunter2", "TARN_TIMEOUT": "5s"})
+    assert code == DONE and "hunter2" not in out
+    assert [p["table"] for p in json.loads(out)["parameters"] if p["key"] == "timeout"] == ["remote"]
+    with open(os.path.join(os.path.dirname(__file__), "../../docs/config.md"), encoding="utf-8") as f:
+        assert "TARN_SECRET_KEY" not in f.read()
 
 
 def test_config_hides_secrets(alone, workdir):

@@ -130,6 +130,24 @@ TABLES = {
 }
 
 
+def test_one_table_of_several_files(tmp_path):
+    """In the order in which they are included, once; without the environment where it has none."""
+    row = 'TARN_PARAM(%s, BOOL, "false", "", "", "", %s, "Help.")\n'
+    tree = make(tmp_path, {
+        "tools/b_params.def": row % ("beta", "0"), "tools/a_params.def": row % ("alpha", "0"),
+        "tools/none_params.def": row % ("hidden", "HIDDEN"),
+        "tools/x.c": "static const struct tarn_conf_param rows[] = {\n#define TARN_PARAM TARN_CONF_ROW\n"
+                     '#include "tools/b_params.def"\n#include "tools/a_params.def"\n#undef TARN_PARAM\n};\n'
+                     'const struct tarn_conf_table t = {\n    .name = "both",\n    .title = "Both",\n'
+                     "    .params = rows, .n = 2, .no_env = true /* why */};\n",
+        "lib/base/err.def": TABLES["lib/base/err.def"]})
+    assert run(GEN, tree).returncode == 0
+    config = (tree / "docs/config.md").read_text()
+    assert config.count("\n## ") == 1 and config.count("Section `both` ") == 1
+    assert config.index("| `beta` |  | bool |") < config.index("| `alpha` |  | bool |")
+    assert "hidden" not in config
+
+
 def test_docs_are_generated_and_checked(tmp_path):
     tree = make(tmp_path, TABLES)
     assert run(GEN, tree, "--check").returncode == 1

@@ -204,6 +204,55 @@ def test_cache_inside_the_served_directory(tarn, workdir, served, how):
     assert local.snapshot(served) == before
 
 
+@pytest.mark.parametrize("how", ["inside", "below what is made", "symlink", "around"])
+def test_cache_and_mountpoint_overlap(tarn, workdir, served, how):
+    """Its files would be reached through the mount itself, and nothing would answer."""
+    server = tarn(f"file://{served}", start=False)
+    os.symlink(server.mnt, f"{workdir}/link")
+    server.cache = {"inside": f"{server.mnt}/cache", "below what is made": f"{server.mnt}/a/b/c",
+                    "symlink": f"{workdir}/link/cache", "around": server.dir}[how]
+    before = sorted(os.listdir(server.mnt))
+    check_refused(server, 2, server.cache, "mountpoint", server.mnt)
+    assert sorted(os.listdir(server.mnt)) == before
+
+
+@pytest.mark.parametrize("flag", ["--pid-file", "--log-file"])
+def test_files_below_the_mountpoint(tarn, served, flag):
+    server = tarn(f"file://{served}", start=False)
+    server.args = [flag, f"{server.mnt}/x"]
+    check_refused(server, 2, flag, f"{server.mnt}/x", "mountpoint")
+    assert os.listdir(server.mnt) == []
+
+
+@pytest.mark.parametrize("where", ["cache", "new/cache", "./cache", "../served/cache"])
+def test_relative_cache_inside_the_served_directory(tarn, served, where):
+    server = tarn(f"file://{served}", start=False)
+    server.cache = where
+    server.prefix = ["env", "-C", served]
+    before = local.snapshot(served)
+    check_refused(server, 2, where, "served", served)
+    assert local.snapshot(served) == before and not os.path.exists(f"{served}/new")
+
+
+def test_relative_cache(tarn, workdir, served):
+    server = tarn(f"file://{served}", start=False)
+    server.cache = "of/mine"
+    server.prefix = ["env", "-C", workdir]
+    works(server)
+    assert os.path.exists(f"{workdir}/of/mine/FORMAT")
+
+
+def test_cache_without_a_home(root, tarn, served):
+    """Not below /tmp, where others may make the directories above it."""
+    server = tarn(f"file://{served}", start=False)
+    as_nobody(server)
+    server.prefix += ["env", "-u", "HOME", "-u", "XDG_CACHE_HOME"]
+    command = server.command()
+    at = command.index("--cache-dir")
+    server.command = lambda: command[:at] + command[at + 2:]
+    check_refused(server, 2, "--cache-dir", "HOME")
+
+
 def test_cache_in_use(tarn, served):
     first, second = tarn(f"file://{served}"), tarn(f"file://{served}", start=False)
     second.cache = first.cache
@@ -311,6 +360,10 @@ def test_cache_with_foreign_files(tarn, served):
     (("--log-level", "loud"), ("--log-level", "loud", "debug", "info", "warn", "error")),
     (("--evict-high", "250%"), ("--evict-high", "250%", "percentage")),
     (("--evict-high", "5%"), ("--evict-high", "5%", "10%")),
+    (("--evict-high", "90%"), ("evict-low", "95.00%", "evict-high", "90.00%")),
+    (("--evict-low", "99%"), ("evict-low", "99.00%", "evict-high", "98.00%")),
+    (("--no-read-only",), ("read-only", "changes")),
+    (("-o", "proxy=http://me:CANARY@127.0.0.1:1"), ("proxy", "command line", "config file")),
     (("-o", "endpoin=http://x"), ("endpoin:", "mean endpoint")),
     (("-o", "timeout=soon"), ("timeout", "soon", "30s")),
     (("-o", "tls-verify=maybe"), ("tls-verify", "maybe", "true", "false")),
@@ -445,12 +498,23 @@ def test_port_that_is_none(tarn, served, address):
     check_refused(server, 2, "--listen", address)
 
 
-def test_listening_to_the_world_needs_a_word(tarn, served):
+@pytest.mark.parametrize("flag", ["--listen", "--http-listen"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "127.example.org", "localhost.example.org",
+                                  "[::ffff:0.0.0.0]"])
+def test_listening_to_the_world_needs_a_word(tarn, served, flag, host):
     server = tarn(f"file://{served}", start=False)
     command = server.command()
-    command[command.index("--listen") + 1] = f"0.0.0.0:{server.port}"
+    command[command.index(flag) + 1] = f"{host}:{server.port}"
     server.command = lambda: command
-    check_refused(server, 2, "--listen", "--insecure")
+    check_refused(server, 2, flag, host, "--insecure")
+
+
+def test_all_of_127_is_loopback(tarn, served):
+    server = tarn(f"file://{served}", start=False)
+    command = server.command()
+    command[command.index("--listen") + 1] = f"127.0.0.2:{server.port}"
+    server.command = lambda: command
+    works(server)
 
 
 def default_ports(server):

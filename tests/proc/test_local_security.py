@@ -283,6 +283,52 @@ def test_user_info_of_a_uri_is_not_shown(tarn, s3fault, workdir):
         server.close()
 
 
+def test_password_of_a_proxy(tarn, s3fault, workdir):
+    """It is no secret by its key, but by its form: not on a command line, not in what is printed."""
+    config = os.path.join(workdir, "tarn.yaml")
+    with open(config, "w", encoding="ascii") as f:
+        f.write(f"ufs:\n  proxy: http://me:{CANARY}@127.0.0.1:1\n")
+    os.chmod(config, 0o600)
+    for flags in ((), ("--json", )):
+        done = local.command("config", "--config", config, *flags)
+        assert done.code == 0 and "http://(set)@127.0.0.1:1" in done.out
+        assert CANARY not in done.out + done.err
+    server = tarn(f"s3://{BKT}", "-o", f"endpoint={s3fault.endpoint},credentials=anonymous",
+                  "--config", config, "--log-level", "debug", start=False)
+    got = local.refused(server)
+    assert got.code == 3 and CANARY not in got.text
+
+
+def test_a_token_of_the_cluster_is_no_token_of_the_store(tarn, s3fault, workdir):
+    """One key at the top of a file for both would give the cluster's secret to a store."""
+    token, config = os.path.join(workdir, "token"), os.path.join(workdir, "tarn.yaml")
+    with open(token, "w", encoding="ascii") as f:
+        f.write(CANARY)
+    os.chmod(token, 0o600)
+    s3fault.put(BKT, "f", b"x")
+    with open(config, "w", encoding="ascii") as f:
+        f.write(f"token-file: {token}\n")
+    server = tarn(f"s3://{BKT}", "-o", f"endpoint={s3fault.endpoint},credentials=anonymous",
+                  "--config", config, start=False)
+    check_refused(server, 2, config, "token-file", "remote", "ufs")
+    with open(config, "w", encoding="ascii") as f:
+        f.write(f"remote:\n  token-file: {token}\n")
+    server.start()
+    assert local.listed(server) == ["f"]
+    assert not any(CANARY in str(r) for r in s3fault.requests())
+
+
+def test_names_cannot_steer_a_terminal(tarn, served):
+    """Also in errors."""
+    util.write_tree(served, [("\x1b]0;owned\x07/f", b"x")])
+    server = tarn(f"file://{served}")
+    for args in (("cat", "/\x1b]0;owned\x07"), ("stat", "/\x1b]0;owned\x07/none"),
+                 ("load", "/\x1b]0;owned\x07/none")):
+        done = server.cli(*args, check=False)
+        assert done.code == 1 and "\x1b" not in done.out + done.err
+        assert "\\x1b]0;owned\\x07" in done.err
+
+
 def test_no_core_dumps(root, tarn, served):
     """Although whoever starts it allows them."""
     server = tarn(f"file://{served}", prefix=["prlimit", "--core=unlimited:unlimited"])

@@ -4,8 +4,8 @@
 
 With --check nothing is written: differences are printed and the exit code is 1.
 
-Titles come from the C files that make a table of a .def (TARN_CONF_TABLE, TARN_STAT_TABLE or the
-initializer written out). Metrics that are computed at the scrape are found in the C files too, where a
+Titles come from the C files that make a table of one or more .def (TARN_CONF_TABLE, TARN_STAT_TABLE
+or the initializer written out, where ".no_env = true" leaves out the environment). Metrics that are computed at the scrape are found in the C files too, where a
 struct tarn_stat_callback is initialized by .kind, .name, .help in this order.
 """
 import argparse
@@ -22,11 +22,13 @@ STRING = re.compile(r'"((?:\\.|[^"\\])*)"')
 ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\", "'": "'"}
 EXITS = {"DONE": 0, "FAIL": 1, "USAGE": 2, "UNREACH": 3, "TIMEOUT": 4, "DENIED": 5}
 
-ROWS = r'struct %s (\w+)\[\]\s*=\s*\{\s*#define %s %s\s*#include "([^"]+)"'
+ROWS = r'struct %s (\w+)\[\]\s*=\s*\{\s*#define %s %s\s*((?:#include "[^"]+"\s*)+)'
 CONF_ROWS = re.compile(ROWS % ("tarn_conf_param", "TARN_PARAM", "TARN_CONF_ROW"))
 STAT_ROWS = re.compile(ROWS % ("tarn_stat_row", "TARN_STAT", "TARN_STAT_ROW"))
 CONF_TABLE = re.compile(r'struct tarn_conf_table \w+\s*=\s*(?:TARN_CONF_TABLE\(|\{)\s*(?:\.name\s*=\s*)?"([^"]*)"'
-                        r',\s*(?:\.title\s*=\s*)?"([^"]*)",\s*(?:\.params\s*=\s*)?(\w+)')
+                        r',\s*(?:\.title\s*=\s*)?"([^"]*)",\s*(?:\.params\s*=\s*)?(\w+)([^;]*);')
+INCLUDE = re.compile(r'#include "([^"]+)"')
+NO_ENV = re.compile(r"\.no_env\s*=\s*true")
 STAT_TABLE = re.compile(r'struct tarn_stat_table \w+\s*=\s*(?:TARN_STAT_TABLE\(|\{)\s*(?:\.title\s*=\s*)?"([^"]*)"'
                         r',\s*(?:\.rows\s*=\s*)?(\w+)')
 CALLBACK = re.compile(r'\.kind\s*=\s*TARN_STAT_(COUNTER|GAUGE),\s*\.name\s*=\s*"(\w+)",\s*\.help\s*=\s*'
@@ -68,6 +70,11 @@ def parse_rows(text, macro):
         yield args
 
 
+def rows(root, path, macro):
+    """The rows of a .def that a table includes."""
+    return parse_rows((root / path).read_text(), macro)
+
+
 def find_sources(root, suffixes):
     """Files below the root, without tests and builds, in order."""
     found = []
@@ -83,40 +90,47 @@ class Tree:
     """The tables of a source tree."""
 
     def __init__(self, root):
-        self.params = []     # (section, title, [Param])
+        self.params = []     # (section, title, [Param], from the environment too)
         self.stats = []      # (title, [Stat])
         self.callbacks = {}  # name -> Stat
         self.errors = []     # [Err]
-        conf, stat = {}, {}
+        conf, stat = [], []  # (heading, [.def]) of each table
         for path in find_sources(root, (".c",)):
             self.read_c((root / path).read_text(), conf, stat)
         for path in find_sources(root, (".def",)):
             self.read_def(path, (root / path).read_text(), conf, stat)
+        for heading, paths in conf:
+            self.add_params(root, heading, paths)
+        for title, paths in stat:
+            self.stats.append((title, [Stat(*r) for p in paths for r in rows(root, p, "TARN_STAT")]))
         self.params.sort(key=lambda t: t[0])
         self.stats.sort(key=lambda t: t[0])
 
     def read_c(self, text, conf, stat):
         text = strip_comments(text)
-        by_rows = {m.group(3): (m.group(1), m.group(2)) for m in CONF_TABLE.finditer(text)}
-        for m in CONF_ROWS.finditer(text):
-            if m.group(1) in by_rows:
-                conf[m.group(2)] = by_rows[m.group(1)]
+        by_rows = {m.group(3): (m.group(1), m.group(2), not NO_ENV.search(m.group(4)))
+                   for m in CONF_TABLE.finditer(text)}
+        conf += [(by_rows[m.group(1)], INCLUDE.findall(m.group(2)))
+                 for m in CONF_ROWS.finditer(text) if m.group(1) in by_rows]
         by_rows = {m.group(2): m.group(1) for m in STAT_TABLE.finditer(text)}
-        for m in STAT_ROWS.finditer(text):
-            if m.group(1) in by_rows:
-                stat[m.group(2)] = by_rows[m.group(1)]
+        stat += [(by_rows[m.group(1)], INCLUDE.findall(m.group(2)))
+                 for m in STAT_ROWS.finditer(text) if m.group(1) in by_rows]
         for m in CALLBACK.finditer(text):
             self.callbacks[m.group(2)] = Stat(m.group(1), m.group(2), "", "", c_value(m.group(3)))
 
+    def add_params(self, root, heading, paths):
+        params = [Param(*r) for p in paths for r in rows(root, p, "TARN_PARAM")]
+        if any("HIDDEN" not in p.flags.split("_") for p in params):
+            section, title, env = heading
+            self.params.append((section, title, params, env))
+
     def read_def(self, path, text, conf, stat):
+        """A .def that no table names is a table of its own."""
         stem = re.sub(r"_(params|stats)$", "", pathlib.PurePath(path).stem)
-        params = [Param(*r) for r in parse_rows(text, "TARN_PARAM")]
-        stats = [Stat(*r) for r in parse_rows(text, "TARN_STAT")]
-        if params:
-            section, title = conf.get(path, (stem, f"Parameters of {stem}"))
-            self.params.append((section, title, params))
-        if stats:
-            self.stats.append((stat.get(path, f"Metrics of {stem}"), stats))
+        if next(parse_rows(text, "TARN_PARAM"), None) and not any(path in paths for _, paths in conf):
+            conf.append(((stem, f"Parameters of {stem}", True), [path]))
+        if next(parse_rows(text, "TARN_STAT"), None) and not any(path in paths for _, paths in stat):
+            stat.append((f"Metrics of {stem}", [path]))
         self.errors += [Err(*r) for r in parse_rows(text, "TARN_ERR")]
 
 
@@ -131,21 +145,22 @@ def param_allowed(p):
     return " ".join(words)
 
 
-def param_row(p):
+def param_row(p, env):
     flags = p.flags.split("_")
     default = f"`{cell(p.default)}`" if p.default else ""
     notes = "secret: not on a command line" if "SECRET" in flags else ""
     notes += "changeable while running" if "RUNTIME" in flags else ""
-    return (f"| `{p.name.replace('_', '-')}` | `TARN_{p.name.upper()}` | {p.type.lower()} | {default} | "
+    variable = f"`TARN_{p.name.upper()}`" if env else ""
+    return (f"| `{p.name.replace('_', '-')}` | {variable} | {p.type.lower()} | {default} | "
             f"{param_allowed(p)} | {p.unit} | {notes} | {cell(p.help)} |\n")
 
 
-def param_table(section, title, params):
+def param_table(section, title, params, env):
     """What tarn_conf_markdown() writes."""
-    rows = "".join(param_row(p) for p in params if "HIDDEN" not in p.flags.split("_"))
+    lines = "".join(param_row(p, env) for p in params if "HIDDEN" not in p.flags.split("_"))
     return (f"## {title}\n\nSection `{section}` of the config file.\n\n"
             "| key | environment | type | default | allowed | unit | notes | meaning |\n"
-            "|---|---|---|---|---|---|---|---|\n" + rows)
+            "|---|---|---|---|---|---|---|---|\n" + lines)
 
 
 def config_md(tree):
@@ -154,6 +169,11 @@ def config_md(tree):
             "(`TARN_CACHE_SIZE=10GiB`) or key of the YAML file named by `--config` (`cache-size: 10GiB`, at the\n"
             "top or below its section). The flag wins over the environment, that over the file, that over the\n"
             "default. `tarn config` prints what is in force and where each value comes from.\n\n"
+            "A key of several sections (`timeout`, `token-file`, `recursive`) may stand only below one of them:\n\n"
+            "```yaml\ncache-size: 200GiB\nremote:          # commands\n  timeout: 5s\n"
+            "ufs:             # the store\n  timeout: 60s\n```\n\n"
+            "Options of a store are given with `-o KEY=VALUE` or in the section `ufs`; no `TARN_` variable gives\n"
+            "them (a store has its own: `AWS_ACCESS_KEY_ID` and the like).\n\n"
             "Secrets are refused on a command line; a file that holds one must have mode 0600.\n")
     return head + "".join("\n" + param_table(*t) for t in tree.params)
 
@@ -181,8 +201,8 @@ def metrics_md(tree):
     for title, stats in tree.stats:
         text += f"\n## {title}\n\n" + columns + "".join(metric_row(s) for s in stats)
     if tree.callbacks:
-        rows = "".join(metric_row(tree.callbacks[name]) for name in sorted(tree.callbacks))
-        text += "\n## Computed at the scrape\n\n" + columns + rows
+        lines = "".join(metric_row(tree.callbacks[name]) for name in sorted(tree.callbacks))
+        text += "\n## Computed at the scrape\n\n" + columns + lines
     return text
 
 

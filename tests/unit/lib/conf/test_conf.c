@@ -311,6 +311,84 @@ static void test_secrets(void **state)
     tarn_conf_free(&f.c);
 }
 
+/* A table may keep out of the environment. */
+static void test_no_environment(void **state)
+{
+    const char *env[] = {"TARN_SECRET_KEY=canary-1", "TARN_THREADS=7", NULL};
+    struct tarn_conf_arg arg = {"secret-key", "canary-2", "--secret-key"};
+    struct tarn_conf_input in = {.env = env};
+    struct tarn_conf_table table = test_params_table;
+    struct tarn_errbuf e = {{0}};
+    struct tarn_str out = {0};
+    struct tarn_conf *c = NULL;
+    struct test_params p;
+    const struct tarn_conf_bind bind = {&table, &p, TARN_CONF_FROM_COMMAND};
+
+    (void)state;
+    table.no_env = true;
+    assert_int_equal(tarn_conf_load(&bind, 1, &in, &c, &e), 0);
+    assert_string_equal(p.secret_key, "");
+    assert_int_equal(p.threads, 4);
+    tarn_conf_free(&c);
+    in.args = &arg;
+    in.n_args = 1;
+    assert_int_equal(tarn_conf_load(&bind, 1, &in, &c, &e), -TARN_E_SECRET_ARGV);
+    assert_null(strstr(e.text, "TARN_"));
+    tarn_conf_markdown(&table, &out);
+    assert_null(strstr(tarn_str_z(&out), "TARN_"));
+    assert_non_null(strstr(tarn_str_z(&out), "| `threads` |  | uint | "));
+    tarn_str_fini(&out);
+}
+
+/* What stands in front of the '@' of a URL is for nobody's eyes. */
+static void test_urls(void **state)
+{
+    static const struct {
+        const char *text, *shown;
+    } urls[] = {{"http://user:canary@h:1/x", "http://(set)@h:1/x"},
+                {"http://us/er:ca@nary/@h", "http://(set)@h"},
+                {"http://h:1/x", "http://h:1/x"},
+                {"file:///a@b", "file:///a@b"},
+                {"me@h", "me@h"}};
+    struct tarn_str out = {0};
+    struct conf_fixture f;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(urls) / sizeof(urls[0]); i++) {
+        char option[64], wanted[64];
+        const struct tarn_conf_arg args[] = {{"endpoint", urls[i].text, "--endpoint"},
+                                             {"option", option, "-o"}};
+        struct tarn_conf_input in = {.args = args, .n_args = 2};
+
+        (void)snprintf(option, sizeof(option), "proxy=%s", urls[i].text);
+        assert_int_equal(fixture_load(&f, &in), 0);
+        tarn_str_reset(&out);
+        tarn_conf_print_text(f.c, &out);
+        tarn_conf_print_json(f.c, &out);
+        assert_null(strstr(tarn_str_z(&out), "canary"));
+        (void)snprintf(wanted, sizeof(wanted), "endpoint: %s  #", urls[i].shown);
+        assert_non_null(strstr(tarn_str_z(&out), wanted));
+        (void)snprintf(wanted, sizeof(wanted), "\"proxy=%s\"", urls[i].shown);
+        assert_non_null(strstr(tarn_str_z(&out), wanted));
+        tarn_conf_free(&f.c);
+    }
+    tarn_str_fini(&out);
+}
+
+static void test_manual_page(void **state)
+{
+    struct tarn_str out = {0};
+
+    (void)state;
+    tarn_conf_man_text(".so x\n'y a-b\\", &out);
+    assert_string_equal(tarn_str_z(&out), "\\&.so x\n\\&'y a\\-b\\e");
+    tarn_str_reset(&out);
+    tarn_conf_man(&test_params_table, NULL, NULL, &out);
+    assert_non_null(strstr(tarn_str_z(&out), ".TP\n\\fB\\-\\-cache\\-size\\fR \\fISIZE\\fR\n"));
+    assert_null(strstr(tarn_str_z(&out), "-secret\\-key"));
+    tarn_str_fini(&out);
+}
+
 static void test_print(void **state)
 {
     static const struct tarn_conf_arg args[] = {{"region", "a\"b\\c\xc3\xa9\xff", "--region"},
@@ -392,7 +470,8 @@ int main(void)
         cmocka_unit_test(test_environment),  cmocka_unit_test(test_lists),
         cmocka_unit_test(test_options),      cmocka_unit_test(test_secrets),
         cmocka_unit_test(test_print),        cmocka_unit_test(test_runtime),
-        cmocka_unit_test(test_markdown),
+        cmocka_unit_test(test_markdown),     cmocka_unit_test(test_no_environment),
+        cmocka_unit_test(test_urls),         cmocka_unit_test(test_manual_page),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

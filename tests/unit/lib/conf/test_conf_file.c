@@ -162,6 +162,61 @@ static void test_other_tables(void **state)
     assert_int_equal(unlink(path), 0);
 }
 
+/* A key of two tables says nothing at the top, whichever of them is asked for. */
+static void test_keys_of_several_tables(void **state)
+{
+    static const struct tarn_conf_param rows[] = {{.name = "timeout",
+                                                   .type = TARN_CONF_T_DURATION,
+                                                   .def = "9s",
+                                                   .min = "",
+                                                   .max = "",
+                                                   .unit = "ns",
+                                                   .help = "Of the twin."}};
+    static const struct tarn_conf_table twin = {
+        .name = "twin", .title = "A twin", .params = rows, .n = 1, .size = sizeof(uint64_t)};
+    static const struct tarn_conf_table *const others[] = {&test_params_table, &twin, NULL};
+    static const struct {
+        const char *text;
+        uint64_t params_s, twin_s; /* 0: refused */
+    } files[] = {
+        {"timeout: 3s\n", 0, 0},
+        {"threads: 3\n", 30, 9},
+        {"test: {timeout: 3s}\n", 3, 9},
+        {"test: {timeout: 3s}\ntwin: {timeout: 4s}\n", 3, 4},
+        {"test: {timeout: 3s}\ntimeout: 4s\n", 0, 0},
+    };
+    struct test_params p;
+    uint64_t timeout;
+    const struct tarn_conf_bind binds[] = {{&test_params_table, &p, TARN_CONF_FROM_COMMAND},
+                                           {&twin, &timeout, TARN_CONF_FROM_COMMAND}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+        char path[] = "/tmp/tarn_conf_XXXXXX";
+        struct tarn_conf_input in = {.file = path, .others = others};
+        int fd = mkstemp(path), want = files[i].params_s ? 0 : -TARN_E_CONFIG;
+        size_t len = strlen(files[i].text);
+
+        assert_true(fd >= 0);
+        assert_int_equal(write(fd, files[i].text, len), (ssize_t)len);
+        assert_int_equal(close(fd), 0);
+        for (size_t b = 0; b < 2; b++) {
+            struct tarn_errbuf e = {{0}};
+            struct tarn_conf *c = NULL;
+
+            assert_int_equal(tarn_conf_load(&binds[b], 1, &in, &c, &e), want);
+            if (want < 0)
+                assert_non_null(strstr(e.text, ": timeout: means several things: write it in the "
+                                               "section that is meant, one of t"));
+            else
+                assert_int_equal(b == 0 ? p.timeout : timeout,
+                                 (b == 0 ? files[i].params_s : files[i].twin_s) * 1000000000);
+            tarn_conf_free(&c);
+        }
+        assert_int_equal(unlink(path), 0);
+    }
+}
+
 static void test_not_a_file(void **state)
 {
     struct tarn_conf_input in = {.file = "/nonexistent/tarn.yaml"};
@@ -187,9 +242,13 @@ static void test_not_a_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forms),        cmocka_unit_test(test_section_named_like_a_key),
-        cmocka_unit_test(test_errors),       cmocka_unit_test(test_secret_modes),
-        cmocka_unit_test(test_other_tables), cmocka_unit_test(test_not_a_file),
+        cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_section_named_like_a_key),
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_secret_modes),
+        cmocka_unit_test(test_other_tables),
+        cmocka_unit_test(test_not_a_file),
+        cmocka_unit_test(test_keys_of_several_tables),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -319,13 +319,18 @@ static void file_finish(struct file_op *op, int64_t rc)
     bool missing = code == -TARN_E_UFS_NO_BUCKET;
 
     if (code < 0) {
-        const char *why = code > -1000 ? strerrordesc_np(-code) : tarn_strerror(code);
+        const char *why = tarn_strerror(code);
 
+        if (code == -TARN_E_UFS_DOWN)
+            why = "the file system that was mounted there is gone";
         code = tarn_file_code(code);
         (void)tarn_err_set(&r->err, code, "%s%s%.300s: %s", op->u->uri,
                            missing || !*op->key || !op->store->root.path[1] ? "" : "/",
                            missing ? "" : op->key,
                            missing ? "no such directory" : why); /* code is known */
+        for (char *p = r->err.text; *p; p++)
+            if ((unsigned char)*p < 0x20 || *p == 0x7f)
+                *p = '?'; /* a name may hold anything */
     }
     tarn_ufs_policy_done(r, code); /* the caller's callback may run in here */
     file_op_free(op);

@@ -152,15 +152,34 @@ static int snap_add(struct tarn_file_snap *s, const struct tarn_file_list_args *
     return 0;
 }
 
+/*
+ * fstatat(2) of a name: 0, or negative errno. -ENXIO when it is this name alone that cannot be had,
+ * like a dead file system that is mounted there: it must not make its whole directory unreadable.
+ */
+static int list_stat(int dir_fd, const char *name, struct stat *ret)
+{
+    struct stat here;
+    int rc;
+
+    if (fstatat(dir_fd, name, ret, AT_SYMLINK_NOFOLLOW) == 0)
+        return 0;
+    rc = -errno;
+    if ((rc == -EACCES || rc == -ENOTCONN) && fstatat(dir_fd, ".", &here, 0) == 0)
+        return -ENXIO;
+    return rc;
+}
+
 /* 1 for a directory, 0 for another entry, negative errno; ENOENT when it vanished. */
 static int snap_is_dir(int dir_fd, const struct dirent *d)
 {
     struct stat st;
+    int rc;
 
     if (d->d_type != DT_UNKNOWN)
         return d->d_type == DT_DIR;
-    if (fstatat(dir_fd, d->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return -errno;
+    rc = list_stat(dir_fd, d->d_name, &st);
+    if (rc < 0)
+        return rc == -ENXIO ? 0 : rc; /* told of when it is its turn */
     return S_ISDIR(st.st_mode);
 }
 
@@ -277,6 +296,7 @@ static int build_row(struct page_build *b, const struct tarn_file_snap *s,
     size_t n = (size_t)row->len - row->dir;
     char name[TARN_NAME_MAX + 1];
     struct stat st;
+    int rc;
 
     TARN_ASSERT(n <= TARN_NAME_MAX && b->count < b->a->max_entries);
     memcpy(name, s->arena + row->off, n);
@@ -285,8 +305,11 @@ static int build_row(struct page_build *b, const struct tarn_file_snap *s,
         build_skip(b, name);
         return 0;
     }
-    if (fstatat(b->dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return errno == ENOENT ? 0 : -errno;
+    rc = list_stat(b->dir_fd, name, &st);
+    if (rc == -ENXIO)
+        build_skip(b, name);
+    if (rc < 0)
+        return rc == -ENXIO || rc == -ENOENT ? 0 : rc;
     if (!S_ISDIR(st.st_mode) != !row->dir)
         return 0;
     *e = (struct build_entry){.e = {.name_len = n}, .target_off = SIZE_MAX};

@@ -3,7 +3,8 @@
  * Resolving keys below the served directory. openat2(2) does it in the kernel, so that nothing can
  * be swapped between a check and its use; where it is missing (or a sandbox forbids it) each
  * component is opened with O_NOFOLLOW from the one before. The root is opened anew each time: a
- * file system that was unmounted and mounted again is found, and none is kept busy.
+ * file system that was unmounted and mounted again is found, and none is kept busy. The empty
+ * directory that an unmounted one leaves behind is not taken for it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -26,6 +27,7 @@
 #define FILE_OPEN_TRIES       16                    /* renames may disturb openat2 */
 #define FILE_GRAIN_NS         (20 * TARN_NS_PER_MS) /* timestamps of local file systems */
 #define FILE_GRAIN_UNKNOWN_NS TARN_NS_PER_S
+#define FILE_GRAIN_FAT_NS     (2 * TARN_NS_PER_S)
 
 static int file_openat2(int root_fd, const char *rel, int flags)
 {
@@ -45,7 +47,7 @@ static int file_openat2(int root_fd, const char *rel, int flags)
 /* The same by hand. `rel` is not empty. */
 static int file_open_walk(int root_fd, const char *rel, int flags)
 {
-    TARN_AUTO_FD int at = dup(root_fd);
+    TARN_AUTO_FD int at = fcntl(root_fd, F_DUPFD_CLOEXEC, 0);
     char name[TARN_NAME_MAX + 1];
     const char *p = rel, *part;
     size_t n;
@@ -86,6 +88,21 @@ static int file_rel_check(const char *rel)
     }
 }
 
+/* False when a file system was mounted at the root and is no more. */
+static bool file_root_mounted(struct tarn_file_root *root, int root_fd)
+{
+    struct statx st;
+
+    if (statx(root_fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &st) < 0 ||
+        !(st.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT))
+        return true; /* nothing is known */
+    if (st.stx_attributes & STATX_ATTR_MOUNT_ROOT)
+        atomic_store_explicit(&root->was_mount, true, memory_order_relaxed);
+    else if (atomic_load_explicit(&root->was_mount, memory_order_relaxed))
+        return false;
+    return true;
+}
+
 int tarn_file_open(struct tarn_file_root *root, const char *rel, int flags, int *ret_fd)
 {
     TARN_AUTO_FD int root_fd = open(root->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -97,6 +114,8 @@ int tarn_file_open(struct tarn_file_root *root, const char *rel, int flags, int 
     flags |= O_CLOEXEC | O_NOFOLLOW;
     if (root_fd < 0)
         return errno == ENOENT || errno == ENOTDIR ? -TARN_E_UFS_NO_BUCKET : -errno;
+    if (!file_root_mounted(root, root_fd))
+        return -TARN_E_UFS_DOWN;
     if (!*rel) {
         fd = openat(root_fd, ".", flags);
         if (fd < 0)
@@ -181,21 +200,32 @@ bool tarn_file_attr(const struct stat *st, struct tarn_ufs_attr *ret)
     return true;
 }
 
+/* ext4 with small inodes keeps whole seconds: a time without a fraction may be one of those. */
+static uint64_t file_grain_ns(int fd, const struct stat *st)
+{
+    struct statfs fs;
+    unsigned long type;
+
+    if (fstatfs(fd, &fs) < 0)
+        return FILE_GRAIN_UNKNOWN_NS;
+    type = (unsigned long)fs.f_type;
+    if (type == MSDOS_SUPER_MAGIC)
+        return FILE_GRAIN_FAT_NS;
+    if (st->st_ctim.tv_nsec != 0 &&
+        (type == EXT4_SUPER_MAGIC || type == XFS_SUPER_MAGIC || type == BTRFS_SUPER_MAGIC ||
+         type == TMPFS_MAGIC || type == OVERLAYFS_SUPER_MAGIC))
+        return FILE_GRAIN_NS;
+    return FILE_GRAIN_UNKNOWN_NS;
+}
+
 uint64_t tarn_file_young_ns(int fd, const struct stat *st, int64_t real_ns)
 {
     int64_t age_ns = real_ns - file_time_ns(&st->st_ctim);
-    uint64_t grain_ns = FILE_GRAIN_UNKNOWN_NS;
-    struct statfs fs;
+    uint64_t grain_ns;
 
-    if (age_ns >= (int64_t)FILE_GRAIN_UNKNOWN_NS)
+    if (age_ns >= (int64_t)FILE_GRAIN_FAT_NS)
         return 0;
-    if (fstatfs(fd, &fs) == 0) {
-        unsigned long type = (unsigned long)fs.f_type;
-
-        if (type == EXT4_SUPER_MAGIC || type == XFS_SUPER_MAGIC || type == BTRFS_SUPER_MAGIC ||
-            type == TMPFS_MAGIC || type == OVERLAYFS_SUPER_MAGIC)
-            grain_ns = FILE_GRAIN_NS;
-    }
+    grain_ns = file_grain_ns(fd, st);
     if (age_ns >= (int64_t)grain_ns)
         return 0;
     if (age_ns < 0)

@@ -333,6 +333,7 @@ static int http_curl_code(struct tarn_ufs_http_req *r, CURLcode code, const char
         return -TARN_E_UFS_SHORT;
     case CURLE_SEND_ERROR:
     case CURLE_RECV_ERROR:
+    case CURLE_PROXY:
         return -TARN_E_UFS_CONN;
     case CURLE_OUT_OF_MEMORY:
         return -TARN_E_NO_MEMORY;
@@ -369,6 +370,8 @@ static void http_setup(struct tarn_ufs_http *h, CURL *e)
         (void)curl_easy_setopt(e, h->tls_ca_dir ? CURLOPT_CAPATH : CURLOPT_CAINFO, h->tls_ca);
     if (strcmp(h->proxy, "env") != 0)
         (void)curl_easy_setopt(e, CURLOPT_PROXY, h->proxy); /* "" also ignores the environment */
+    (void)curl_easy_setopt(e, CURLOPT_SUPPRESS_CONNECT_HEADERS,
+                           1L); /* a proxy's, not the store's */
     (void)curl_easy_setopt(e, CURLOPT_HEADERFUNCTION, http_header_cb);
     (void)curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, http_write_cb);
 }

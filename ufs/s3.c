@@ -58,7 +58,7 @@ struct s3_attempt {
     enum tarn_s3_fit fit;   /* get: of the last GET answer */
     bool asked;             /* get: HEAD was asked */
     bool plain;             /* get: without conditions */
-    bool renewed;           /* keys were read again for it */
+    unsigned creds_nr;      /* the keys that it was begun with */
     unsigned empty_pages;   /* list: pages without progress in a row */
 };
 
@@ -107,7 +107,8 @@ static int s3_answer_error(struct s3_attempt *a, struct s3_side *side)
     tarn_s3_error_xml(tarn_str_z(&side->error), side->error.len, &e);
     rc = tarn_s3_error_code(e.code, status);
     region = *e.region ? e.region : side->head.region;
-    if (*region && strcmp(region, s->site.region) != 0 && status < 500 && status != 404) {
+    if (*region && strcmp(region, s->site.region) != 0 &&
+        (status == 301 || status == 307 || status == 400 || status == 403)) {
         rc = -TARN_E_CONFIG;
         (void)snprintf(hint, sizeof(hint), "; the bucket is in region %s: give region=%s", region,
                        region); /* cut */
@@ -119,7 +120,7 @@ static int s3_answer_error(struct s3_attempt *a, struct s3_side *side)
             (void)snprintf(hint, sizeof(hint),
                            "; this host's clock is %" PRId64 " s %s the store's",
                            off < 0 ? -off : off, off < 0 ? "behind" : "ahead of"); /* fits */
-    } else if (status >= 300 && status < 400) {
+    } else if (status >= 300 && status < 400 && status != 304) {
         (void)snprintf(hint, sizeof(hint), "; redirected to %.80s: check endpoint and region",
                        *side->head.location ? side->head.location
                                             : "another place"); /* cut is fine */
@@ -349,15 +350,26 @@ static void s3_send_list(struct s3_attempt *a, const struct tarn_s3_list_args *a
 
 /* ---- steps ---------------------------------------------------------------------------------- */
 
-/* True when keys that the store rejected were replaced by newer ones from their files. */
-static bool s3_renew_keys(struct s3_attempt *a, int rc)
+/* The keys may be why. An answer to HEAD has no body that tells, and some stores deny access to
+ * whoever has a bad key. */
+static bool s3_rejected(const struct s3_side *side, int rc)
+{
+    return rc == -TARN_E_UFS_SIGNATURE || rc == -TARN_E_UFS_DENIED ||
+           (side->verb == S3_HEAD && side->rc == 0 && side->head.status == 400);
+}
+
+/* True when keys that the store rejected were replaced by newer ones from their files, now or while
+ * the attempt was under way. */
+static bool s3_renew_keys(struct s3_attempt *a, const struct s3_side *side, int rc)
 {
     struct tarn_s3_store *s = a->u->store;
     struct tarn_ufs_credentials_set fresh = {0};
     bool other;
 
-    if (a->renewed || rc != -TARN_E_UFS_SIGNATURE || !s->creds.reloadable)
+    if (!s3_rejected(side, rc) || !s->creds.reloadable)
         return false;
+    if (a->creds_nr != s->creds_nr)
+        return true;
     if (tarn_loop_now_ns(a->u->loop) - s->creds_ns < S3_RELOAD_NS)
         return false;
     s->creds_ns = tarn_loop_now_ns(a->u->loop);
@@ -371,19 +383,8 @@ static bool s3_renew_keys(struct s3_attempt *a, int rc)
     s->site.access_key = fresh.access_key;
     s->site.secret_key = fresh.secret_key;
     s->site.token = fresh.token;
-    a->renewed = true;
+    s->creds_nr += other;
     return other;
-}
-
-/* Ends the attempt with an error, or begins it again with newer keys. */
-static void s3_end_error(struct s3_attempt *a, int rc)
-{
-    TARN_ASSERT(rc < 0);
-    if (s3_renew_keys(a, rc)) {
-        s3_begin(a);
-        return;
-    }
-    s3_finish(a, rc);
 }
 
 /* The error of a side that has no usable answer; r->err is set. */
@@ -392,6 +393,18 @@ static int s3_side_error(struct s3_attempt *a, struct s3_side *side)
     if (side->rc < 0)
         return s3_fail(a, side->rc, tarn_err_text(&side->text, side->rc));
     return s3_answer_error(a, side);
+}
+
+/* Ends the attempt with the error of a side, or begins it again with newer keys. */
+static void s3_end_error(struct s3_attempt *a, struct s3_side *side)
+{
+    int rc = s3_side_error(a, side);
+
+    TARN_ASSERT(rc < 0);
+    if (s3_renew_keys(a, side, rc))
+        s3_begin(a);
+    else
+        s3_finish(a, rc);
 }
 
 static bool s3_side_ok(const struct s3_side *side)
@@ -414,10 +427,15 @@ static void s3_step_list(struct s3_attempt *a)
             s3_begin(a);
             return;
         }
-        s3_end_error(a, s3_side_error(a, side));
+        s3_end_error(a, side);
         return;
     }
     tarn_s3_list_xml_result(side->list, &x);
+    if (a->r->kind == UFS_KIND_CHECK && !tarn_s3_listing_has_prefix(&x, a->u->prefix)) {
+        l->complete = true;
+        s3_finish(a, s3_fail(a, -TARN_E_UFS_LIED, "the listing has keys that were not asked for"));
+        return;
+    }
     if (a->r->kind == UFS_KIND_CHECK) {
         rc = x.count || x.truncated || !*a->u->prefix
                  ? 0
@@ -429,7 +447,7 @@ static void s3_step_list(struct s3_attempt *a)
     }
     tarn_ufs_list_clear(l);
     full = s3_full_key(a, l->dir, "");
-    rc = tarn_s3_page(l, full, &x, &side->text);
+    rc = tarn_s3_page(l, full, &x, l->token && !a->empty_pages, &side->text);
     free(full);
     if (rc < 0)
         (void)s3_fail(a, rc, tarn_err_text(&side->text, rc)); /* rc is known */
@@ -469,7 +487,17 @@ static void s3_step_stat(struct s3_attempt *a)
     if (!head->done || (list && !list->done))
         return; /* giving the slower one up would cost its connection */
     if (list && s3_side_ok(list)) {
+        char *dir = s3_full_key(a, ufs_req_stat(a->r)->key, "/");
+        bool lied;
+
         tarn_s3_list_xml_result(list->list, &x);
+        lied = !tarn_s3_listing_has_prefix(&x, dir);
+        free(dir);
+        if (lied) {
+            s3_finish(a,
+                      s3_fail(a, -TARN_E_UFS_LIED, "the listing has keys that were not asked for"));
+            return;
+        }
         if (x.count || x.truncated) {
             ufs_req_stat(a->r)->attr = (struct tarn_ufs_attr){.type = TARN_UFS_DIR};
             s3_finish(a, 0);
@@ -478,13 +506,13 @@ static void s3_step_stat(struct s3_attempt *a)
     }
     denied = list && list->rc == 0 && list->head.status == 403;
     if (list && !s3_side_ok(list) && !(denied && s3_side_ok(head))) {
-        s3_end_error(a, s3_side_error(a, list));
+        s3_end_error(a, list);
         return;
     }
     if (s3_side_ok(head))
         s3_stat_file(a, &head->head);
     else
-        s3_end_error(a, s3_side_error(a, head));
+        s3_end_error(a, head);
 }
 
 /* After HEAD, which was asked because the GET's ETag did not fit. */
@@ -495,7 +523,7 @@ static void s3_step_asked(struct s3_attempt *a, struct s3_side *side)
     if (side->rc == 0)
         fit = tarn_s3_get_adopt(ufs_req_get(a->r), &side->head, &a->plain);
     if (fit == TARN_S3_FIT_ERROR) {
-        s3_end_error(a, s3_side_error(a, side));
+        s3_end_error(a, side);
     } else if (fit == TARN_S3_FIT_OK) {
         s3_side_reset(side);
         a->n_sides = 0;
@@ -521,7 +549,7 @@ static void s3_step_get(struct s3_attempt *a)
     } else if (answered && a->fit == TARN_S3_FIT_ASK) {
         s3_finish(a, s3_fail(a, -TARN_E_UFS_LIED, "GET and HEAD disagree about the object's ETag"));
     } else if (side->rc < 0 || a->fit != TARN_S3_FIT_OK) {
-        s3_end_error(a, s3_side_error(a, side));
+        s3_end_error(a, side);
     } else if (g->done_bytes < g->len_bytes) {
         s3_finish(a, s3_fail(a, -TARN_E_UFS_SHORT, tarn_strerror(TARN_E_UFS_SHORT)));
     } else {
@@ -580,11 +608,14 @@ static void s3_begin_stat(struct s3_attempt *a)
 
 static void s3_begin(struct s3_attempt *a)
 {
+    const struct tarn_s3_store *s = a->u->store;
+
     for (unsigned i = 0; i < a->n_sides; i++)
         s3_side_reset(&a->side[i]);
     a->n_sides = 0;
     a->asked = false;
     a->plain = false;
+    a->creds_nr = s->creds_nr;
     switch ((enum ufs_kind)a->r->kind) {
     case UFS_KIND_STAT:
         s3_begin_stat(a);

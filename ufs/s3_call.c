@@ -114,7 +114,8 @@ void tarn_s3_call_get(const struct tarn_s3_site *s, const char *full_key, uint64
     TARN_ASSERT(ret->n_headers == 0 && *full_key && first <= last);
     (void)snprintf(range, sizeof(range), "bytes=%" PRIu64 "-%" PRIu64, first, last); /* fits */
     call_line(ret, "Range", range);
-    if (version && *version->etag && strncmp(version->etag, "W/", 2) != 0) {
+    if (version && *version->etag && strncmp(version->etag, "W/", 2) != 0 &&
+        !strpbrk(version->etag, "\r\n")) {
         (void)snprintf(condition, sizeof(condition), "\"%s\"", version->etag); /* fits */
         call_line(ret, "If-Match", condition);
     } else if (version && !*version->etag && version->mtime_ns > 0) {

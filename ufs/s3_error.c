@@ -145,6 +145,8 @@ int tarn_s3_error_code(const char *code, unsigned status)
     case 401:
     case 403:
         return -TARN_E_UFS_DENIED;
+    case 304: /* not asked for */
+        return -TARN_E_UFS_PROTO;
     case 404:
     case 410:
         return -TARN_E_UFS_NOT_FOUND;

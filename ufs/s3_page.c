@@ -54,9 +54,10 @@ static enum page_verdict page_judge(const struct tarn_ufs_list *l, const struct 
 
 /* Fills `rows` in key order; `ret_last` is the greatest row of all, also of those left out. */
 static int page_rows(struct tarn_ufs_list *l, const char *full_dir, const struct tarn_s3_listing *x,
-                     struct page_row *rows, size_t *ret_count, struct page_row *ret_last)
+                     bool follows, struct page_row *rows, size_t *ret_count,
+                     struct page_row *ret_last)
 {
-    size_t dir_len = strlen(full_dir), count = 0;
+    size_t dir_len = strlen(full_dir), from_len = strlen(l->from_key), count = 0;
     bool sorted = true;
 
     for (size_t i = 0; i < x->count; i++) {
@@ -69,6 +70,8 @@ static int page_rows(struct tarn_ufs_list *l, const char *full_dir, const struct
         slash = memchr(row.p, '/', row.n);
         if (slash ? slash != row.p + row.n - 1 || !k->prefix : k->prefix)
             return -TARN_E_UFS_LIED; /* the delimiter was not obeyed */
+        if (follows && row.n && page_compare(row.p, row.n, l->from_key, from_len) < 0)
+            return -TARN_E_UFS_LIED; /* its order is not ours: names would be missing */
         if (!ret_last->k || page_row_compare(&row, ret_last) > 0)
             *ret_last = row;
         switch (page_judge(l, &row)) {
@@ -169,8 +172,18 @@ static int page_position(struct tarn_ufs_list *l, const struct tarn_s3_listing *
     return 0;
 }
 
+bool tarn_s3_listing_has_prefix(const struct tarn_s3_listing *x, const char *prefix)
+{
+    size_t n = strlen(prefix);
+
+    for (size_t i = 0; i < x->count; i++)
+        if (x->keys[i].key_len < n || memcmp(x->arena + x->keys[i].key_off, prefix, n) != 0)
+            return false;
+    return true;
+}
+
 int tarn_s3_page(struct tarn_ufs_list *l, const char *full_dir, const struct tarn_s3_listing *x,
-                 struct tarn_errbuf *err)
+                 bool follows, struct tarn_errbuf *err)
 {
     struct page_row last = {0}, *rows = calloc(x->count + 1, sizeof(*rows));
     size_t count = 0;
@@ -180,15 +193,15 @@ int tarn_s3_page(struct tarn_ufs_list *l, const char *full_dir, const struct tar
     if (!rows)
         return tarn_err_set(err, -TARN_E_NO_MEMORY, "no memory for a listing of %zu keys",
                             x->count);
-    rc = page_rows(l, full_dir, x, rows, &count, &last);
+    rc = page_rows(l, full_dir, x, follows, rows, &count, &last);
     if (rc == 0)
         rc = page_position(l, x, &last);
     if (rc == 0)
         rc = page_fill(l, x, rows, count);
     free(rows);
     if (rc == -TARN_E_UFS_LIED)
-        (void)tarn_err_set(
-            err, rc,
-            "the listing has keys that were not asked for, or does not advance"); /* rc is known */
+        (void)tarn_err_set(err, rc,
+                           "the listing has keys that were not asked for, is not in the order of "
+                           "keys, or does not advance"); /* rc is known */
     return rc;
 }

@@ -120,12 +120,15 @@ int tarn_s3_error_code(const char *code, unsigned status);
 /* ---- s3_page.c ------------------------------------------------------------------------------ */
 
 /*
- * Makes the page of `l` from a listing: `full_dir` is the store's prefix of the directory. Fills
+ * Makes the page of `l` from a listing: `full_dir` is the store's prefix of the directory;
+ * `follows` when it is the continuation, by a token, of the page that ended at l->from_key. Fills
  * entries, count, to_key, complete, skipped, skipped_names and token. Errors: UFS_LIED (a key
- * outside full_dir, an endless answer), NO_MEMORY
+ * outside full_dir, one before the page, an endless answer), NO_MEMORY
  */
 int tarn_s3_page(struct tarn_ufs_list *l, const char *full_dir, const struct tarn_s3_listing *x,
-                 struct tarn_errbuf *err);
+                 bool follows, struct tarn_errbuf *err);
+/* True when every key begins with `prefix`. */
+bool tarn_s3_listing_has_prefix(const struct tarn_s3_listing *x, const char *prefix);
 
 /* ---- s3_call.c: one signed request ---------------------------------------------------------- */
 
@@ -207,6 +210,7 @@ struct tarn_s3_store {
     struct tarn_ufs_http *http;            /* connections */
     struct tarn_ufs_credentials_set creds; /* keys */
     uint64_t creds_ns;                     /* loop time when they were read */
+    unsigned creds_nr;                     /* counts the keys that were in force */
 };
 
 /* The back end's `open`. */

@@ -50,6 +50,7 @@ struct tarn_s3_list_xml {
     struct tarn_s3_key key;   /* of the Contents or CommonPrefixes that is open */
     bool has_key, has_size;   /* what it had so far */
     bool root;                /* ListBucketResult was there */
+    bool has_truncated;       /* IsTruncated was there */
     bool truncated, encoded;  /* IsTruncated; EncodingType url */
     struct tarn_str arena;    /* texts */
     struct tarn_str token;    /* NextContinuationToken */
@@ -174,8 +175,8 @@ static void list_keep_etag(struct tarn_s3_list_xml *x)
     for (size_t i = 0; i < x->text_len; i++) {
         if (x->text[i] == '"')
             continue;
-        if (n == sizeof(clean))
-            return; /* too long to be kept: no ETag */
+        if (n == sizeof(clean) || (unsigned char)x->text[i] < 0x20 || x->text[i] == 0x7f)
+            return; /* too long to be kept, or no header line could hold it: no ETag */
         clean[n++] = x->text[i];
     }
     x->key.etag_off = list_keep(x, clean, n);
@@ -204,7 +205,10 @@ static void list_value(struct tarn_s3_list_xml *x)
             tarn_parse_u64(x->text, &x->key.size_bytes) == 0 && x->key.size_bytes <= TARN_FILE_MAX;
         break;
     case XML_TRUNCATED:
+        x->has_truncated = true;
         x->truncated = strcmp(x->text, "true") == 0;
+        if (!x->truncated && strcmp(x->text, "false") != 0)
+            list_fail(x, -TARN_E_UFS_PROTO); /* a guess could hide what follows */
         break;
     case XML_TOKEN:
         tarn_str_reset(&x->token);
@@ -313,6 +317,8 @@ int tarn_s3_list_xml_end(struct tarn_s3_list_xml *x)
 {
     int rc = list_parse(x, "", 0, 1);
 
+    if (rc == 0 && !x->has_truncated && (x->token.len || x->count == x->max_keys))
+        x->rc = rc = -TARN_E_UFS_PROTO; /* it may go on, and does not say so */
     if (rc < 0 || !x->encoded)
         return rc;
     for (size_t i = 0; i < x->count; i++) {

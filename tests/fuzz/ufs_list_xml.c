@@ -45,7 +45,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
     if (rc == 0) {
         tarn_s3_list_xml_result(x, &r);
         TARN_ASSERT(r.count <= 50);
-        if (tarn_s3_page(&l, dirs[p[1] / 4 % 3], &r, NULL) == 0)
+        if (tarn_s3_page(&l, dirs[p[1] / 4 % 3], &r, p[1] >> 7, NULL) == 0)
             check_page(&l);
     }
     tarn_s3_list_xml_free(&x);

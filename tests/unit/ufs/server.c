@@ -52,6 +52,7 @@ struct srv_request {
     int fd;                 /* where the answer goes */
     enum srv_action action; /* how */
     bool head;              /* HEAD */
+    bool good_key;          /* signed with the key `ak` */
     char path[2048];        /* decoded, without the bucket */
     char query[4096];       /* raw */
     char if_match[160];     /* without quotes, or "" */
@@ -269,6 +270,8 @@ static void srv_list_answer(struct srv_request *q)
     tarn_str_adds(&l.out, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult "
                           "xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>bkt</Name>"
                           "<EncodingType>url</EncodingType>");
+    if (q->action == SRV_ANY_PREFIX)
+        l.prefix[0] = 0;
     if (q->action == SRV_TOO_MANY)
         (void)snprintf(l.max, sizeof(l.max), "100000"); /* fits */
     for (size_t i = 0; i < s->n_objects; i++) {
@@ -327,6 +330,11 @@ static bool srv_misbehave(struct srv_request *q)
     case SRV_BAD_KEY:
         srv_error(q, "403 Forbidden", "", "SignatureDoesNotMatch", "no");
         return true;
+    case SRV_CHECK_KEY:
+    case SRV_CHECK_DENY:
+        srv_error(q, "403 Forbidden", "",
+                  q->action == SRV_CHECK_KEY ? "SignatureDoesNotMatch" : "AccessDenied", "no");
+        return true;
     case SRV_BAD_TOKEN:
         srv_error(q, "400 Bad Request", "", "InvalidArgument",
                   "The continuation token is incorrect");
@@ -353,7 +361,7 @@ static bool srv_answers_well(enum srv_action a)
     return a == SRV_OK || a == SRV_STALL_BODY || a == SRV_CUT_BODY || a == SRV_IGNORE_RANGE ||
            a == SRV_WRONG_RANGE || a == SRV_WRONG_TOTAL || a == SRV_WRONG_ETAG ||
            a == SRV_NO_ETAG || a == SRV_CHUNKED || a == SRV_BAD_XML || a == SRV_TOO_MANY ||
-           a == SRV_LOOP;
+           a == SRV_LOOP || a == SRV_ANY_PREFIX;
 }
 
 /* False when the connection is over. */
@@ -412,9 +420,12 @@ static void srv_parse(struct srv_request *q, const char *head)
     srv_header(head, "\r\nAuthorization: AWS4-HMAC-SHA256 ", auth, sizeof(auth));
     srv_header(head, "\r\nx-amz-date: ", value, sizeof(value));
     tarn_mtx_lock(&s->mtx);
-    if (!strstr(auth, "Credential=ak/") || strlen(value) != 16)
+    q->good_key = strstr(auth, "Credential=ak/") != NULL;
+    if (!q->good_key || strlen(value) != 16)
         s->counts.bad_auth++;
     q->action = s->counts.requests < s->n_script ? s->script[s->counts.requests] : SRV_OK;
+    if (q->good_key && (q->action == SRV_CHECK_KEY || q->action == SRV_CHECK_DENY))
+        q->action = SRV_OK;
     if (s->counts.requests < SRV_LINES_MAX)
         s->lines[s->counts.requests] = tarn_xasprintf("%.*s", (int)strcspn(head, "\r"), head);
     s->counts.requests++;

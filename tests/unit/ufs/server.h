@@ -34,6 +34,9 @@ enum srv_action {
     SRV_LOOP,         /* a truncated listing that never advances */
     SRV_SKEWED,       /* 403 RequestTimeTooSkewed with a Date of 2001 */
     SRV_BAD_KEY,      /* 403 SignatureDoesNotMatch */
+    SRV_CHECK_KEY,    /* 403 SignatureDoesNotMatch unless the key is `ak` */
+    SRV_CHECK_DENY,   /* 403 AccessDenied unless the key is `ak` */
+    SRV_ANY_PREFIX,   /* a listing that does not look at the prefix */
     SRV_BAD_TOKEN     /* 400 InvalidArgument */
 };
 

@@ -533,7 +533,13 @@ static void test_young_rule(void **state)
     assert_int_equal(tarn_file_young_ns(fd, &st, ctime_ns + 2000000000), 0);
     assert_true(tarn_file_young_ns(fd, &st, ctime_ns) > 0);
     assert_true(tarn_file_young_ns(fd, &st, ctime_ns - 5000000000) > 0); /* a clock ahead of ours */
-    (void)close(fd);                                                     /* read only */
+    st.st_ctim.tv_nsec = 1;
+    ctime_ns = st.st_ctim.tv_sec * 1000000000L;
+    assert_int_equal(tarn_file_young_ns(fd, &st, ctime_ns + 500000000), 0);
+    st.st_ctim.tv_nsec = 0; /* perhaps a file system that keeps whole seconds */
+    assert_int_equal(tarn_file_young_ns(fd, &st, ctime_ns + 600000000), 400000000);
+    assert_int_equal(tarn_file_young_ns(fd, &st, ctime_ns + 1000000000), 0);
+    (void)close(fd); /* read only */
 }
 
 static void closed_cb(void *arg)

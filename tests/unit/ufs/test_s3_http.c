@@ -329,6 +329,18 @@ static void test_list_lies(void **state)
                      -TARN_E_UFS_DENIED); /* an error is never a negative */
 }
 
+/* A store that does not look at the prefix would make every name a directory. */
+static void test_list_of_another_prefix(void **state)
+{
+    struct env *e = *state;
+
+    env_open(e, "s3://bkt/d", ",retries=1");
+    script(e, SRV_ANY_PREFIX, 64);
+    assert_int_equal(fx_check(&e->fx), -TARN_E_UFS_LIED);
+    assert_int_equal(fx_stat(&e->fx, "one"), -TARN_E_UFS_LIED);
+    assert_int_equal(fx_stat(&e->fx, "nope"), -TARN_E_UFS_LIED);
+}
+
 /* A token that the store has forgotten: the listing goes on from the last key. */
 static void test_list_bad_token(void **state)
 {
@@ -452,6 +464,38 @@ static void test_rotated_keys(void **state)
     fx_tmp_fini(dir);
 }
 
+static void old_key_open(struct env *e, const char *dir, const char *extra)
+{
+    char opts[1024];
+
+    fx_write(dir, "key", "old", 3);
+    fx_write(dir, "secret", "s", 1);
+    (void)snprintf(opts, sizeof(opts),
+                   "endpoint=http://127.0.0.1:%u,key-file=%s/key,secret-file=%s/secret%s",
+                   srv_port(e->srv), dir, dir, extra); /* fits */
+    assert_int_equal(fx_open(&e->fx, "s3://bkt", opts), 0);
+    fx_write(dir, "key", "ak", 2);
+    (void)usleep(1100000); /* they are not looked at more often than once a second */
+}
+
+/* An answer to HEAD does not say that the key is why, and some stores never do. */
+static void test_rotated_keys_without_a_reason(void **state)
+{
+    struct env *e = *state;
+    char *dir = fx_tmp();
+
+    old_key_open(e, dir, "");
+    script(e, SRV_CHECK_KEY, 64);
+    assert_int_equal(fx_stat_file(&e->fx, "big"), 0);
+    assert_int_equal(requests(e), 2);
+    fx_close(&e->fx);
+    old_key_open(e, dir, "");
+    script(e, SRV_CHECK_DENY, 64);
+    assert_int_equal(get(e, "big", 0, 100), 0);
+    assert_int_equal(requests(e), 2);
+    fx_tmp_fini(dir);
+}
+
 /* ---- many at a time ------------------------------------------------------------------------- */
 
 #define MANY 60
@@ -545,6 +589,28 @@ static void test_concurrency(void **state)
     }
     srv_delay_ms(e->srv, 0);
     free(m);
+}
+
+/* Requests that were under way with the old keys are sent again with the new ones, all of them. */
+static void test_rotated_keys_of_many(void **state)
+{
+    struct env *e = *state;
+    char *dir = fx_tmp();
+    struct srv_counts c;
+    struct many *m;
+
+    old_key_open(e, dir, ",max-connections=8");
+    script(e, SRV_CHECK_KEY, 64);
+    srv_delay_ms(e->srv, 5);
+    m = many_start(e, 1000);
+    tarn_loop_run(e->fx.loop);
+    for (unsigned i = 0; i < MANY; i++)
+        assert_int_equal(m->rc[i], 0);
+    srv_counts(e->srv, &c);
+    assert_true(c.bad_auth >= 2); /* more than the one that looks at the files */
+    assert_true(c.bad_auth <= 8);
+    free(m);
+    fx_tmp_fini(dir);
 }
 
 static void test_cancel(void **state)
@@ -656,6 +722,7 @@ int main(void)
         T(test_one_connection),
         T(test_lies),
         T(test_list_lies),
+        T(test_list_of_another_prefix),
         T(test_list_bad_token),
         T(test_retries),
         T(test_resume),
@@ -663,6 +730,8 @@ int main(void)
         T(test_stall_on_reused),
         T(test_refused),
         T(test_rotated_keys),
+        T(test_rotated_keys_without_a_reason),
+        T(test_rotated_keys_of_many),
         T(test_concurrency),
         T(test_cancel),
         T(test_close_in_data),

@@ -134,6 +134,11 @@ static void test_calls(void **state)
     assert_int_equal(c.n_headers, 4);
     tarn_s3_call_fini(&c);
 
+    v = (struct tarn_ufs_version){.size_bytes = 10, .etag = "a\r\nx: y"}; /* no second line */
+    tarn_s3_call_get(&site, "k", 0, 9, &v, when, &c);
+    assert_int_equal(c.n_headers, 4);
+    tarn_s3_call_fini(&c);
+
     v = (struct tarn_ufs_version){.size_bytes = 10, .mtime_ns = 784111777LL * 1000000000LL};
     tarn_s3_call_get(&site, "k", 0, 9, &v, when, &c);
     assert_string_equal(c.headers[1], "If-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT");
@@ -401,6 +406,11 @@ static void test_list_garbage(void **state)
                    -TARN_E_UFS_PROTO);
     check_list_bad("<!DOCTYPE l SYSTEM \"file:///etc/passwd\">" L(K("a")), 9, -TARN_E_UFS_PROTO);
     check_list_bad(L(K("a\x01")), 9, -TARN_E_UFS_PROTO);
+    check_list_bad(L("<IsTruncated>True</IsTruncated>" K("a")), 9, -TARN_E_UFS_PROTO);
+    check_list_bad(L("<IsTruncated></IsTruncated>" K("a")), 9, -TARN_E_UFS_PROTO);
+    check_list_bad(L("<NextContinuationToken>t</NextContinuationToken>" K("a")), 9,
+                   -TARN_E_UFS_PROTO);
+    check_list_bad(L(K("a") K("b")), 2, -TARN_E_UFS_PROTO); /* full, and silent about the rest */
     for (int i = 0; i < 40; i++)
         tarn_str_adds(&deep, i ? "<x>" : "<ListBucketResult>");
     check_list_bad(deep.p, 9, -TARN_E_UFS_PROTO);
@@ -410,6 +420,27 @@ static void test_list_garbage(void **state)
     check_list_bad(text.p, 9, -TARN_E_UFS_PROTO);
     tarn_str_fini(&deep);
     tarn_str_fini(&text);
+}
+
+/* An ETag that no header line can hold is none. */
+static void test_list_etag(void **state)
+{
+    static const char *const bad[] = {"a&#10;b", "a&#13;&#10;x: y", "a&#9;", "a\x7f"};
+    struct tarn_s3_list_xml *x;
+    struct tarn_s3_listing r;
+
+    (void)state;
+    for (size_t i = 0; i < TARN_ARRAY_LEN(bad); i++) {
+        char *xml = tarn_xasprintf(
+            L("<Contents><Key>k</Key><ETag>\"%s\"</ETag><Size>1</Size></Contents>"), bad[i]);
+
+        assert_int_equal(parse_list(xml, 9, &x), 0);
+        tarn_s3_list_xml_result(x, &r);
+        assert_int_equal(r.count, 1);
+        assert_int_equal(r.keys[0].etag_len, 0);
+        tarn_s3_list_xml_free(&x);
+        free(xml);
+    }
 }
 
 /* ---- pages ---------------------------------------------------------------------------------- */
@@ -425,7 +456,7 @@ static int make_page(struct tarn_ufs_list *l, const char *dir, const char *xml,
     assert_int_equal(rc, 0);
     tarn_s3_list_xml_result(x, &r);
     tarn_ufs_list_clear(l);
-    rc = tarn_s3_page(l, dir, &r, NULL);
+    rc = tarn_s3_page(l, dir, &r, l->token != NULL, NULL);
     tarn_str_reset(out);
     for (size_t i = 0; i < l->count; i++)
         tarn_str_addf(out, "%s%s|", l->entries[i].name,
@@ -481,6 +512,15 @@ static void test_page(void **state)
     assert_true(l.complete);
     assert_null(l.token);
 
+    /* a continuation that goes back: dropping `a-b` would hide it */
+    l.token = tarn_xstrdup("t2");
+    assert_int_equal(make_page(&l, "", L(K("a-b") K("c")), &out), -TARN_E_UFS_LIED);
+    assert_int_equal(make_page(&l, "", L(D("b0/") K("c")), &out), 0);
+    assert_string_equal(out.p, "c|");
+    assert_null(l.token);
+    assert_int_equal(make_page(&l, "", L(K("a-b") K("c")), &out), 0); /* start-after is ignored */
+    assert_string_equal(out.p, "c|");
+
     /* no progress */
     assert_int_equal(make_page(&l, "", L("<IsTruncated>true</IsTruncated>" K("a")), &out),
                      -TARN_E_UFS_LIED);
@@ -519,6 +559,7 @@ static void test_error_xml(void **state)
     assert_int_equal(tarn_s3_error_code("SlowDown", 503), -TARN_E_UFS_THROTTLED);
     assert_int_equal(tarn_s3_error_code("Weird", 502), -TARN_E_UFS_SERVER);
     assert_int_equal(tarn_s3_error_code("Weird", 418), -TARN_E_UFS_PROTO);
+    assert_int_equal(tarn_s3_error_code("", 304), -TARN_E_UFS_PROTO);
     assert_int_equal(tarn_err_exit(tarn_s3_error_code("InvalidAccessKeyId", 403)),
                      TARN_EXIT_DENIED);
 }
@@ -661,7 +702,7 @@ static void test_list_speed(void **state)
                       "ETag><Size>%d</Size>"
                       "<StorageClass>STANDARD</StorageClass></Contents>",
                       1, i, i);
-    tarn_str_adds(&xml, "</ListBucketResult>");
+    tarn_str_adds(&xml, "<IsTruncated>false</IsTruncated></ListBucketResult>");
     t0 = tarn_now_ns();
     for (unsigned i = 0; i < rounds; i++) {
         struct tarn_ufs_list l = {.from_key = tarn_xstrdup(""), .max_entries = 1000};
@@ -671,7 +712,7 @@ static void test_list_speed(void **state)
         assert_int_equal(tarn_s3_list_xml_feed(x, xml.p, xml.len), 0);
         assert_int_equal(tarn_s3_list_xml_end(x), 0);
         tarn_s3_list_xml_result(x, &r);
-        assert_int_equal(tarn_s3_page(&l, "train/images/part-0001/", &r, NULL), 0);
+        assert_int_equal(tarn_s3_page(&l, "train/images/part-0001/", &r, false, NULL), 0);
         assert_int_equal(l.count, 1000);
         tarn_s3_list_xml_free(&x);
         tarn_ufs_list_fini(&l);
@@ -697,6 +738,7 @@ int main(void)
         cmocka_unit_test(test_list_swift),
         cmocka_unit_test(test_list_rgw),
         cmocka_unit_test(test_list_garbage),
+        cmocka_unit_test(test_list_etag),
         cmocka_unit_test(test_page),
         cmocka_unit_test(test_error_xml),
         cmocka_unit_test(test_dates),

@@ -112,7 +112,8 @@ int64_t tarn_tier_try_read(struct tarn_tier_file *f, uint64_t off, uint32_t len,
  * reading, the caller's to close. Its bytes are neither changed nor punched from then on; the file
  * goes only as a whole, and is not evicted while it is lent. What was unlinked meanwhile (a drop, a
  * bad granule) counts as used until all loans of it came back. Any thread; costs an open and some
- * atomics per 4 MiB. Errors: NOT_CACHED (not whole, or not all verified since the start),
+ * atomics per 4 MiB. Errors: NOT_CACHED (not whole, not all verified since the start, or the
+ * directory is still looked through after a start),
  * TIER_OFFLINE, errno class.
  */
 int tarn_tier_lend(struct tarn_tier_file *f, struct tarn_tier_loan **ret_loan);

@@ -6,7 +6,8 @@
  * A hole that is punched below such a reader would read as zeros. So what was lent once goes only
  * as a whole, by unlink, which leaves the bytes to those who have them: evict, drop and the repair
  * of a bad granule ask tarn_tier_lent(). The evictor passes over files that are lent just now,
- * since unlinking them would free nothing.
+ * since unlinking them would free nothing. The walk after a start asks nobody before it punches, so
+ * until it is done only files of one group are lent, in which it never does.
  *
  * A loan is of the inode and not of the file: when the name goes while it is out, its bytes count
  * as used until it comes back.
@@ -64,8 +65,8 @@ static int loan_open(struct tarn_tier_file *f)
     lent = TARN_FAULT(disk_open);
     if (lent == 0)
         lent = open(name, O_RDONLY | O_CLOEXEC);
-    if (lent == -1)
-        return -errno;
+    if (lent == -1) /* the file is there, whatever its names are: it is /proc that is not */
+        return errno == ENOENT ? -TARN_E_NOT_CACHED : -errno;
     if (lent >= 0 && (fstat(lent, &st) < 0 || (uint64_t)st.st_size != f->length)) {
         (void)close(lent); /* only opened */
         return -TARN_E_INDEX_CORRUPT;
@@ -92,6 +93,8 @@ int tarn_tier_lend(struct tarn_tier_file *f, struct tarn_tier_loan **ret_loan)
     if (tarn_tier_offline(f->tier))
         return -TARN_E_TIER_OFFLINE;
     if (f->length == 0 || !tarn_tier_file_verified(f, 0, f->length))
+        return -TARN_E_NOT_CACHED;
+    if (tarn_tier_groups(f->length) > 1 && atomic_load(&f->tier->walking))
         return -TARN_E_NOT_CACHED;
     pin_all(f,
             true); /* every group exists; a removal that begins now waits, and then sees the loan */

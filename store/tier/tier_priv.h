@@ -197,8 +197,8 @@ struct tarn_tier {
     struct tarn_timer index_timer; /* retries that */
 
     /* The walk after the start. */
-    bool walking;
-    bool walk_late; /* it takes longer than reservations may wait */
+    _Atomic bool walking; /* changed on the loop */
+    bool walk_late;       /* it takes longer than reservations may wait */
     unsigned walk_bucket;
     struct tarn_timer walk_timer;
 

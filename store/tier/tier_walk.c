@@ -6,9 +6,9 @@
  * Files without a record are unlinked, records without a file (or with one of another length) are
  * dropped, and every file is counted by what it takes. Until it is done no reservation is granted,
  * hence nothing is written and no file made: so a name that the index did not know is nobody's.
- * Reads and loads go on. A crash between a record's deletion and the punching of its hole leaves
- * blocks that belong to no group: a file that takes more than its records say has its other groups
- * punched.
+ * Reads and loads go on; nothing that may have holes punched is lent. A crash between a record's
+ * deletion and the punching of its hole leaves blocks that belong to no group: a file that takes
+ * more than its records say has its other groups punched.
  */
 #include "store/tier/tier_priv.h"
 

@@ -123,9 +123,41 @@ static void test_not_before_it_is_verified(void **state)
     assert_int_equal(lend(r, 1, &f, &loan), -TARN_E_NOT_CACHED);
     for (uint32_t i = 0; i < 3; i++)
         assert_int_equal(rig_load(r, f, i, false, &good), 0);
+    rig_settle(r);
     fd = tarn_tier_lend(f, &loan);
     assert_true(fd >= 0);
     give_back(fd, &f, &loan);
+}
+
+/* The walk after a start may be about to punch what it found to be nobody's. */
+static void test_not_while_it_is_looked_through(void **state)
+{
+    struct tarn_tier_file *f;
+    struct tarn_tier_loan *loan = NULL;
+    struct rig one;
+    int fd;
+
+    (void)state;
+    rig_init(&one, 1, NULL); /* the loads come before most of the walk's 256 steps */
+    rig_must_open(&one, QUOTA);
+    assert_int_equal(rig_fill(&one, 1, LENGTH), 0);
+    assert_int_equal(rig_fill(&one, 2, 1000), 0);
+    rig_close(&one);
+    rig_must_open(&one, QUOTA);
+    f = rig_file(&one, 2, 1000);
+    assert_int_equal(rig_load(&one, f, 0, false, NULL), 0);
+    fd = tarn_tier_lend(f, &loan); /* it has no holes */
+    assert_true(fd >= 0);
+    give_back(fd, &f, &loan);
+    f = rig_file(&one, 1, LENGTH);
+    for (uint32_t i = 0; i < 3; i++)
+        assert_int_equal(rig_load(&one, f, i, false, NULL), 0);
+    assert_int_equal(tarn_tier_lend(f, &loan), -TARN_E_NOT_CACHED);
+    rig_settle(&one);
+    fd = tarn_tier_lend(f, &loan);
+    assert_true(fd >= 0);
+    give_back(fd, &f, &loan);
+    rig_fini(&one);
 }
 
 static void test_drop_while_lent(void **state)
@@ -328,6 +360,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_only_what_is_whole, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_not_before_it_is_verified, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_not_while_it_is_looked_through, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_drop_while_lent, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_eviction, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_all_is_lent, set_up, tear_down),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How `tarn local` begins and ends: signals, pid files, the background, umount; and what commands do
 when it ends while they wait."""
+import contextlib
 import os
 import signal
 import subprocess
@@ -22,6 +23,16 @@ def served(workdir):
     root = os.path.join(workdir, "served")
     util.write_tree(root, [("d/f", some_bytes(10_000)), ("big", some_bytes(6 << 20))])
     return root
+
+
+@contextlib.contextmanager
+def running(*args, **kwargs):
+    """A process that is gone behind the block, also when a check in it failed."""
+    with subprocess.Popen(*args, **kwargs) as p:
+        try:
+            yield p
+        finally:
+            p.kill()
 
 
 # ---- signals ----
@@ -87,8 +98,8 @@ def test_background_stopped_while_starting(tarn, s3fault):
     s3fault.put(BKT, "f", b"x")
     s3fault.fail("stall_headers", seconds=2, times=1)
     server = tarn(f"s3://{BKT}", *local.fault_options(s3fault), start=False)
-    with subprocess.Popen([*server.command(), "-d"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, env=server.env) as p:
+    with running([*server.command(), "-d"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                 stderr=subprocess.PIPE, text=True, env=server.env) as p:
         util.wait_until("a question to the store", s3fault.requests, 10)
         child, = [pid for pid in local.processes_with(server.cache) if pid != p.pid]
         os.kill(child, signal.SIGTERM)
@@ -103,8 +114,8 @@ def test_interrupted_start_in_the_background_leaves_nothing(tarn, s3fault):
     s3fault.put(BKT, "f", b"x")
     s3fault.fail("stall_headers", seconds=2, times=1)
     server = tarn(f"s3://{BKT}", *local.fault_options(s3fault), start=False)
-    with subprocess.Popen([*server.command(), "-d"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, env=server.env) as p:
+    with running([*server.command(), "-d"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                 stderr=subprocess.PIPE, text=True, env=server.env) as p:
         util.wait_until("a question to the store", s3fault.requests, 10)
         child, = [pid for pid in local.processes_with(server.cache) if pid != p.pid]
         p.send_signal(signal.SIGINT)
@@ -192,8 +203,8 @@ def test_get_ends_soon_after_its_server(tarn, workdir):
     with open(f"{root}/f", "wb") as f:
         f.truncate(4 << 30)
     server = tarn(f"file://{root}", "--cache-size", "64MiB")
-    with subprocess.Popen([binary(), "get", "/f", out], stderr=subprocess.PIPE, text=True,
-                          env=server.cli_env()) as p:
+    with running([binary(), "get", "/f", out], stderr=subprocess.PIPE, text=True,
+                 env=server.cli_env()) as p:
         util.wait_until("bytes come", lambda: any(os.stat(f"{out}/{n}").st_size > (1 << 20)
                                                   for n in os.listdir(out)), 30)
         begun = time.monotonic()
@@ -211,8 +222,8 @@ def test_interrupt_of_a_call_under_way(tarn, s3fault, workdir):
     server = tarn(f"s3://{BKT}", *local.fault_options(s3fault))
     s3fault.forget_requests()
     s3fault.fail("stall_headers", seconds=20, op="list")
-    with subprocess.Popen([binary(), "get", "-R", "/", f"{workdir}/out"], stderr=subprocess.PIPE, text=True,
-                          env=server.cli_env()) as p:
+    with running([binary(), "get", "-R", "/", f"{workdir}/out"], stderr=subprocess.PIPE, text=True,
+                 env=server.cli_env()) as p:
         util.wait_until("a question to the store", s3fault.requests, 10)
         time.sleep(0.2)  # the call waits for its answer
         begun = time.monotonic()
@@ -227,8 +238,8 @@ def test_interrupt_while_a_pipe_has_no_reader(tarn, served, workdir):
     fifo = f"{workdir}/fifo"
     os.mkfifo(fifo)
     server = tarn(f"file://{served}")
-    with subprocess.Popen([binary(), "get", "/d/f", fifo], stderr=subprocess.DEVNULL,
-                          env=server.cli_env()) as p:
+    with running([binary(), "get", "/d/f", fifo], stderr=subprocess.DEVNULL,
+                 env=server.cli_env()) as p:
         util.wait_until("its session", lambda: any(s["kind"] == "cli" and s["pid"] == p.pid for s in
                                                    server.json("status")["sessions"]), 10)
         time.sleep(0.5)  # it waits for a reader now

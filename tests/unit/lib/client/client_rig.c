@@ -150,9 +150,14 @@ static void on_open(void *ctx, struct tarn_rpc_call *call)
 static void on_renew(void *ctx, struct tarn_rpc_call *call)
 {
     Tarn__Wire__RenewResponse resp = TARN__WIRE__RENEW_RESPONSE__INIT;
+    const Tarn__Wire__RenewRequest *req = (const Tarn__Wire__RenewRequest *)call->request;
     struct rig *r = ctx;
 
     r->renewed++;
+    assert_true(req->session < 8);
+    r->told[req->session] = 0;
+    for (size_t i = 0; i < req->n_reads; i++)
+        r->told[req->session] += req->reads[i]->bytes;
     resp.seq = r->seq;
     tarn_rpc_reply(call, 0, &resp.base, NULL, 0, 0);
 }

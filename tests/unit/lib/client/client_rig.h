@@ -29,6 +29,7 @@ struct rig {
     struct tarn_rpc_session *session; /* the last that opened */
     unsigned opened;                  /* session_open calls */
     unsigned renewed;                 /* session_renew calls */
+    uint64_t told[8];                 /* bytes read, as the last of them said, by session */
     uint64_t seq;                     /* of the last notice */
     unsigned lookups, locates, reads; /* calls */
     bool hold_lookup, hold_locate, hold_open;

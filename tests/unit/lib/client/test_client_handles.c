@@ -63,6 +63,34 @@ static void ends_of_the_file(void **state)
     rig_fini(&r);
 }
 
+/* Each session tells what was read in it; the end tells what was not told yet. */
+static void reads_are_told(void **state)
+{
+    struct tarn_handle *h;
+    unsigned renewed;
+    struct rig r;
+    struct rd rd;
+
+    (void)state;
+    rig_init(&r, NULL);
+    h = open_file(&r);
+    rd_start(&rd, &r, h, 0, 70000);
+    assert_int_equal(rd_wait(&rd), 0);
+    renewed = r.renewed;
+    rig_until(&r, &r.renewed, renewed + 2);
+    assert_int_equal(r.told[1], 70000);
+    rig_run_for(&r, 20 * TARN_NS_PER_MS); /* that is answered */
+    tarn_rpc_session_close(r.session);
+    rig_until(&r, &r.opened, 2);
+    rig_run_for(&r, 20 * TARN_NS_PER_MS);
+    rd_start(&rd, &r, h, 0, 5000);
+    assert_int_equal(rd_wait(&rd), 0);
+    tarn_handle_close(&h);
+    rig_fini(&r);
+    assert_int_equal(r.told[1], 70000);
+    assert_int_equal(r.told[2], 5000);
+}
+
 /* A damaged answer is asked for once more; one that stays damaged is an error, never bytes. */
 static void damaged_answers(void **state)
 {
@@ -308,10 +336,11 @@ static void ahead_over_hits(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(one_locate_for_many),  cmocka_unit_test(ends_of_the_file),
-        cmocka_unit_test(damaged_answers),      cmocka_unit_test(located_another_version),
-        cmocka_unit_test(locate_fails),         cmocka_unit_test(cancelled_reads),
-        cmocka_unit_test(closed_while_located), cmocka_unit_test(ahead_over_hits),
+        cmocka_unit_test(one_locate_for_many), cmocka_unit_test(ends_of_the_file),
+        cmocka_unit_test(damaged_answers),     cmocka_unit_test(located_another_version),
+        cmocka_unit_test(locate_fails),        cmocka_unit_test(cancelled_reads),
+        cmocka_unit_test(reads_are_told),      cmocka_unit_test(closed_while_located),
+        cmocka_unit_test(ahead_over_hits),
     };
 
     if (argc > 1)

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/rpc/client_priv.h"
 #include "tests/unit/lib/rpc/raw_peer.h"
 
 static void start(struct fx *fx)
@@ -154,6 +155,40 @@ static void test_nobody_there(void **state)
     assert_int_equal(fx.up, 0);
     assert_in_range(fx.down, 4, 30); /* pauses between the rounds */
     assert_int_equal(fx.state_rc, -TARN_E_CONN_REFUSED);
+    fx_fini(&fx);
+}
+
+/* A client may be told not to wait for ever: what waits ends soon after the server did. */
+static void test_nobody_there_any_more(void **state)
+{
+    struct op held, waiting, late;
+    struct fx fx;
+    char addr[64];
+
+    (void)state;
+    start(&fx);
+    fx.client->lost_timeout_ns = 2 * TARN_NS_PER_S;
+    assert_true(strlen(fx.addr) < sizeof(addr));
+    memcpy(addr, fx.addr, strlen(fx.addr) + 1);
+    op_start(&held, &fx, TARN_RPC_getattr, 1);
+    fx_run(&fx, 10 * TARN_NS_PER_MS);
+    fx_stop_server(&fx);
+    fx.held_n = 0;
+    op_start(&waiting, &fx, TARN_RPC_lookup, 1);
+    fx_run(&fx, TARN_NS_PER_S);
+    assert_int_equal(held.done + waiting.done, 0); /* it may come back */
+    fx_run(&fx, 3 * TARN_NS_PER_S);
+    assert_int_equal(held.rc, -TARN_E_CONN_REFUSED);
+    assert_int_equal(waiting.rc, -TARN_E_CONN_REFUSED);
+    op_start(&late, &fx, TARN_RPC_lookup, 1);
+    fx_run(&fx, 2 * TARN_NS_PER_S);
+    assert_int_equal(late.rc, -TARN_E_CONN_REFUSED);
+    fx_serve(&fx, FX_TOKEN);
+    fx_listen(&fx, addr);
+    fx_run(&fx, 2 * TARN_NS_PER_S);
+    op_start(&late, &fx, TARN_RPC_lookup, 1);
+    fx_run(&fx, 10 * TARN_NS_PER_MS);
+    assert_int_equal(late.rc, 0);
     fx_fini(&fx);
 }
 
@@ -378,6 +413,7 @@ int main(void)
         cmocka_unit_test(test_busy_until_deadline),
         cmocka_unit_test(test_new_capability),
         cmocka_unit_test(test_nobody_there),
+        cmocka_unit_test(test_nobody_there_any_more),
         cmocka_unit_test(test_server_comes_late),
         cmocka_unit_test(test_restart),
         cmocka_unit_test(test_pair_lost),

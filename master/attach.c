@@ -252,6 +252,7 @@ static void attach_commit(struct attach_op *op)
     rec.isolation = op->a->isolation;
     rec.root = op->a->root.v;
     rec.read_only = true;
+    rec.since_ns = op->a->since_ns;
     (void)snprintf(ttl, sizeof(ttl), "%" PRIu64 "ns", op->a->ttl_ns); /* fits */
     rec.ttl = ttl;
     e.attach = &rec;
@@ -306,6 +307,20 @@ void mattach_stop(struct tarn_master *m)
         tarn_timer_stop(&m->attach->probe);
 }
 
+/* When it was attached first, where that is known. */
+static int attach_since(struct attach_op *op)
+{
+    Tarn__Core__Attachment *rec = NULL;
+    int rc = tarn_core_attachment(op->master->args.kv, op->a->id, &rec);
+
+    if (rc < 0)
+        return rc;
+    if (rec->since_ns)
+        op->a->since_ns = rec->since_ns;
+    tarn__core__attachment__free_unpacked(rec, NULL);
+    return 0;
+}
+
 /* A directory that was used for another store is refused; for this one, the store need not be
  * asked. */
 static int attach_compare(struct attach_op *op)
@@ -320,6 +335,8 @@ static int attach_compare(struct attach_op *op)
                           tarn_str_z(&uri), tarn_str_z(&store_id), op->a->uri,
                           tarn_ufs_store_id(op->a->ufs));
     op->known = rc == 0;
+    if (rc == 0)
+        rc = attach_since(op);
     tarn_str_fini(&uri);
     tarn_str_fini(&store_id);
     return rc == -TARN_E_NO_ATTACH ? 0 : rc;

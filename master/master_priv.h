@@ -42,7 +42,8 @@ struct mattach {
     struct tarn_errbuf down_err;
     uint64_t late_until_ns; /* loop time: a refresh was not answered in time; until then, or until
                                an answer, old metadata is in force at once */
-    int64_t since_ns;       /* real time of the attach: mtime of directories that have none */
+    int64_t since_ns;       /* real time of the first attach, journalled: mtime of directories that
+                               have none */
     uint64_t stale_answers;
     struct tarn_ufs_check check;
     bool checking;

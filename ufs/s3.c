@@ -100,7 +100,7 @@ static int s3_answer_error(struct s3_attempt *a, struct s3_side *side)
     const struct tarn_s3_store *s = a->u->store;
     unsigned status = side->head.status;
     struct tarn_s3_error e;
-    char why[500], hint[200] = "";
+    char why[640], hint[200] = "";
     const char *region;
     int rc;
 

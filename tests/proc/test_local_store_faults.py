@@ -3,12 +3,15 @@
 
 A read gives the right bytes of one version, or EIO; nothing wrong is kept; nothing hangs.
 """
+import ctypes
 import errno
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -385,13 +388,16 @@ def test_start_without_the_store(tarn, store):
     server = start(tarn, store)
     assert local.listed(server, "d") == ["big", "small"]
     assert read(server) == RIGHT
+    times = [os.stat(server.path(name)).st_mtime_ns for name in ("", "d")]
     assert server.stop() == 0
     store.stop()
+    time.sleep(0.05)  # another start would have another time
     begun = time.monotonic()
     server.start()
     assert time.monotonic() - begun < 5
     assert local.listed(server, "d") == ["big", "small"]
     assert read(server) == RIGHT
+    assert [os.stat(server.path(name)).st_mtime_ns for name in ("", "d")] == times
 
 
 def test_deny_is_an_answer(tarn, store):
@@ -415,3 +421,134 @@ def test_error_names_store_object_and_reason(tarn, store):
     log = util.wait_until("the log", lambda: "d/small" in server.log_tail() and server.log_tail(),
                           5)
     local.says(log, "d/small", "500", BKT)
+
+
+# ---- a proxy ----
+
+class ConnectProxy:
+    """An HTTP proxy that knows CONNECT."""
+
+    def __init__(self):
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.tunnels = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self.socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client):
+        with client:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += client.recv(65536)
+            assert head.startswith(b"CONNECT "), head
+            self.tunnels.append(client)
+            host, port = head.split()[1].decode().rsplit(":", 1)
+            with socket.create_connection((host, int(port))) as other:
+                client.sendall(b"HTTP/1.1 200 Connection established\r\n"
+                               b"Content-Type: text/html\r\n\r\n")
+                back = threading.Thread(target=self._copy, args=(other, client), daemon=True)
+                back.start()
+                self._copy(client, other)
+                back.join()
+
+    @staticmethod
+    def _copy(source, sink):
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def cut(self):
+        """Ends all tunnels; returns how many there were."""
+        tunnels, self.tunnels = self.tunnels, []
+        for client in tunnels:
+            try:
+                client.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it has ended already
+        return len(tunnels)
+
+    def close(self):
+        self.socket.close()
+        self.cut()
+
+
+def test_tls_through_a_proxy(tarn, s3fault_factory, certificates):
+    """The proxy's answer to CONNECT is not taken for the store's."""
+    store = s3fault_factory(tls="good")
+    for name, data in FILES.items():
+        store.put(BKT, name, data)
+    proxy = ConnectProxy()
+    try:
+        server = start(tarn, store, **{"tls-ca": certificates.ca, "proxy": proxy.url})
+        assert local.listed(server, "d") == ["big", "small"]
+        assert proxy.cut() > 0
+        assert read(server) == RIGHT  # GET is the first request of its tunnel
+        assert proxy.cut() > 0
+        store.fail("status", code=403, error="AccessDenied")
+        assert errors(os.stat, server.path("unknown")) == "EACCES"
+    finally:
+        proxy.close()
+
+
+# ---- a directory that is not there for a while ----
+
+@pytest.fixture
+def bound(root, workdir):
+    """A directory, and where it is mounted."""
+    source, target = f"{workdir}/source", f"{workdir}/target"
+    util.write_tree(source, FILES.items())
+    os.makedirs(target)
+    util.run("mount", "--bind", source, target)
+    yield source, target
+    util.unmount(target)
+
+
+def test_served_file_system_is_unmounted(tarn, bound):
+    """The empty directory below is not shown as if all files had been removed."""
+    source, target = bound
+    server = tarn(f"file://{target}", "--meta-ttl", "1s", "-o", "timeout=2s,retries=1")
+    assert local.listed(server, "d") == ["big", "small"]
+    assert read(server) == RIGHT
+    util.run("umount", "-l", target)
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        assert local.listed(server, "d") == ["big", "small"]
+        time.sleep(0.1)
+    assert read(server) == RIGHT, "what is cached stays in force"
+    assert errors(os.stat, server.path("unknown")) == "EIO"
+    util.write_tree(source, [("d/new", b"new")])
+    util.run("mount", "--bind", source, target)
+    util.wait_until("the listing", lambda: local.listed(server, "d") == ["big", "new", "small"], 20,
+                    step=0.1)
+    assert errors(os.stat, server.path("unknown")) == "ENOENT"
+
+
+def test_dead_mount_in_a_served_directory(tarn, root, workdir):
+    """Its name is left out; its directory stays readable."""
+    served = f"{workdir}/served"
+    util.write_tree(served, FILES.items())
+    os.makedirs(f"{served}/d/dead")
+    fd = os.open("/dev/fuse", os.O_RDWR)
+    libc = ctypes.CDLL(None, use_errno=True)
+    options = f"fd={fd},rootmode=40000,user_id=0,group_id=0".encode()
+    rc = libc.mount(b"dead", f"{served}/d/dead".encode(), b"fuse", 0, options)
+    os.close(fd)
+    assert rc == 0, os.strerror(ctypes.get_errno())
+    try:
+        assert errors(os.stat, f"{served}/d/dead") == "ENOTCONN"
+        server = tarn(f"file://{served}", "-o", "timeout=2s,retries=1")
+        assert local.listed(server, "d") == ["big", "small"]
+        assert read(server) == RIGHT
+        server.close()
+    finally:
+        util.unmount(f"{served}/d/dead")

@@ -275,6 +275,26 @@ static void test_an_attach_that_fails(void **state)
     mfx_free(&fx);
 }
 
+/* What a directory without a time of its own shows is no other time after a restart. */
+static void test_an_attach_keeps_its_first_time(void **state)
+{
+    struct mfx *fx = mfx_new(many, TARN_ARRAY_LEN(many));
+    int64_t since_ns;
+
+    (void)state;
+    mfx_start(fx);
+    since_ns = fx->master->attach->since_ns;
+    assert_int_equal(since_ns, fx->clock.real);
+    for (int i = 0; i < 2; i++) {
+        mfx_stop(fx);
+        tarn_clock_fake_advance(&fx->clock, 3600 * TARN_NS_PER_S);
+        mfx_start(fx);
+        assert_int_equal(fx->master->attach->since_ns, since_ns);
+    }
+    mfx_stop(fx);
+    mfx_free(&fx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -285,6 +305,7 @@ int main(void)
         cmocka_unit_test(test_stop_without_clients),
         cmocka_unit_test(test_stop_while_attaching),
         cmocka_unit_test(test_an_attach_that_fails),
+        cmocka_unit_test(test_an_attach_keeps_its_first_time),
     };
 
     return cmocka_run_group_tests(tests, setup, NULL);

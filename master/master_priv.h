@@ -265,6 +265,8 @@ struct mpath_req {
     int rc;
 };
 void mpath_start(struct tarn_master *m, struct mpath_req *r);
+/* The same from a directory on the way; `at`: what is left of r->path below it. */
+void mpath_start_in(struct tarn_master *m, struct mpath_req *r, tarn_ino_t dir, const char *at);
 /* Asks no more; fn follows, with CANCELLED unless it was on its way. */
 void mpath_cancel(struct mpath_req *r);
 

@@ -78,15 +78,20 @@ static void path_step(struct mpath_req *r)
     path_end(r, 0);
 }
 
-void mpath_start(struct tarn_master *m, struct mpath_req *r)
+void mpath_start_in(struct tarn_master *m, struct mpath_req *r, tarn_ino_t dir, const char *at)
 {
     master_busy(m);
     r->master = m;
-    r->at = r->path;
-    r->ino = TARN_INO_ROOT;
+    r->at = at;
+    r->ino = dir;
     r->stale = false;
     r->err.text[0] = 0;
     path_step(r);
+}
+
+void mpath_start(struct tarn_master *m, struct mpath_req *r)
+{
+    mpath_start_in(m, r, TARN_INO_ROOT, r->path);
 }
 
 void mpath_cancel(struct mpath_req *r)
@@ -95,6 +100,20 @@ void mpath_cancel(struct mpath_req *r)
         return; /* fn is on its way */
     mname_cancel(&r->name);
     path_end(r, -TARN_E_CANCELLED);
+}
+
+/* The store's key of a file: that of its directory, which is in memory as a rule, and its name. */
+static int locator_key(struct tarn_master *m, const Tarn__Core__Inode *inode, struct tarn_str *ret)
+{
+    struct mdir *d;
+    int rc = mdir_get(m, (tarn_ino_t){inode->parent}, &d);
+
+    if (rc < 0)
+        return rc;
+    tarn_str_adds(ret, d->key);
+    tarn_str_add(ret, inode->name.data, inode->name.len);
+    mdir_put(&d);
+    return 0;
 }
 
 int mlocator_fill(struct tarn_master *m, tarn_ino_t ino, struct mlocator *ret)
@@ -112,7 +131,7 @@ int mlocator_fill(struct tarn_master *m, tarn_ino_t ino, struct mlocator *ret)
     if (inode->type != TARN_UFS_FILE)
         rc = inode->type == TARN_UFS_DIR ? -TARN_E_IS_DIR : -TARN_E_INVALID;
     if (rc == 0)
-        rc = tarn_core_key(m->args.kv, ino, &ret->key);
+        rc = locator_key(m, inode, &ret->key);
     if (rc < 0) {
         mlocator_fini(ret);
         return rc;

@@ -226,6 +226,9 @@ struct mpass {
     size_t root_len;                      /* of the walked path with its '/' */
     struct mnoted noted;                  /* directory that is in the manifest already */
     struct tarn_str walk_from;            /* where target `from` goes on */
+    struct tarn_str dir_path;             /* of the directory of the last target */
+    tarn_ino_t dir;                       /* that one */
+    uint64_t dir_ns;                      /* loop time at which it was */
     struct mpass_slot slots[MPASS_AHEAD]; /* target n in slot n % MPASS_AHEAD */
     struct mwalk walk;                    /* while walking */
     struct tarn_task task;                /* the next step */

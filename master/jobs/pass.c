@@ -19,11 +19,13 @@
 #include <stdlib.h>
 
 #include "lib/base/assert.h"
+#include "lib/base/env.h"
 #include "lib/base/hash.h"
 #include "lib/base/name.h"
 
-#define PASS_SLICE 256u         /* targets of one turn of the loop */
-#define RANGE_BIT  (1ull << 63) /* ranges and inodes in one set: ids are below it */
+#define PASS_SLICE  256u          /* targets of one turn of the loop */
+#define PASS_DIR_NS TARN_NS_PER_S /* the way to a directory is good for as long */
+#define RANGE_BIT   (1ull << 63)  /* ranges and inodes in one set: ids are below it */
 
 static void pass_step(struct tarn_task *t);
 
@@ -194,11 +196,36 @@ static void pass_resolved(struct mpath_req *req, int rc)
     pass_post(p);
 }
 
+/* Lists are sorted as a rule: the directory of the target at hand is that of the next ones. */
+static void pass_remember_dir(struct mpass *p, const char *path, tarn_ino_t dir)
+{
+    const char *slash = strrchr(path, '/');
+
+    p->dir_ns = tarn_loop_now_ns(p->run->master->args.loop);
+    p->dir = dir;
+    tarn_str_reset(&p->dir_path);
+    tarn_str_add(&p->dir_path, path, (size_t)(slash - path));
+}
+
+/* Where to begin with a path: the rest of it below *ret. */
+static const char *pass_begin(const struct mpass *p, const char *path, tarn_ino_t *ret)
+{
+    size_t n = p->dir_path.len;
+    uint64_t now = tarn_loop_now_ns(p->run->master->args.loop);
+
+    *ret = TARN_INO_ROOT;
+    if (n == 0 || now - p->dir_ns > PASS_DIR_NS || strncmp(path, p->dir_path.p, n) != 0 ||
+        path[n] != '/' || strchr(path + n + 1, '/'))
+        return path;
+    *ret = p->dir;
+    return path + n;
+}
+
 /* Resolves from what is known, without asking anyone. */
 static int pass_resolve_known(struct mpass *p, const char *path, tarn_ino_t *ret)
 {
-    tarn_ino_t ino = TARN_INO_ROOT;
-    const char *at = path, *name;
+    tarn_ino_t ino;
+    const char *at = pass_begin(p, path, &ino), *name;
     size_t len;
     int rc = 0;
 
@@ -216,6 +243,8 @@ static int pass_resolve_known(struct mpass *p, const char *path, tarn_ino_t *ret
 static void pass_resolve(struct mpass *p, char *path, int rc, uint64_t off, uint64_t len)
 {
     struct mpass_slot *slot = &p->slots[p->next++ % MPASS_AHEAD];
+    tarn_ino_t dir;
+    const char *at;
 
     TARN_ASSERT(!slot->asking);
     free(slot->path);
@@ -231,7 +260,8 @@ static void pass_resolve(struct mpass *p, char *path, int rc, uint64_t off, uint
         slot->asking = true;
         p->asking++;
         slot->req = (struct mpath_req){.path = path, .fn = pass_resolved, .arg = slot};
-        mpath_start(p->run->master, &slot->req);
+        at = pass_begin(p, path, &dir);
+        mpath_start_in(p->run->master, &slot->req, dir, at);
     }
 }
 
@@ -307,6 +337,7 @@ static void pass_target(struct mpass *p, struct mpass_slot *slot)
         pass_next(p);
         return;
     }
+    pass_remember_dir(p, slot->path, (tarn_ino_t){inode->parent});
     if (pass_nested(p)) {
         pass_next(p);
     } else if (inode->type == TARN_UFS_DIR) {
@@ -457,6 +488,7 @@ void mpass_fini(struct mpass *p)
     free(p->base);
     p->base = NULL;
     tarn_str_fini(&p->walk_from);
+    tarn_str_fini(&p->dir_path);
     mset_fini(&p->seen);
     mwalk_fini(&p->walk);
     for (unsigned i = 0; i < MPASS_AHEAD; i++) {

@@ -27,7 +27,6 @@ struct tarn_master_args {
     struct tarn_rng *rng;
     struct tarn_kv *kv;     /* open, with the families of tarn_core_cf_names; stays the caller's */
     const uint8_t *cap_key; /* 32 bytes: makes capabilities */
-    uint64_t name_timeout_ns; /* deadline of a question to a store about names */
 };
 /* Makes the cluster id when the store is empty (one synced entry). */
 int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err,

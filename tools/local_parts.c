@@ -32,7 +32,7 @@
 #define LOCAL_HTTP_PORT  7101u
 #define LOCAL_PORTS      100u /* how many are tried */
 #define CHECK_TIMEOUT_NS (8 * TARN_NS_PER_S)
-#define NAME_TIMEOUT_NS  (30 * TARN_NS_PER_S)
+#define FUSE_TIMEOUT_NS  (30 * TARN_NS_PER_S)
 #define STEP_TIMEOUT_NS  (20 * TARN_NS_PER_S)
 
 /* ---- steps that run the loop ------------------------------------------------------------------
@@ -165,8 +165,7 @@ static int parts_open_master(struct local *l)
                                     .disk = l->disk,
                                     .clock = tarn_clock_system(),
                                     .rng = tarn_rng_system(),
-                                    .cap_key = l->cap_key,
-                                    .name_timeout_ns = NAME_TIMEOUT_NS};
+                                    .cap_key = l->cap_key};
     struct tarn_master_attach at = {.path = "/",
                                     .uri = l->uri,
                                     .opts = &l->opts,
@@ -345,7 +344,7 @@ static int parts_open_fuse(struct local *l)
                                   .source = l->uri,
                                   .allow_other = l->p->allow_other,
                                   .threads = (unsigned)l->p->fuse_threads,
-                                  .timeout_ns = NAME_TIMEOUT_NS,
+                                  .timeout_ns = FUSE_TIMEOUT_NS,
                                   .always_fresh = l->p->meta_ttl == TARN_TTL_ALWAYS,
                                   .passthrough = l->p->passthrough,
                                   .ctx = l,

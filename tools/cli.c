@@ -57,17 +57,13 @@ static void cli_signals_end(struct cli *c);
 
 static int cli_token(struct cli *c, struct tarn_str *ret)
 {
-    struct tarn_str path = {0};
     int rc;
 
     if (c->remote.token_file[0]) {
         rc = cli_token_read(c->remote.token_file, ret, &c->err);
         return rc == -ENOENT ? tarn_err_wrap(&c->err, -TARN_E_CONFIG, "--token-file") : rc;
     }
-    cli_token_dir(&path);
-    tarn_str_addf(&path, "/%u.token", cli_port(c->remote.master));
-    rc = cli_token_read(tarn_str_z(&path), ret, &c->err);
-    tarn_str_fini(&path);
+    rc = cli_token_find(cli_port(c->remote.master), ret, &c->err);
     if (rc == -ENOENT) { /* no server of this user: the connection itself says what is wrong */
         c->err.text[0] = 0;
         return 0;

@@ -128,8 +128,14 @@ void cli_usage(FILE *out);
 
 /* ---- tokens (token.c) ------------------------------------------------------------------------ */
 
-/* The directory of this user's token files: /run/tarn, or below the runtime directory. */
-void cli_token_dir(struct tarn_str *ret);
+#define CLI_TOKEN_DIRS 2u
+/*
+ * Where this user's token files are: /run/tarn, or below the runtime directory and below /tmp
+ * (a service may run without the former). New ones go into the first. Returns how many.
+ */
+unsigned cli_token_dirs(struct tarn_str ret[CLI_TOKEN_DIRS]);
+/* The token of this user's server at a port. ENOENT: there is none; else as cli_token_read(). */
+int cli_token_find(unsigned port, struct tarn_str *ret_token, struct tarn_errbuf *err);
 /* Makes PORT.token (mode 0600) with 32 random bytes in hex, or reads `path` when given. Text
  * without newline. */
 int cli_token_make(const char *path, unsigned port, struct tarn_str *ret_token,

@@ -74,7 +74,9 @@ static int local_open_log(struct local *l)
         return 0;
     rc = tarn_log_open(path, (enum tarn_log_level)l->cli->common.log_level,
                        (enum tarn_log_format)l->cli->common.log_format);
-    return rc < 0 ? tarn_err_set(l->err, rc, "--log-file %s: %s", path, tarn_strerror(rc)) : 0;
+    return rc < 0 ? tarn_err_set(l->err, daemon_path_code(-rc), "--log-file %s: %s", path,
+                                 tarn_strerror(rc))
+                  : 0;
 }
 
 static void local_ready_text(const struct local *l, struct tarn_str *ret)

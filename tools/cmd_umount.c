@@ -74,16 +74,13 @@ static bool pid_is_tarn(pid_t pid)
     return is;
 }
 
-/* A descriptor of the process that serves `mountpoint`; -1: not known. */
-static int server_open(const char *mountpoint)
+/* Asks the servers whose token files are in `dir`. 0: none of them serves it. */
+static pid_t server_find(const char *dir, const char *mountpoint)
 {
-    struct tarn_str dir = {0};
     const struct dirent *e;
     pid_t pid = 0;
-    DIR *d;
+    DIR *d = opendir(dir);
 
-    cli_token_dir(&dir);
-    d = opendir(tarn_str_z(&dir));
     while (d && pid == 0 && (e = readdir(d)) != NULL) {
         TARN_AUTO_FREE char *name = tarn_xstrdup(e->d_name);
         uint64_t port;
@@ -96,7 +93,21 @@ static int server_open(const char *mountpoint)
     }
     if (d)
         (void)closedir(d);
-    tarn_str_fini(&dir);
+    return pid;
+}
+
+/* A descriptor of the process that serves `mountpoint`; -1: not known. */
+static int server_open(const char *mountpoint)
+{
+    struct tarn_str dirs[CLI_TOKEN_DIRS] = {0};
+    unsigned n = cli_token_dirs(dirs);
+    pid_t pid = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        if (pid == 0)
+            pid = server_find(tarn_str_z(&dirs[i]), mountpoint);
+        tarn_str_fini(&dirs[i]);
+    }
     return pid > 0 && pid_is_tarn(pid) ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
 }
 

@@ -105,6 +105,12 @@ bool daemon_tell(struct daemon *d, int rc, const char *text)
     return heard;
 }
 
+int daemon_path_code(int err)
+{
+    return err == ENOENT || err == ENOTDIR || err == EISDIR || err == ENAMETOOLONG ? -TARN_E_CONFIG
+                                                                                   : -err;
+}
+
 /* ---- pid files ------------------------------------------------------------------------------- */
 
 int daemon_pid_write(const char *path, struct tarn_errbuf *err)
@@ -117,8 +123,11 @@ int daemon_pid_write(const char *path, struct tarn_errbuf *err)
         return 0;
     n = snprintf(text, sizeof(text), "%d\n", (int)getpid()); /* fits */
     fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0 || write(fd, text, (size_t)n) != n)
-        return tarn_err_set(err, -errno, "--pid-file %s: %s", path, strerrordesc_np(errno));
+    if (fd < 0)
+        return tarn_err_set(err, daemon_path_code(errno), "--pid-file %s: %s", path,
+                            strerrordesc_np(errno));
+    if (write(fd, text, (size_t)n) != n)
+        return tarn_err_set(err, -EIO, "--pid-file %s: cannot be written", path);
     return 0;
 }
 

@@ -27,7 +27,9 @@ int daemon_fork(struct daemon *d, struct tarn_str *ret_said, int *ret_rc, struct
  */
 bool daemon_tell(struct daemon *d, int rc, const char *text);
 
-/* Writes our process id. An empty path: nothing. Errors: errno class, with a text */
+/* The code for a path of the command line that cannot be opened: CONFIG where it is the path. */
+int daemon_path_code(int err);
+/* Writes our process id. An empty path: nothing. Errors: CONFIG, errno class, with a text */
 int daemon_pid_write(const char *path, struct tarn_errbuf *err);
 /* Removes the file, but not when it has the id of another process. */
 void daemon_pid_remove(const char *path);

@@ -18,17 +18,19 @@
 
 #define TOKEN_BYTES 32
 
-void cli_token_dir(struct tarn_str *ret)
+unsigned cli_token_dirs(struct tarn_str ret[CLI_TOKEN_DIRS])
 {
     const char *run = getenv("XDG_RUNTIME_DIR");
+    unsigned n = 0;
 
-    tarn_str_reset(ret);
-    if (getuid() == 0)
-        tarn_str_adds(ret, "/run/tarn");
-    else if (run && run[0] == '/')
-        tarn_str_addf(ret, "%s/tarn", run);
-    else
-        tarn_str_addf(ret, "/tmp/tarn-%u", (unsigned)getuid());
+    if (getuid() == 0) {
+        tarn_str_adds(&ret[n++], "/run/tarn");
+        return n;
+    }
+    if (run && run[0] == '/')
+        tarn_str_addf(&ret[n++], "%s/tarn", run);
+    tarn_str_addf(&ret[n++], "/tmp/tarn-%u", (unsigned)getuid());
+    return n;
 }
 
 unsigned cli_port(const char *addr)
@@ -40,12 +42,10 @@ unsigned cli_port(const char *addr)
 }
 
 /* A directory of ours that nobody else may write to: /tmp is everybody's. */
-static int token_dir_make(const char *dir, struct tarn_errbuf *err)
+static int token_dir_check(const char *dir, struct tarn_errbuf *err)
 {
     struct stat st;
 
-    if (mkdir(dir, 0700) < 0 && errno != EEXIST)
-        return tarn_err_set(err, -errno, "%s: %s", dir, strerrordesc_np(errno));
     if (lstat(dir, &st) < 0)
         return tarn_err_set(err, -errno, "%s: %s", dir, strerrordesc_np(errno));
     if (!S_ISDIR(st.st_mode) || st.st_uid != getuid() || (st.st_mode & 022))
@@ -53,6 +53,27 @@ static int token_dir_make(const char *dir, struct tarn_errbuf *err)
                             "%s: must be a directory of this user that others cannot write to",
                             dir);
     return 0;
+}
+
+int cli_token_find(unsigned port, struct tarn_str *ret_token, struct tarn_errbuf *err)
+{
+    struct tarn_str dirs[CLI_TOKEN_DIRS] = {0}, path = {0};
+    unsigned n = cli_token_dirs(dirs);
+    int rc = -ENOENT;
+
+    for (unsigned i = 0; i < n && rc == -ENOENT; i++) {
+        rc = token_dir_check(tarn_str_z(&dirs[i]), err);
+        tarn_str_reset(&path);
+        tarn_str_addf(&path, "%s/%u.token", tarn_str_z(&dirs[i]), port);
+        if (rc == 0)
+            rc = cli_token_read(tarn_str_z(&path), ret_token, err);
+        else if (i > 0) /* somebody else's: as good as none */
+            rc = -ENOENT;
+    }
+    tarn_str_fini(&path);
+    for (unsigned i = 0; i < n; i++)
+        tarn_str_fini(&dirs[i]);
+    return rc;
 }
 
 int cli_token_read(const char *path, struct tarn_str *ret_token, struct tarn_errbuf *err)
@@ -84,19 +105,26 @@ int cli_token_make(const char *path, unsigned port, struct tarn_str *ret_token,
 {
     uint8_t raw[TOKEN_BYTES];
     char hex[2 * TOKEN_BYTES + 2];
-    struct tarn_str dir = {0};
+    struct tarn_str dirs[CLI_TOKEN_DIRS] = {0};
     TARN_AUTO_FREE char *tmp = NULL;
-    int fd, rc;
+    const char *dir;
+    unsigned n;
+    int fd, rc = 0;
 
     if (path && path[0]) {
         tarn_str_reset(ret_path);
         return cli_token_read(path, ret_token, err);
     }
-    cli_token_dir(&dir);
-    rc = token_dir_make(tarn_str_z(&dir), err);
+    n = cli_token_dirs(dirs);
+    dir = tarn_str_z(&dirs[0]);
+    if (mkdir(dir, 0700) < 0 && errno != EEXIST)
+        rc = tarn_err_set(err, -errno, "%s: %s", dir, strerrordesc_np(errno));
+    if (rc == 0)
+        rc = token_dir_check(dir, err);
     tarn_str_reset(ret_path);
-    tarn_str_addf(ret_path, "%s/%u.token", tarn_str_z(&dir), port);
-    tarn_str_fini(&dir);
+    tarn_str_addf(ret_path, "%s/%u.token", dir, port);
+    for (unsigned i = 0; i < n; i++)
+        tarn_str_fini(&dirs[i]);
     if (rc < 0)
         return rc;
     tarn_rng_system()->fill(tarn_rng_system(), raw, sizeof(raw));

@@ -136,9 +136,11 @@ def test_a_failed_start_leaves_the_pid_file_of_another(tarn, served, workdir):
     assert not os.path.exists(pid_file)
 
 
-def test_pid_file_that_cannot_be_written(tarn, served, workdir):
-    server = tarn(f"file://{served}", "--pid-file", f"{workdir}/no/such", start=False)
-    check_refused(server, FAIL, f"{workdir}/no/such", "No such file")
+@pytest.mark.parametrize("flag", ["--pid-file", "--log-file"])
+def test_files_that_cannot_be_made(tarn, served, workdir, flag):
+    for path, why in ((f"{workdir}/no/such", "no such file"), (workdir, "directory")):
+        server = tarn(f"file://{served}", flag, path, start=False)
+        check_refused(server, USAGE, flag, path, why)
 
 
 # ---- umount ----

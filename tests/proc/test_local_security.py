@@ -4,6 +4,7 @@ import glob
 import os
 import resource
 import secrets
+import shutil
 import socket
 import stat
 import subprocess
@@ -121,6 +122,33 @@ def test_token_file(root, tarn, served):
     server.kill()
     server.start()
     assert server.cli("status").code == 0
+
+
+def test_token_of_a_service(root, tarn, served, workdir):
+    """It ran without the runtime directory that its user's shell has."""
+    server = tarn(f"file://{served}")
+    place, run = f"/tmp/tarn-{NOBODY}", os.path.join(workdir, "run")
+    os.mkdir(run)
+    os.chown(run, NOBODY, NOBODY)
+    made = not os.path.exists(place)
+    os.makedirs(place, mode=0o700, exist_ok=True)
+    copy = f"{place}/{server.port}.token"
+    shutil.copyfile(token_file(server), copy)
+    os.chmod(copy, 0o600)
+    try:
+        for owner, code in ((NOBODY, 0), (0, 5)):  # a directory of another user is none
+            os.chown(place, owner, owner)
+            os.chown(copy, NOBODY, NOBODY)
+            done = subprocess.run([
+                "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
+                binary(), "status"
+            ], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False,
+                                  env={"TARN_MASTER": server.master, "XDG_RUNTIME_DIR": run})
+            assert done.returncode == code, done
+    finally:
+        os.unlink(copy)
+        if made:
+            os.rmdir(place)
 
 
 def test_wrong_and_careless_token_files(tarn, served, workdir):

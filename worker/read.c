@@ -167,13 +167,15 @@ static void part_tier_read(struct wpart *p)
         return;
     }
     if (p->read->sums) {
-        if (w->serve_bytes + p->len_bytes > SERVE_BYTES_MAX) {
+        uint32_t all = wgroup_len(p->read->loc->ufs.size_bytes, p->group);
+
+        if (w->serve_bytes + all > SERVE_BYTES_MAX) {
             part_done(p, -TARN_E_BUSY);
             return;
         }
-        p->served = p->len_bytes;
-        w->serve_bytes += p->served;
-        p->buf = tarn_buf_new(wgroup_len(p->read->loc->ufs.size_bytes, p->group));
+        p->served = all; /* granules come at their place in the group */
+        w->serve_bytes += all;
+        p->buf = tarn_buf_new(all);
         p->op = (struct tarn_tier_op){.file = p->read->loc->file,
                                       .group = p->group,
                                       .buf = p->buf,

@@ -83,7 +83,8 @@ struct tarn_tier_file *tarn_tier_file_find(struct tarn_tier *t, const tarn_cid_t
 void tarn_tier_file_put(struct tarn_tier_file **f);
 const tarn_cid_t *tarn_tier_file_cid(const struct tarn_tier_file *f);
 uint64_t tarn_tier_file_length(const struct tarn_tier_file *f);
-/* Bytes of the file that are present (verified or not yet). */
+/* Bytes of the file that are present (verified or not yet). Nothing is while the tier is offline.
+ */
 uint64_t tarn_tier_file_cached(struct tarn_tier_file *f);
 /* True when every byte of [off, off + len) is present. */
 bool tarn_tier_file_has(struct tarn_tier_file *f, uint64_t off, uint64_t len);
@@ -179,8 +180,8 @@ void tarn_tier_store(struct tarn_tier *t, struct tarn_tier_op *op);
 void tarn_tier_load(struct tarn_tier *t, struct tarn_tier_op *op);
 /*
  * Reads the granules of `granules` that are present into buf at their place, with their stored
- * checksums. Those not verified yet are compared on the way, bad ones are dropped and not
- * delivered. Errors as load's.
+ * checksums. They are compared on the way, bad ones are dropped and not delivered. Errors as
+ * load's.
  */
 void tarn_tier_read(struct tarn_tier *t, struct tarn_tier_op *op);
 /* Drops the file's bytes: record first, then the data once readers are done. op->group is ignored.

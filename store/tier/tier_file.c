@@ -308,7 +308,7 @@ uint64_t tarn_tier_file_length(const struct tarn_tier_file *f)
 
 uint64_t tarn_tier_file_cached(struct tarn_tier_file *f)
 {
-    return atomic_load_explicit(&f->cached, memory_order_relaxed);
+    return tarn_tier_offline(f->tier) ? 0 : atomic_load_explicit(&f->cached, memory_order_relaxed);
 }
 
 /* Whether all granules of [off, off + len) are present (and verified); what is behind the end is
@@ -337,12 +337,12 @@ static bool file_covers(const struct tarn_tier_file *f, uint64_t off, uint64_t l
 
 bool tarn_tier_file_has(struct tarn_tier_file *f, uint64_t off, uint64_t len)
 {
-    return file_covers(f, off, len, false);
+    return !tarn_tier_offline(f->tier) && file_covers(f, off, len, false);
 }
 
 bool tarn_tier_file_verified(struct tarn_tier_file *f, uint64_t off, uint64_t len)
 {
-    return file_covers(f, off, len, true);
+    return !tarn_tier_offline(f->tier) && file_covers(f, off, len, true);
 }
 
 void tarn_tier_file_note_level(struct tarn_tier_file *f, uint32_t level)

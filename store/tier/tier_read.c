@@ -141,9 +141,9 @@ static int medium_open(const struct tarn_tier_op *op, int fd, uint64_t off, uint
     return direct;
 }
 
-/* Reads granule `i` to `dst` and compares where asked for. 1 good, 0 bad, or negative. */
-static int granule_check(const struct tarn_tier_op *op, int fd, unsigned i, void *dst,
-                         const uint64_t *sum, bool aligned)
+/* Reads granule `i` to `dst` and compares. 1 good, 0 bad, or negative. */
+static int granule_check(const struct tarn_tier_op *op, int fd, unsigned i, void *dst, uint64_t sum,
+                         bool aligned)
 {
     uint32_t start = i * TARN_GRANULE_BYTES;
     uint32_t group_len = tarn_tier_group_bytes(op->file->length, op->group);
@@ -155,7 +155,7 @@ static int granule_check(const struct tarn_tier_op *op, int fd, unsigned i, void
         return (int)n;
     if (n < len)
         return 0;
-    return !sum || tarn_xxh3(dst, len) == *sum;
+    return tarn_xxh3(dst, len) == sum;
 }
 
 /* Goes through the granules in `want`; sets op->granules (good) and op->bad. */
@@ -181,8 +181,7 @@ static int check_granules(struct tarn_tier_op *op, const struct tarn_tier_record
         else if (!(rec->present & bit))
             rc = 0;
         else
-            rc = granule_check(op, direct >= 0 ? direct : fd, i, dst,
-                               trusted & bit ? NULL : &rec->sums[i], direct >= 0);
+            rc = granule_check(op, direct >= 0 ? direct : fd, i, dst, rec->sums[i], direct >= 0);
         op->granules |= rc == 1 ? bit : 0;
         op->bad |= rc == 0 ? bit : 0;
         if (op->kind == TIER_READ)

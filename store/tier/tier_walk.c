@@ -66,7 +66,7 @@ static void walk_punch(struct tarn_tier_file *f, int dir_fd, const char *name)
 static void walk_count(struct tarn_tier_file *f, int dir_fd, const char *name,
                        const struct stat *st)
 {
-    uint64_t cached = tarn_tier_disk_bytes(tarn_tier_file_cached(f));
+    uint64_t cached = tarn_tier_disk_bytes(atomic_load(&f->cached));
 
     tarn_tier_account_stat(f, st);
     if (tarn_tier_groups(f->length) > 1 &&

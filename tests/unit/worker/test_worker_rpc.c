@@ -2,6 +2,7 @@
 /* The worker's handlers over a connection: reads with checksums, fills, frees, capabilities. */
 #include "tests/unit/worker/worker_rig.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -356,6 +357,45 @@ static void fill_without_room(void **state)
     net_fini(&n);
 }
 
+/* What was cached on a disk that died meanwhile is not there. */
+static void fill_on_a_dead_disk(void **state)
+{
+    Tarn__Wire__FillRequest msg = TARN__WIRE__FILL_REQUEST__INIT;
+    Tarn__Wire__Locator *locs[1];
+    uint64_t cached, fetched;
+    struct tarn_tier_info info;
+    uint32_t status;
+    struct call c;
+    struct net n;
+    struct obj o[2];
+
+    (void)state;
+    net_init(&n, &(struct rig_args){.quota = 64 * MIB}, true);
+    rig_open_dir(&n.rig, 0);
+    rig_put(&n.rig, "a", 1, 5 * MIB);
+    rig_put(&n.rig, "b", 2, 17 * MIB);
+    rig_find(&n.rig, &o[0], 0, "a", 1);
+    rig_find(&n.rig, &o[1], 0, "b", 2);
+    msg.n_locators = 1;
+    msg.locators = locs;
+    for (unsigned i = 0; i < 4; i++) { /* a, then b on the disk that dies, then both once more */
+        if (i == 1)
+            tarn_fault_arm(TARN_FAULT_disk_write, 0, 100, -EIO);
+        locs[0] = &o[i % 2].msg;
+        assert_int_equal(call(&c, &n, TARN_RPC_fill, &msg.base), 0);
+        fill_fields(&c, 0, &status, &cached, &fetched);
+        call_fini(&c);
+        assert_int_equal(status == 0, i == 0);
+        assert_int_equal(cached, i == 0 ? 5 * MIB : 0);
+    }
+    tarn_fault_reset();
+    tarn_tier_info(n.rig.tier, &info);
+    assert_true(info.offline);
+    assert_int_equal(rig_read(&n.rig, &o[0], 0, 1000), 0); /* the store has them */
+    assert_int_equal(rig_read(&n.rig, &o[1], 9 * MIB, 1000), 0);
+    net_fini(&n);
+}
+
 /* ---- frees under readers, ends -----------------------------------------------------------------
  */
 
@@ -519,6 +559,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(capabilities),
         cmocka_unit_test(fills),
         cmocka_unit_test(fill_without_room),
+        cmocka_unit_test(fill_on_a_dead_disk),
         cmocka_unit_test(free_under_readers),
         cmocka_unit_test(one_report_of_a_change),
         cmocka_unit_test(calls_after_stop),

@@ -210,6 +210,31 @@ static void read_finds_it(void **state)
     tarn_tier_check(r->tier);
 }
 
+/* Also what was verified before: who asks with checksums must not be told the same again and again.
+ */
+static void read_finds_what_rots_later(void **state)
+{
+    struct tarn_buf *buf = tarn_buf_new(TARN_UNIT_BYTES);
+    struct rig *r = *state;
+    struct tarn_tier_file *f;
+    struct tarn_tier_op op;
+    char path[512];
+
+    assert_non_null(buf);
+    rig_must_open(r, QUOTA);
+    assert_int_equal(rig_fill(r, 1, MIB), 0);
+    rig_data_path(r, 1, path, sizeof(path));
+    flip_byte(path, 70000, 1);
+    f = rig_file(r, 1, MIB);
+    assert_int_equal(rig_read(r, f, 0, 7, &op, buf), 0);
+    assert_int_equal(op.granules, 5);
+    assert_false(tarn_tier_file_has(f, 70000, 1));
+    tarn_tier_file_put(&f);
+    tarn_buf_unref(&buf);
+    assert_int_equal(rig_fill(r, 1, MIB), 0);
+    rig_assert_whole(r, 1, MIB);
+}
+
 /* A manual swap of two files' bytes, and of two records: sums are bound to their place by the
  * record's key. */
 static void swapped_files(void **state)
@@ -342,9 +367,11 @@ static void killed_while_storing(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        RIG_TEST(killed_while_storing), RIG_TEST(one_granule),   RIG_TEST(read_finds_it),
-        RIG_TEST(swapped_files),        RIG_TEST(mixed_tags),    RIG_TEST(flips_in_data),
-        RIG_TEST(flips_in_tables),      RIG_TEST(flips_in_logs), RIG_TEST(flips_in_manifest),
+        RIG_TEST(killed_while_storing), RIG_TEST(one_granule),
+        RIG_TEST(read_finds_it),        RIG_TEST(read_finds_what_rots_later),
+        RIG_TEST(swapped_files),        RIG_TEST(mixed_tags),
+        RIG_TEST(flips_in_data),        RIG_TEST(flips_in_tables),
+        RIG_TEST(flips_in_logs),        RIG_TEST(flips_in_manifest),
         RIG_TEST(flips_in_format),
     };
 

@@ -85,8 +85,39 @@ static int check_file(struct local *l, const char *flag, const char *path, const
     path_settle(path, real);
     if (!path_inside(real, mountpoint))
         return 0;
-    return tarn_err_set(l->err, -TARN_E_CONFIG, "--%s %s: lies below the mountpoint %s", flag, path,
+    return tarn_err_set(l->err, -TARN_E_CONFIG, "%s %s: lies below the mountpoint %s", flag, path,
                         mountpoint);
+}
+
+/* The file of AWS credentials, where it may be needed; it is read again when keys change. */
+static int check_aws_file(struct local *l, const char *mountpoint)
+{
+    const char *path = getenv("AWS_SHARED_CREDENTIALS_FILE"), *home = getenv("HOME");
+    TARN_AUTO_FREE char *own = NULL;
+    bool wanted = l->opts.credentials == TARN_UFS_CRED_FILE ||
+                  (l->opts.credentials == TARN_UFS_CRED_AUTO && !l->opts.access_key[0] &&
+                   !l->opts.key_file[0] && !getenv("AWS_ACCESS_KEY_ID"));
+
+    if (!wanted || !tarn_starts_with(l->uri, "s3://"))
+        return 0;
+    if ((!path || !path[0]) && home && home[0])
+        path = own = tarn_xasprintf("%s/.aws/credentials", home);
+    return path ? check_file(l, "the credentials file", path, mountpoint) : 0;
+}
+
+/* Files that are written, or read more than once. */
+static int check_files(struct local *l, const char *mountpoint)
+{
+    const struct {
+        const char *flag, *path;
+    } files[] = {{"--pid-file", l->p->pid_file},        {"--log-file", l->p->log_file},
+                 {"-o key-file", l->opts.key_file},     {"-o secret-file", l->opts.secret_file},
+                 {"-o token-file", l->opts.token_file}, {"-o tls-ca", l->opts.tls_ca}};
+    int rc = 0;
+
+    for (size_t i = 0; i < TARN_ARRAY_LEN(files) && rc == 0; i++)
+        rc = check_file(l, files[i].flag, files[i].path, mountpoint);
+    return rc < 0 ? rc : check_aws_file(l, mountpoint);
 }
 
 int local_check_places(struct local *l, const char *cache_dir)
@@ -104,11 +135,7 @@ int local_check_places(struct local *l, const char *cache_dir)
                             "mountpoint %s: lies inside the served directory %s (or around it)",
                             mountpoint, served);
     rc = check_cache_dir(l, cache_dir, served, mountpoint);
-    if (rc == 0)
-        rc = check_file(l, "pid-file", l->p->pid_file, mountpoint);
-    if (rc == 0)
-        rc = check_file(l, "log-file", l->p->log_file, mountpoint);
-    return rc;
+    return rc < 0 ? rc : check_files(l, mountpoint);
 }
 
 /* ---- addresses --------------------------------------------------------------------------------

@@ -224,6 +224,22 @@ def test_files_below_the_mountpoint(tarn, served, flag):
     assert os.listdir(server.mnt) == []
 
 
+@pytest.mark.parametrize("key", ["key-file", "secret-file", "token-file", "tls-ca", "HOME"])
+def test_keys_below_the_mountpoint(tarn, store, key):
+    """They are read again when they change."""
+    server = tarn(f"s3://{BKT}", "-o", f"endpoint={store.endpoint}", start=False)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SHARED_CREDENTIALS_FILE"):
+        server.env.pop(name, None)
+    if key == "HOME":
+        server.env["HOME"] = server.mnt
+        check_refused(server, 2, f"{server.mnt}/.aws/credentials", "mountpoint")
+    else:
+        with open(f"{server.mnt}/x", "w", encoding="ascii") as f:
+            f.write("xxx")
+        server.args[-1] += f",{key}={server.mnt}/x"
+        check_refused(server, 2, key, f"{server.mnt}/x", "mountpoint")
+
+
 @pytest.mark.parametrize("where", ["cache", "new/cache", "./cache", "../served/cache"])
 def test_relative_cache_inside_the_served_directory(tarn, served, where):
     server = tarn(f"file://{served}", start=False)

@@ -404,8 +404,8 @@ int main(int argc, char **argv)
         cmocka_set_test_filter(argv[1]);
     body = tarn_xcalloc(1, BIG);
     other_body = tarn_xcalloc(1, BIG);
-    rig_pattern(3, 0, body, BIG);
-    rig_pattern(4, 0, other_body, BIG);
+    pattern_fill(3, 0, body, BIG);
+    pattern_fill(4, 0, other_body, BIG);
     failed = cmocka_run_group_tests(tests, NULL, NULL);
     free(body);
     free(other_body);

@@ -143,7 +143,7 @@ static int net_read(struct net *n, struct obj *o, uint64_t off, uint32_t len)
             assert_int_equal(
                 tarn_xxh3(b->p + at, TARN_MIN(b->len - at, (size_t)TARN_GRANULE_BYTES)),
                 resp->sums[i]);
-        assert_true(rig_same(o->seed, resp->offset, b->p, b->len));
+        assert_true(pattern_same(o->seed, resp->offset, b->p, b->len));
     }
     call_fini(&c);
     return rc;
@@ -444,7 +444,7 @@ static void *reader_run(void *arg)
         void *file = r->ops.open(r->ops.ctx, &rd->obj->cid, rd->obj->version.size);
         int64_t n = r->ops.try_read(r->ops.ctx, file, off, sizeof(buf), buf);
 
-        rd->wrong += n > 0 && !rig_same(rd->obj->seed, off, buf, (size_t)n);
+        rd->wrong += n > 0 && !pattern_same(rd->obj->seed, off, buf, (size_t)n);
         rd->hits += n > 0;
         r->ops.close(r->ops.ctx, file);
     }

@@ -11,13 +11,6 @@
 #include "tests/unit/ufs/fixture.h"
 #include "ufs/ufs_opts.h"
 
-static void rig_hangs(struct tarn_timer *t, void *arg)
-{
-    (void)t;
-    (void)arg;
-    fail_msg("the test hangs");
-}
-
 static struct tarn_ufs *rig_ufs_of(void *ctx, uint32_t attachment, const char **ret_isolation)
 {
     struct rig *r = ctx;
@@ -66,7 +59,7 @@ void rig_init(struct rig *r, const struct rig_args *args)
     *r = (struct rig){.args = *args, .dir = fx_tmp()};
     assert_int_equal(tarn_loop_new(&r->loop), 0);
     assert_int_equal(tarn_disk_pool_new(4, &r->disk), 0);
-    tarn_timer_start(r->loop, &r->watchdog, 40 * TARN_NS_PER_S, rig_hangs, NULL);
+    turns_guard(r->loop, &r->watchdog, 40 * TARN_NS_PER_S);
     memset(r->cap_key, 7, sizeof(r->cap_key));
     path = tarn_xasprintf("%s/store", r->dir);
     assert_int_equal(mkdir(path, 0700), 0);
@@ -121,7 +114,7 @@ void rig_open_uri(struct rig *r, unsigned slot, const char *uri, const char *opt
     struct tarn_ufs_opts o;
     struct tarn_conf *conf;
     struct tarn_errbuf err = {0};
-    struct tarn_ufs_args args = {.loop = r->loop, .disk = r->disk, .uri = uri, .opts = &o};
+    struct tarn_ufs_args args = {.loop = r->loop, .uri = uri, .opts = &o};
 
     assert_int_equal(tarn_ufs_opts_parse(&opts, *opts ? 1 : 0, true, &o, &conf, &err), 0);
     assert_int_equal(tarn_ufs_open(&args, &err, &r->store[slot]), 0);
@@ -160,59 +153,14 @@ void rig_close_store(struct rig *r, unsigned slot)
     rig_until(r, &closed, 1);
 }
 
-static void rig_timer(struct tarn_timer *t, void *arg)
-{
-    struct rig *r = arg;
-
-    (void)t;
-    tarn_loop_stop(r->loop);
-}
-
 void rig_run_for(struct rig *r, uint64_t ns)
 {
-    struct tarn_timer timer = {0};
-
-    tarn_timer_start(r->loop, &timer, ns, rig_timer, r);
-    tarn_loop_run(r->loop);
-    tarn_timer_stop(&timer);
+    turns_for(r->loop, ns);
 }
 
 void rig_until(struct rig *r, const unsigned *flag, unsigned n)
 {
-    while (*flag < n)
-        rig_run_for(r, TARN_NS_PER_MS);
-}
-
-uint8_t rig_byte(unsigned seed, uint64_t off)
-{
-    return (uint8_t)(tarn_hash_u64(((uint64_t)seed << 48) ^ (off / 8)) >> (8 * (off % 8)));
-}
-
-void rig_pattern(unsigned seed, uint64_t off, uint8_t *dst, size_t n)
-{
-    while (n > 0) {
-        uint64_t word = tarn_hash_u64(((uint64_t)seed << 48) ^ (off / 8));
-        size_t k = TARN_MIN(n, 8 - off % 8);
-
-        memcpy(dst, (const uint8_t *)&word + off % 8, k);
-        dst += k;
-        off += k;
-        n -= k;
-    }
-}
-
-bool rig_same(unsigned seed, uint64_t off, const uint8_t *p, size_t n)
-{
-    uint8_t want[4096];
-
-    for (size_t at = 0; at < n; at += sizeof(want)) {
-        size_t k = TARN_MIN(n - at, sizeof(want));
-
-        rig_pattern(seed, off + at, want, k);
-        if (memcmp(want, p + at, k) != 0)
-            return false;
-    }
-    return true;
+    turns_until(r->loop, flag, n);
 }
 
 void rig_put(struct rig *r, const char *name, unsigned seed, uint64_t size)
@@ -220,7 +168,7 @@ void rig_put(struct rig *r, const char *name, unsigned seed, uint64_t size)
     uint8_t *bytes = tarn_xcalloc(1, size ? size : 1);
     char *dir = tarn_xasprintf("%s/store", r->dir);
 
-    rig_pattern(seed, 0, bytes, size);
+    pattern_fill(seed, 0, bytes, size);
     fx_write(dir, name, bytes, size);
     free(dir);
     free(bytes);
@@ -285,7 +233,7 @@ static void op_done(struct tarn_local_read *lr, int rc)
     for (unsigned i = 0; i < lr->slice_count; i++) {
         struct tarn_slice *s = &lr->slices[i];
 
-        op->wrong |= !rig_same(op->obj->seed, at, s->buf->p + s->off, s->len);
+        op->wrong |= !pattern_same(op->obj->seed, at, s->buf->p + s->off, s->len);
         at += s->len;
         tarn_buf_unref(&s->buf);
     }

@@ -18,6 +18,7 @@
 #include "lib/base/env.h"
 #include "lib/base/mem.h"
 #include "lib/disk/disk.h"
+#include "tests/unit/turns.h"
 #include "tests/unit/ufs/server.h"
 #include "worker/worker_priv.h"
 
@@ -57,9 +58,6 @@ void rig_run_for(struct rig *r, uint64_t ns);
 /* Turns the loop until *flag is at least `n`. */
 void rig_until(struct rig *r, const unsigned *flag, unsigned n);
 
-uint8_t rig_byte(unsigned seed, uint64_t off);
-void rig_pattern(unsigned seed, uint64_t off, uint8_t *dst, size_t n);
-bool rig_same(unsigned seed, uint64_t off, const uint8_t *p, size_t n);
 void rig_put(struct rig *r, const char *name, unsigned seed, uint64_t size);
 
 /* An object as the master would tell of it. */

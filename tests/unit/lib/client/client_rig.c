@@ -5,13 +5,7 @@
 
 #include "lib/base/hash.h"
 #include "lib/base/limits.h"
-
-static void rig_hangs(struct tarn_timer *t, void *arg)
-{
-    (void)t;
-    (void)arg;
-    fail_msg("the test hangs");
-}
+#include "tests/unit/turns.h"
 
 /* ---- handlers ----------------------------------------------------------------------------------
  */
@@ -220,7 +214,7 @@ void rig_init(struct rig *r, const struct tarn_local_ops *local)
 
     *r = (struct rig){.trust_ms = 60000, .lookup_ino = 10, .locate_cid = 5};
     assert_int_equal(tarn_loop_new(&r->loop), 0);
-    tarn_timer_start(r->loop, &r->watchdog, 30 * TARN_NS_PER_S, rig_hangs, NULL);
+    turns_guard(r->loop, &r->watchdog, 30 * TARN_NS_PER_S);
     s.loop = c.loop = r->loop;
     assert_int_equal(tarn_rpc_server_new(&s, &r->server), 0);
     tarn_rpc_server_handle(r->server, TARN_RPC_session_open, on_open, r);
@@ -256,27 +250,14 @@ void rig_fini(struct rig *r)
     tarn_loop_free(&r->loop);
 }
 
-static void rig_timer(struct tarn_timer *t, void *arg)
-{
-    struct rig *r = arg;
-
-    (void)t;
-    tarn_loop_stop(r->loop);
-}
-
 void rig_run_for(struct rig *r, uint64_t ns)
 {
-    struct tarn_timer timer = {0};
-
-    tarn_timer_start(r->loop, &timer, ns, rig_timer, r);
-    tarn_loop_run(r->loop);
-    tarn_timer_stop(&timer);
+    turns_for(r->loop, ns);
 }
 
 void rig_until(struct rig *r, const unsigned *flag, unsigned n)
 {
-    while (*flag < n)
-        rig_run_for(r, TARN_NS_PER_MS);
+    turns_until(r->loop, flag, n);
 }
 
 void rig_push(struct rig *r, const char *name, unsigned skip)

@@ -11,6 +11,7 @@
 
 #include "lib/base/fault.h"
 #include "lib/base/hash.h"
+#include "tests/unit/turns.h"
 
 void rig_init(struct rig *r, unsigned threads, const char *parent)
 {
@@ -84,21 +85,9 @@ void rig_close(struct rig *r)
     tarn_tier_close(&r->tier);
 }
 
-static void rig_timer(struct tarn_timer *timer, void *arg)
-{
-    struct rig *r = arg;
-
-    (void)timer;
-    tarn_loop_stop(r->loop);
-}
-
 void rig_run_for(struct rig *r, uint64_t ns)
 {
-    struct tarn_timer timer = {0};
-
-    tarn_timer_start(r->loop, &timer, ns, rig_timer, r);
-    tarn_loop_run(r->loop);
-    tarn_timer_stop(&timer);
+    turns_for(r->loop, ns);
 }
 
 /* A reservation waits for the walk, and is granted at once otherwise; used stands still afterwards.
@@ -137,17 +126,7 @@ tarn_cid_t rig_cid(unsigned nr)
 
 void rig_bytes(unsigned nr, uint64_t off, void *dst, size_t n)
 {
-    uint8_t *p = dst;
-
-    while (n > 0) {
-        uint64_t word = tarn_hash_u64(((uint64_t)nr << 40) ^ (off / 8));
-        size_t k = TARN_MIN(n, 8 - off % 8);
-
-        memcpy(p, (uint8_t *)&word + off % 8, k);
-        p += k;
-        off += k;
-        n -= k;
-    }
+    pattern_fill(nr, off, dst, n);
 }
 
 struct tarn_tier_file *rig_file(struct rig *r, unsigned nr, uint64_t length)

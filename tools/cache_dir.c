@@ -173,7 +173,7 @@ uint64_t cache_dir_default_size(const struct cache_dir *d)
     TARN_AUTO_FREE char *path = tarn_xasprintf("%s/SIZE", d->path);
     uint64_t size = cache_size_chosen(d);
     struct statvfs v;
-    FILE *f;
+    int fd;
 
     if (size)
         return size; /* chosen once: what fills the cache must not shrink it */
@@ -181,12 +181,12 @@ uint64_t cache_dir_default_size(const struct cache_dir *d)
         return 1ull << 30;
     size = (uint64_t)v.f_bavail * v.f_frsize + dir_bytes(d->path, "");
     size = TARN_MAX(TARN_MIN(size / 2, CACHE_SIZE_MAX) >> 20 << 20, CACHE_SIZE_MIN);
-    f = fopen(path, "we");
-    if (!f || fprintf(f, "%" PRIu64 "\n", size) < 0)
+    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0 || dprintf(fd, "%" PRIu64 "\n", size) < 0)
         tarn_warn("cache", "cannot remember the cache's size: path=%s: %s", path,
                   strerrordesc_np(errno));
-    if (f)
-        (void)fclose(f); /* chosen again where it is lost */
+    if (fd >= 0)
+        (void)close(fd); /* chosen again where it is lost */
     return size;
 }
 

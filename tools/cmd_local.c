@@ -81,16 +81,19 @@ static int local_open_log(struct local *l)
 
 static void local_ready_text(const struct local *l, struct tarn_str *ret)
 {
+    const char *http = local_http_addr(l->http);
     struct tarn_tier_info info;
     char size[32];
 
     tarn_tier_info(l->tier, &info);
     tarn_info("local", "ready: uri=%s mountpoint=%s master=%s http=%s cache=%s size=%s", l->uri,
-              l->mountpoint, l->listen_addr, local_http_addr(l->http), l->dir.path,
+              l->mountpoint, l->listen_addr, http, l->dir.path,
               tarn_format_size(info.capacity_bytes, size));
-    tarn_str_addf(
-        ret, "tarn local: %s is at %s (control %s, metrics http://%s/metrics, cache %s in %s)",
-        l->uri, l->mountpoint, l->listen_addr, local_http_addr(l->http), size, l->dir.path);
+    tarn_str_addf(ret, "tarn local: %s is at %s (control %s, ", l->uri, l->mountpoint,
+                  l->listen_addr);
+    if (strcmp(http, "none") != 0)
+        tarn_str_addf(ret, "metrics http://%s/metrics, ", http);
+    tarn_str_addf(ret, "cache %s in %s)", size, l->dir.path);
 }
 
 static void local_say(const struct local *l, const char *text)

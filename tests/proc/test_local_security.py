@@ -107,6 +107,24 @@ def test_another_user_cannot_see_the_cache(root, tarn, served):
     assert not done.stdout
 
 
+def test_careless_umask(root, tarn, served):
+    """And a cache directory that others may look into, but a private store."""
+    os.chmod(f"{served}/d/f", 0o600)
+    server = tarn(f"file://{served}", prefix=["bash", "-c", "umask 0; exec \"$@\"", "-"], start=False)
+    os.mkdir(server.cache, 0o755)
+    server.start()
+    with open(server.path("d/f"), "rb") as f:
+        f.read()
+    for path in local.below(server.cache):
+        if os.path.dirname(path) == server.cache:
+            assert not os.lstat(path).st_mode & 0o022, path
+    done = subprocess.run([
+        "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "grep", "-rE",
+        "private bytes|d/f", server.cache
+    ], capture_output=True, text=True, timeout=20, check=False)
+    assert not done.stdout
+
+
 def test_token_file(root, tarn, served):
     server = tarn(f"file://{served}")
     st = os.stat(token_file(server))

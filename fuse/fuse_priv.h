@@ -208,6 +208,9 @@ void fuse_ops_meta(struct fuse_lowlevel_ops *ops);
 void fuse_ops_dir(struct fuse_lowlevel_ops *ops);
 void fuse_ops_file(struct fuse_lowlevel_ops *ops);
 void fuse_ops_xattr(struct fuse_lowlevel_ops *ops);
+/* Opens the file of node `id` and answers `req`. Not on the loop: it may wait for the disk. */
+void ffile_open(struct tarn_fuse *f, fuse_req_t req, uint64_t id, const struct tarn_attr *attr,
+                struct fuse_file_info *fi);
 void ffile_put(struct ffile *file);
 void fdir_put(struct fdir *dir);
 /* The list for what this thread opens. */
@@ -217,8 +220,12 @@ void fopen_close_all(struct tarn_fuse *f);
 
 /* ---- passthrough (pass.c) -------------------------------------------------------------------- */
 
-struct fpass *fpass_new(void);
+int fpass_new(struct tarn_fuse *f, struct fpass **ret); /* with its thread. errno class */
+void fpass_stop(struct fpass *p);  /* ends the thread; nothing comes from the loop any more */
 void fpass_free(struct fpass **p); /* nothing is open */
+/* ffile_open(), on a thread that may wait for a disk. Loop. */
+void fpass_open_later(struct tarn_fuse *f, fuse_req_t req, uint64_t id,
+                      const struct tarn_attr *attr, const struct fuse_file_info *fi);
 void fpass_offer(struct fpass *p, bool usable); /* INIT: whether the kernel has it */
 /* Decides how `file` of node `id`, being opened, is read, and says so in `fi`. */
 void fpass_open(struct ffile *file, uint64_t id, struct fuse_file_info *fi);

@@ -75,8 +75,8 @@ static struct ffile *ffile_of(const struct fuse_file_info *fi)
     return file;
 }
 
-static void open_reply(struct tarn_fuse *f, fuse_req_t req, uint64_t id,
-                       const struct tarn_attr *attr, struct fuse_file_info *fi)
+void ffile_open(struct tarn_fuse *f, fuse_req_t req, uint64_t id, const struct tarn_attr *attr,
+                struct fuse_file_info *fi)
 {
     struct ffile *file = ffile_new(f, attr);
 
@@ -103,7 +103,7 @@ static void open_checked(struct fop *o, int rc)
     if (rc < 0)
         fop_reply_err(o->req, o->cls, rc);
     else
-        open_reply(o->f, o->req, o->id, &attr, &o->fi);
+        fpass_open_later(o->f, o->req, o->id, &attr, &o->fi);
 }
 
 static void file_open(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
@@ -122,7 +122,7 @@ static void file_open(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
         return;
     }
     if (!f->args.always_fresh && attr.trust_until_ns > tarn_now_ns()) {
-        open_reply(f, req, id, &attr, fi);
+        ffile_open(f, req, id, &attr, fi);
         return;
     }
     o = fop_new(req, FOP_NAME, open_checked);

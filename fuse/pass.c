@@ -8,6 +8,9 @@
  * be lent, else through us, until the last one is closed. The kernel ends its side of that before
  * it sends RELEASE, so what is counted here never ends too early.
  *
+ * Lending a file opens it, which a disk may make last. So an open that was decided on the loop goes
+ * to a thread of its own ("fuse-open"); the loop never takes the lock.
+ *
  * The kernel's numbers of backing files: FUSE_DEV_IOC_BACKING_OPEN and _CLOSE of
  * include/uapi/linux/fuse.h (Linux 6.9), which older headers lack. It wants CAP_SYS_ADMIN, and a
  * file system that is not stacked. Where it refuses for such a reason, nothing is tried again.
@@ -44,18 +47,77 @@ struct pass_node {
     void *loan;
 };
 
+/* An open that comes from the loop. */
+struct pass_open {
+    struct tarn_list node; /* in fpass.queue */
+    fuse_req_t req;
+    uint64_t id;
+    struct tarn_attr attr;
+    struct fuse_file_info fi;
+};
+
 struct fpass {
+    struct tarn_fuse *f;
     struct tarn_mtx mtx; /* TARN_RANK_FUSE_PASS */
     struct tarn_htab nodes;
     _Atomic bool usable; /* the kernel offers it and has not refused */
+
+    pthread_t thread;
+    bool started;              /* thread is to be joined */
+    struct tarn_mtx queue_mtx; /* LEAF; of the next three */
+    struct tarn_cond queued;
+    struct tarn_list queue; /* struct pass_open */
+    bool ending;            /* what is queued is still answered */
 };
 
-struct fpass *fpass_new(void)
+static struct pass_open *pass_next(struct fpass *p)
+{
+    TARN_GUARD(&p->queue_mtx);
+
+    while (tarn_list_empty(&p->queue) && !p->ending)
+        tarn_cond_wait(&p->queued, &p->queue_mtx);
+    return tarn_list_empty(&p->queue)
+               ? NULL
+               : TARN_LIST_ENTRY(tarn_list_pop(&p->queue), struct pass_open, node);
+}
+
+static void *pass_run(void *arg)
+{
+    struct fpass *p = arg;
+    struct pass_open *o;
+
+    while ((o = pass_next(p)) != NULL) {
+        ffile_open(p->f, o->req, o->id, &o->attr, &o->fi);
+        free(o);
+    }
+    return NULL;
+}
+
+int fpass_new(struct tarn_fuse *f, struct fpass **ret)
 {
     struct fpass *p = tarn_xnew(struct fpass);
+    int rc;
 
+    p->f = f;
     tarn_mtx_init(&p->mtx, TARN_RANK_FUSE_PASS);
-    return p;
+    tarn_mtx_init(&p->queue_mtx, TARN_RANK_LEAF);
+    tarn_cond_init(&p->queued);
+    tarn_list_init(&p->queue);
+    *ret = p;
+    rc = tarn_thread_start(&p->thread, "fuse-open", pass_run, p);
+    p->started = rc == 0;
+    return rc;
+}
+
+void fpass_stop(struct fpass *p)
+{
+    tarn_mtx_lock(&p->queue_mtx);
+    p->ending = true;
+    tarn_cond_signal(&p->queued);
+    tarn_mtx_unlock(&p->queue_mtx);
+    if (p->started)
+        TARN_ASSERT(pthread_join(p->thread, NULL) == 0);
+    p->started = false;
 }
 
 void fpass_free(struct fpass **pp)
@@ -65,10 +127,33 @@ void fpass_free(struct fpass **pp)
     *pp = NULL;
     if (!p)
         return;
-    TARN_ASSERT(p->nodes.count == 0);
+    TARN_ASSERT(p->nodes.count == 0 && tarn_list_empty(&p->queue) && !p->started);
     tarn_htab_fini(&p->nodes);
+    tarn_cond_fini(&p->queued);
+    tarn_mtx_fini(&p->queue_mtx);
     tarn_mtx_fini(&p->mtx);
     free(p);
+}
+
+void fpass_open_later(struct tarn_fuse *f, fuse_req_t req, uint64_t id,
+                      const struct tarn_attr *attr, const struct fuse_file_info *fi)
+{
+    struct fpass *p = f->pass;
+    struct pass_open *o;
+
+    if (attr->size_bytes < PASS_BYTES_MIN) {
+        struct fuse_file_info copy = *fi;
+
+        ffile_open(f, req, id, attr, &copy);
+        return;
+    }
+    o = tarn_xnew(struct pass_open);
+    *o = (struct pass_open){.req = req, .id = id, .attr = *attr, .fi = *fi};
+    tarn_list_init(&o->node);
+    TARN_GUARD(&p->queue_mtx);
+    TARN_ASSERT(!p->ending); /* nothing is under way any more then */
+    tarn_list_push(&p->queue, &o->node);
+    tarn_cond_signal(&p->queued);
 }
 
 void fpass_offer(struct fpass *p, bool usable)

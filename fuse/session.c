@@ -151,8 +151,7 @@ static void session_init(void *userdata, struct fuse_conn_info *conn)
     session_want(conn, FUSE_CAP_SPLICE_WRITE, false);
     session_want(conn, FUSE_CAP_SPLICE_MOVE, false);
     session_want(conn, FUSE_CAP_PASSTHROUGH, f->args.passthrough);
-    fpass_offer(f->pass, f->args.passthrough &&
-                             fuse_get_feature_flag(conn, FUSE_CAP_PASSTHROUGH));
+    fpass_offer(f->pass, f->args.passthrough && fuse_get_feature_flag(conn, FUSE_CAP_PASSTHROUGH));
     conn->max_backing_stack_depth = 0; /* so that the mount may be a layer of an overlay */
     conn->max_read = TARN_READ_MAX;
     conn->max_write = TARN_READ_MAX; /* also sets how many pages a request has */
@@ -247,6 +246,8 @@ static int session_start(struct tarn_fuse *f, struct tarn_errbuf *err)
 
     if (rc == 0)
         rc = fnotify_new(f, &f->notify);
+    if (rc == 0)
+        rc = fpass_new(f, &f->pass);
     if (rc < 0)
         return tarn_err_set(err, rc, "fuse: %s", tarn_strerror(rc));
     rc = session_mount(f, err);
@@ -277,7 +278,6 @@ int tarn_fuse_start(const struct tarn_fuse_args *args, struct tarn_errbuf *err,
     f->source = tarn_xstrdup(args->source);
     f->args.source = f->source;
     f->nodes = fnodes_new();
-    f->pass = fpass_new();
     tarn_mtx_init(&f->mtx, TARN_RANK_LEAF);
     tarn_cond_init(&f->cond);
     tarn_list_init(&f->ops);

@@ -23,6 +23,8 @@ void fuse_threads_end(struct tarn_fuse *f)
 {
     if (f->notify)
         fnotify_stop(f->notify);
+    if (f->pass)
+        fpass_stop(f->pass);
     if (f->se)
         fuse_session_exit(f->se);
     for (unsigned i = 0; i < f->worker_count; i++)

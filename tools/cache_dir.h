@@ -29,5 +29,5 @@ void cache_dir_close(struct cache_dir *d);
 uint64_t cache_dir_default_size(const struct cache_dir *d);
 /* Bytes on the disk of everything but the tier. */
 uint64_t cache_dir_other_bytes(const struct cache_dir *d);
-/* Moves a damaged meta/ aside (meta.damaged-N, one is kept). */
+/* Moves a damaged meta/ aside (meta.damaged; an older one goes). */
 int cache_dir_set_meta_aside(const struct cache_dir *d, struct tarn_errbuf *err);

@@ -14,7 +14,7 @@ typedef struct {
 } tarn_ino_t;
 
 /*
- * Content id: 128 bits of SHA-256 over what makes a file's bytes what they are (DESIGN: isolation
+ * Content id: 128 bits of SHA-256 over what makes a file's bytes what they are (isolation
  * domain, store identity, object key, version). Names the cache file. All zero is "none".
  */
 typedef struct {

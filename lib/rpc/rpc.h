@@ -179,7 +179,7 @@ void tarn_rpc_client_free(struct tarn_rpc_client **c);
  */
 int tarn_rpc_call_sync(struct tarn_rpc_client *c, struct tarn_rpc_req *req);
 
-/* ---- capabilities (D14)
+/* ---- capabilities
  * ------------------------------------------------------------------------------- */
 
 /* Encodes and MACs `body` with `key`. The caller frees *ret (tarn_str_fini). */

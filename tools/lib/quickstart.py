@@ -19,7 +19,6 @@ TARN = os.path.join(RELEASE, "tarn")
 READERS = 8
 SAMPLE_BYTES = 1_600_000_000   # what make_dataset writes by default, about
 ROOM_BYTES = 1 << 30           # left over on the disk
-COUNTERS_LAG_S = 0.5           # /metrics shows the store's counters up to 0.25 s late
 MIB = 1 << 20
 Epoch = namedtuple("Epoch", "files bytes seconds wrong")
 
@@ -119,7 +118,6 @@ class Server:
 
     def store_bytes(self):
         """Bytes that it has asked of the store so far."""
-        time.sleep(COUNTERS_LAG_S)
         with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=10) as reply:
             text = reply.read().decode()
         values = re.findall(r"^tarn_ufs_read_bytes_total(?:\{[^}]*\})? (\S+)$", text, re.M)

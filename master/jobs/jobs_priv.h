@@ -377,7 +377,7 @@ struct mrun {
     struct tarn_timer hello_timer;   /* the next one */
     uint64_t worker_id;              /* from worker_status */
     uint64_t capacity, room;         /* of its tiers; bytes that a job may have in them */
-    uint64_t admitted;               /* bytes for which room was given */
+    uint64_t admitted;               /* bytes for which room is wanted, or was given (DATA) */
     bool restarted;                  /* load: bytes of it came before a restart of the worker */
     unsigned checks;                 /* load: passes of CHECK that found something missing */
     uint64_t refilled;               /* load: files filled again in this one */

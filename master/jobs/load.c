@@ -22,7 +22,8 @@
 #include "lib/base/units.h"
 #include "master/jobs/jobs_priv.h"
 
-#define CHECKS_MAX 3u /* the last one fills nothing */
+#define CHECKS_MAX 3u    /* the last one fills nothing */
+#define ROOM_BLOCK 4096u /* a file takes whole blocks of the cache's disk */
 
 static bool load_meta_only(const struct mrun *r)
 {
@@ -33,6 +34,12 @@ static bool load_meta_only(const struct mrun *r)
 static bool load_plan_only(const struct mrun *r)
 {
     return load_meta_only(r) || r->job->spec->dry_run;
+}
+
+/* What a file takes of the room. */
+static uint64_t load_room(const struct mpass_file *f)
+{
+    return tarn_div_up(f->len, ROOM_BLOCK) * ROOM_BLOCK;
 }
 
 static bool load_whole_cid(struct ment *e, const struct mpass_file *f)
@@ -80,6 +87,7 @@ static void plan_file(struct mrun *r, const struct mpass_file *f)
     if (!symlink) {
         live->files_total++;
         live->bytes_total += f->len;
+        r->admitted += load_room(f);
     }
     if (!load_plan_only(r)) {
         mjob_changed(r->job, false);
@@ -161,7 +169,7 @@ static const struct mpass_ops plan_ops = {.file = plan_file,
 /* The job must fit before it begins: half a data set evicts itself. */
 static void plan_done(struct mrun *r)
 {
-    const struct mjob_counts *c = &r->job->live;
+    uint64_t wanted = r->admitted;
     char need[32], holds[32], missing[32];
     TARN_AUTO_FREE char *text = NULL;
 
@@ -169,7 +177,7 @@ static void plan_done(struct mrun *r)
         mrun_end(r, 0, NULL);
         return;
     }
-    if (c->bytes_total <= r->room || r->job->spec->allow_partial) {
+    if (wanted <= r->room || r->job->spec->allow_partial) {
         if (r->job->spec->dry_run)
             mrun_end(r, 0, NULL);
         else
@@ -177,8 +185,8 @@ static void plan_done(struct mrun *r)
         return;
     }
     text = tarn_xasprintf("needs %s, the cache holds %s: %s missing",
-                          tarn_format_size(c->bytes_total, need), tarn_format_size(r->room, holds),
-                          tarn_format_size(c->bytes_total - r->room, missing));
+                          tarn_format_size(wanted, need), tarn_format_size(r->room, holds),
+                          tarn_format_size(wanted - r->room, missing));
     mrun_end(r, -TARN_E_JOB_NO_ROOM, text);
 }
 
@@ -201,11 +209,11 @@ static void data_file(struct mrun *r, const struct mpass_file *f)
         load_symlink(r, f);
         return;
     }
-    if (r->job->spec->allow_partial && f->len > r->room - TARN_MIN(r->room, r->admitted)) {
+    if (r->job->spec->allow_partial && load_room(f) > r->room - TARN_MIN(r->room, r->admitted)) {
         load_failed_line(r, f->path, -TARN_E_JOB_NO_ROOM, NULL);
         return;
     }
-    r->admitted += f->len;
+    r->admitted += load_room(f);
     e = load_entry(r, f);
     if (f->len == 0)
         data_present(e); /* nothing of it is missing */

@@ -529,6 +529,19 @@ def test_load_of_more_than_fits(tarn, s3fault):
     assert server.json("stat", "/f0")["cached_bytes"] == 0
 
 
+def test_load_says_done_only_if_all_of_it_stays(tarn, workdir):
+    """By the bytes it fits, with what else the cache directory holds it does not."""
+    top = os.path.join(workdir, "tight")
+    os.makedirs(top)
+    for i in range(240):
+        with open(os.path.join(top, f"f{i}"), "wb") as f:
+            f.write(util.some_bytes(MIB // 16, i))
+    server = tarn(f"file://{top}", "--cache-size", "16MiB")
+    done = server.cli("load", "/", check=False)
+    cached = server.json("du", "/")["cached_files"]
+    assert (done.code == 0) == (cached == 240), (done, cached)
+
+
 def test_load_of_nothing_that_exists(tarn, served):
     server = tarn(f"file://{served}")
     for args in (("/none",), ("/d000", "/none"), ("-f", f"{served}/no-list")):

@@ -177,6 +177,31 @@ static void test_no_room_fails_before_anything_is_fetched(void **state)
     assert_int_equal(fx->fetched, 4u << 20);
 }
 
+/* Small files take whole blocks: what fits byte by byte would drive itself out. */
+static void test_small_files_need_more_room_than_bytes(void **state)
+{
+    struct jfx *fx = *state;
+    Tarn__Wire__Job *job;
+
+    for (unsigned i = 0; i < 100; i++) {
+        char name[16];
+
+        (void)snprintf(name, sizeof(name), "/f%u", i);
+        jfx_put(fx, name, 100);
+    }
+    fx->capacity = 350u << 10;
+    jfx_start(fx);
+    job = jfx_wait(fx, jfx_load(fx, "/"));
+    assert_string_equal(job->state, "failed");
+    assert_int_equal(job->error, TARN_E_JOB_NO_ROOM);
+    assert_int_equal(job->bytes_total, 10000);
+    assert_non_null(strstr(job->error_text, "needs 400"));
+    assert_int_equal(fx->fills, 0);
+    tarn__wire__job__free_unpacked(job, NULL);
+    fx->capacity = 500u << 10;
+    jfx_expect(fx, jfx_load(fx, "/"), "succeeded", 100, 0);
+}
+
 /* The store's object is another one than the listing said. */
 static void test_a_changed_object_is_loaded_in_its_new_version(void **state)
 {
@@ -529,6 +554,7 @@ int main(void)
         T(test_failures_are_named),
         T(test_missing_paths_fail_and_the_rest_is_loaded),
         T(test_no_room_fails_before_anything_is_fetched),
+        T(test_small_files_need_more_room_than_bytes),
         T(test_a_changed_object_is_loaded_in_its_new_version),
         T(test_evicted_meanwhile),
         T(test_evicted_and_no_room_to_load_again),

@@ -113,6 +113,9 @@ def test_kill_under_load(tarn, data, hammer):
         took.append(time.monotonic() - begun)
         sample(server, right, rng)
     check_all(server, right)
+    # Loads go on after a kill, and what they force is freed first.
+    util.wait_until("the end of all jobs", lambda: not any(
+        job["state"] in ("planned", "running") for job in server.json("job", "ls")), 60)
     assert server.cli("load", "/").code == 0
     assert server.json("du", "/")["cached_files"] == len(right)
     check_all(server, right)

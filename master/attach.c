@@ -346,8 +346,7 @@ void tarn_master_attach(struct tarn_master *m, const struct tarn_master_attach *
                         void (*cb)(void *arg, int rc, const struct tarn_errbuf *err), void *arg)
 {
     struct attach_op *op = tarn_xnew(struct attach_op);
-    struct tarn_ufs_args ufs_args = {
-        .loop = m->args.loop, .disk = m->args.disk, .uri = args->uri, .opts = args->opts};
+    struct tarn_ufs_args ufs_args = {.loop = m->args.loop, .uri = args->uri, .opts = args->opts};
     struct tarn_ufs *ufs = NULL;
     struct mattach *a;
 

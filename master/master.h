@@ -14,7 +14,6 @@
 #include "lib/rpc/rpc.h"
 
 struct tarn_clock;
-struct tarn_disk;
 struct tarn_kv;
 struct tarn_master;
 struct tarn_ufs;
@@ -22,7 +21,6 @@ struct tarn_ufs_opts;
 
 struct tarn_master_args {
     struct tarn_loop *loop;
-    struct tarn_disk *disk;
     struct tarn_clock *clock;
     struct tarn_rng *rng;
     struct tarn_kv *kv;     /* open, with the families of tarn_core_cf_names; stays the caller's */

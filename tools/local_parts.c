@@ -162,7 +162,6 @@ static int parts_open_meta(struct local *l)
 static int parts_open_master(struct local *l)
 {
     struct tarn_master_args args = {.loop = l->loop,
-                                    .disk = l->disk,
                                     .clock = tarn_clock_system(),
                                     .rng = tarn_rng_system(),
                                     .cap_key = l->cap_key};

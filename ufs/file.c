@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The file:// back end: a directory of this host or of a mounted file system. Everything that may
- * block runs as CALL work of a tarn_disk. An operation has its own copy of what it was asked, so
- * that a request can end (cancelled, stalled) while a pool thread is still stuck in a dead NFS
- * server: the operation then goes on as an orphan and frees itself. The back end is closed when the
- * last one is back.
+ * block runs on threads of its own (file_pool.c). An operation has its own copy of what it was
+ * asked, so that a request can end (cancelled, stalled) while a thread is still stuck in a dead NFS
+ * server: the operation then goes on as an orphan and frees itself. Closing the back end waits for
+ * no thread: an orphan that comes back later touches only what is its own, and the root.
  *
  *   stat    one call
  *   list    one call per page; the sorted names are kept in the store between pages, found by the
@@ -27,12 +27,13 @@
 #include "lib/base/mem.h"
 #include "lib/base/name.h"
 #include "lib/base/units.h"
-#include "lib/disk/disk.h"
+#include "ufs/file_pool_priv.h"
 #include "ufs/file_priv.h"
 #include "ufs/ufs_priv.h"
 
 #define FILE_OP_MAGIC    0x666f7031u
 #define FILE_CHUNK_BYTES (1u << 20)
+#define FILE_THREADS     8u
 #define FILE_SPARE_MAX   8u                   /* chunk buffers kept */
 #define FILE_SNAPS_MAX   8u                   /* listings kept between pages */
 #define FILE_SNAP_NS     (60 * TARN_NS_PER_S) /* and how long */
@@ -45,9 +46,16 @@ struct file_kept {
     struct tarn_file_snap *snap; /* names */
 };
 
+/* Outlives the store for as long as a thread uses it. Immutable but for the counter and flags. */
+struct file_root {
+    struct tarn_file_root base; /* first */
+    _Atomic unsigned refs;      /* the store, and each operation */
+};
+
 /* Owner: loop. */
 struct file_store {
-    struct tarn_file_root root;             /* served directory; read by pool threads */
+    struct file_root *root;                 /* served directory; a reference */
+    struct tarn_file_pool *pool;            /* threads; NULL once closing */
     struct tarn_list kept;                  /* listings between pages */
     unsigned n_kept;                        /* of them */
     uint64_t last_id;                       /* of a token */
@@ -55,7 +63,7 @@ struct file_store {
     struct tarn_buf *spare[FILE_SPARE_MAX]; /* chunk buffers */
     unsigned n_spare;                       /* of them */
     unsigned n_ops;                         /* operations, orphans included */
-    bool closing;                           /* freed when n_ops is 0 */
+    bool closing; /* freed when n_ops is 0; orphans on threads do not count */
 };
 
 /* One attempt. The loop's, but between submit and callback the pool thread's (atomics: both). */
@@ -64,7 +72,8 @@ struct file_op {
     struct tarn_ufs *u;              /* store */
     struct tarn_ufs_req *r;          /* NULL: an orphan */
     struct file_store *store;        /* of u */
-    struct tarn_disk_io io;          /* work under way */
+    struct tarn_file_job job;        /* work under way */
+    struct file_root *root;          /* a reference */
     struct tarn_timer timer;         /* wait for a young file */
     bool submitted;                  /* a pool thread has it */
     _Atomic bool stop;               /* the result is not wanted */
@@ -85,7 +94,30 @@ struct file_op {
     struct tarn_file_page page;      /* list: out */
 };
 
-static void file_submit(struct file_op *op, tarn_disk_fn *work);
+static void file_submit(struct file_op *op, tarn_file_job_fn *work);
+
+static struct file_root *file_root_ref(struct file_root *root)
+{
+    atomic_fetch_add_explicit(&root->refs, 1, memory_order_relaxed);
+    return root;
+}
+
+/* Any thread. */
+static void file_root_unref(struct file_root *root)
+{
+    if (atomic_fetch_sub_explicit(&root->refs, 1, memory_order_acq_rel) > 1)
+        return;
+    free(root->base.path);
+    free(root);
+}
+
+static struct file_op *file_op_of(struct tarn_file_job *job)
+{
+    struct file_op *op = TARN_CONTAINER(job, struct file_op, job);
+
+    TARN_ASSERT(op->magic == FILE_OP_MAGIC);
+    return op;
+}
 
 /* ---- on pool threads ------------------------------------------------------------------------ */
 
@@ -101,7 +133,7 @@ static int file_stat(struct file_op *op)
     TARN_AUTO_FD int fd = -1;
     char target[PATH_MAX];
     struct stat st;
-    int rc = tarn_file_open(&op->store->root, op->key, O_PATH, &fd);
+    int rc = tarn_file_open(&op->root->base, op->key, O_PATH, &fd);
 
     if (rc < 0)
         return rc;
@@ -121,9 +153,9 @@ static int file_stat(struct file_op *op)
     return 0;
 }
 
-static void file_stat_work(struct tarn_disk_io *io)
+static void file_stat_work(struct tarn_file_job *job)
 {
-    io->rc = file_stat(io->arg);
+    job->rc = file_stat(file_op_of(job));
 }
 
 /* 0 while the open file is the wanted version; *ret_st is how it is now. */
@@ -146,7 +178,7 @@ static int file_read(struct file_op *op)
     int rc;
 
     if (op->fd < 0) {
-        rc = tarn_file_open(&op->store->root, op->key, O_RDONLY | O_NONBLOCK | O_NOCTTY, &op->fd);
+        rc = tarn_file_open(&op->root->base, op->key, O_RDONLY | O_NONBLOCK | O_NOCTTY, &op->fd);
         if (rc < 0)
             return rc;
     }
@@ -173,23 +205,23 @@ static int file_read(struct file_op *op)
     return got == want ? 0 : -TARN_E_UFS_SHORT;
 }
 
-static void file_read_work(struct tarn_disk_io *io)
+static void file_read_work(struct tarn_file_job *job)
 {
-    io->rc = file_read(io->arg);
+    job->rc = file_read(file_op_of(job));
 }
 
-static void file_list_work(struct tarn_disk_io *io)
+static void file_list_work(struct tarn_file_job *job)
 {
-    struct file_op *op = io->arg;
+    struct file_op *op = file_op_of(job);
 
-    io->rc = tarn_file_list(&(struct tarn_file_list_args){.root = &op->store->root,
-                                                          .dir = op->key,
-                                                          .from_key = op->from_key,
-                                                          .max_entries = op->max_entries,
-                                                          .max_bytes = TARN_FILE_SNAP_BYTES,
-                                                          .beats = &op->beats,
-                                                          .stop = &op->stop},
-                            &op->snap, &op->page);
+    job->rc = tarn_file_list(&(struct tarn_file_list_args){.root = &op->root->base,
+                                                           .dir = op->key,
+                                                           .from_key = op->from_key,
+                                                           .max_entries = op->max_entries,
+                                                           .max_bytes = TARN_FILE_SNAP_BYTES,
+                                                           .beats = &op->beats,
+                                                           .stop = &op->stop},
+                             &op->snap, &op->page);
 }
 
 /* ---- listings between pages ----------------------------------------------------------------- */
@@ -280,10 +312,32 @@ static void file_store_free(struct tarn_ufs *u)
     while (s->n_spare)
         tarn_buf_unref(&s->spare[--s->n_spare]);
     tarn_timer_stop(&s->expire);
-    free(s->root.path);
+    file_root_unref(s->root);
     free(s);
     u->store = NULL;
     tarn_ufs_closed(u);
+}
+
+/* Frees what is op's own; any thread. */
+static void file_op_release(struct file_op *op)
+{
+    if (op->fd >= 0)
+        (void)close(op->fd); /* read only */
+    tarn_buf_unref(&op->buf);
+    tarn_file_snap_free(&op->snap);
+    tarn_file_page_fini(&op->page);
+    file_root_unref(op->root);
+    free(op->key);
+    free(op->from_key);
+    free(op->target);
+    op->magic = 0;
+    free(op);
+}
+
+/* The thread came back when the store was closed. */
+static void file_op_drop(struct tarn_file_job *job)
+{
+    file_op_release(file_op_of(job));
 }
 
 /* Not while a pool thread has it. */
@@ -294,19 +348,11 @@ static void file_op_free(struct file_op *op)
 
     TARN_ASSERT(op->magic == FILE_OP_MAGIC && !op->submitted);
     tarn_timer_stop(&op->timer);
-    if (op->fd >= 0)
-        (void)close(op->fd); /* read only */
-    if (op->buf && s->n_spare < FILE_SPARE_MAX)
+    if (op->buf && s->n_spare < FILE_SPARE_MAX) {
         s->spare[s->n_spare++] = op->buf;
-    else
-        tarn_buf_unref(&op->buf);
-    tarn_file_snap_free(&op->snap);
-    tarn_file_page_fini(&op->page);
-    free(op->key);
-    free(op->from_key);
-    free(op->target);
-    op->magic = 0;
-    free(op);
+        op->buf = NULL;
+    }
+    file_op_release(op);
     s->n_ops--;
     if (s->closing && s->n_ops == 0)
         file_store_free(u);
@@ -325,7 +371,7 @@ static void file_finish(struct file_op *op, int64_t rc)
             why = "the file system that was mounted there is gone";
         code = tarn_file_code(code);
         (void)tarn_err_set(&r->err, code, "%s%s%.300s: %s", op->u->uri,
-                           missing || !*op->key || !op->store->root.path[1] ? "" : "/",
+                           missing || !*op->key || !op->root->base.path[1] ? "" : "/",
                            missing ? "" : op->key,
                            missing ? "no such directory" : why); /* code is known */
         for (char *p = r->err.text; *p; p++)
@@ -338,7 +384,7 @@ static void file_finish(struct file_op *op, int64_t rc)
 
 static void file_stat_done(struct file_op *op)
 {
-    int64_t rc = op->io.rc;
+    int64_t rc = op->job.rc;
 
     if (op->r->kind == UFS_KIND_CHECK) {
         if (rc == 0 && op->attr.type != TARN_UFS_DIR)
@@ -359,8 +405,8 @@ static void file_list_done(struct file_op *op)
     struct tarn_ufs_list *l = ufs_req_list(op->r);
     const char *name;
 
-    if (op->io.rc < 0) {
-        file_finish(op, op->io.rc);
+    if (op->job.rc < 0) {
+        file_finish(op, op->job.rc);
         return;
     }
     tarn_ufs_list_clear(l);
@@ -398,8 +444,8 @@ static void file_read_done(struct file_op *op)
     struct tarn_ufs_get *g = ufs_req_get(op->r);
     int rc;
 
-    if (op->io.rc < 0) {
-        file_finish(op, op->io.rc);
+    if (op->job.rc < 0) {
+        file_finish(op, op->job.rc);
         return;
     }
     tarn_ufs_policy_progress(op->r, op->young_ns ? 0 : op->buf->len);
@@ -435,17 +481,16 @@ static void file_count(struct file_op *op, int64_t rc)
     op->u->counts.ended[what][status]++;
 }
 
-static void file_io_cb(struct tarn_disk_io *io)
+static void file_job_done(struct tarn_file_job *job)
 {
-    struct file_op *op;
+    struct file_op *op = file_op_of(job);
 
-    TARN_CAST(op, io->arg, FILE_OP_MAGIC);
     op->submitted = false;
     if (!op->r) {
         file_op_free(op);
         return;
     }
-    file_count(op, io->rc);
+    file_count(op, job->rc);
     switch ((enum ufs_kind)op->r->kind) {
     case UFS_KIND_STAT:
     case UFS_KIND_CHECK:
@@ -464,19 +509,18 @@ static void file_io_cb(struct tarn_disk_io *io)
 
 /* ---- attempts ------------------------------------------------------------------------------- */
 
-static void file_submit(struct file_op *op, tarn_disk_fn *work)
+static void file_submit(struct file_op *op, tarn_file_job_fn *work)
 {
-    op->io = (struct tarn_disk_io){
-        .loop = op->u->loop, .op = TARN_DISK_CALL, .work = work, .cb = file_io_cb, .arg = op};
+    op->job = (struct tarn_file_job){.work = work, .done = file_job_done, .drop = file_op_drop};
     op->submitted = true;
     op->u->counts.requests++;
-    tarn_disk_submit(op->u->disk, &op->io);
+    tarn_file_pool_submit(op->store->pool, &op->job);
 }
 
 /* Delivers an error of the start like one of the work. */
-static void file_failed_work(struct tarn_disk_io *io)
+static void file_failed_work(struct tarn_file_job *job)
 {
-    io->rc = -TARN_E_NO_MEMORY;
+    job->rc = -TARN_E_NO_MEMORY;
 }
 
 static void file_start_get(struct file_op *op, struct tarn_ufs_get *g)
@@ -507,6 +551,7 @@ static void file_start(struct tarn_ufs *u, struct tarn_ufs_req *r)
     op->u = u;
     op->r = r;
     op->store = u->store;
+    op->root = file_root_ref(op->store->root);
     op->fd = -1;
     r->back_end = op;
     op->store->n_ops++;
@@ -538,6 +583,8 @@ static void file_abort(struct tarn_ufs *u, struct tarn_ufs_req *r)
     TARN_ASSERT(op->magic == FILE_OP_MAGIC);
     op->r = NULL;
     atomic_store_explicit(&op->stop, true, memory_order_relaxed);
+    if (op->submitted && tarn_file_pool_recall(op->store->pool, &op->job))
+        op->submitted = false; /* an orphan would wait for a thread, and keep its memory */
     if (!op->submitted)
         file_op_free(op);
 }
@@ -563,7 +610,6 @@ static int file_open_store(struct tarn_ufs *u, const char *rest, struct tarn_err
     char path[TARN_PATH_MAX], real[PATH_MAX];
     struct file_store *s;
 
-    TARN_ASSERT(u->disk != NULL);
     if (rest[0] != '/' || tarn_path_normalize(rest, path) < 0)
         return file_uri_bad(err);
     if (!realpath(path, real)) {
@@ -572,7 +618,10 @@ static int file_open_store(struct tarn_ufs *u, const char *rest, struct tarn_err
         memcpy(real, path, strlen(path) + 1); /* it may be mounted later */
     }
     s = tarn_xnew(struct file_store);
-    s->root.path = tarn_xstrdup(real);
+    s->root = tarn_xnew(struct file_root);
+    s->root->base.path = tarn_xstrdup(real);
+    atomic_init(&s->root->refs, 1);
+    s->pool = tarn_file_pool_new(u->loop, FILE_THREADS);
     tarn_list_init(&s->kept);
     u->uri = tarn_xasprintf("file://%s", real);
     u->store_id = tarn_xstrdup(real);
@@ -587,6 +636,7 @@ static void file_close(struct tarn_ufs *u)
     struct file_store *s = u->store;
 
     s->closing = true;
+    s->n_ops -= tarn_file_pool_close(&s->pool); /* theirs are the threads' from now on */
     if (s->n_ops == 0)
         file_store_free(u);
 }

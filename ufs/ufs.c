@@ -4,8 +4,8 @@
  * hands the request to the policy (policy.c), which runs attempts of a back end (s3.c, file.c), and
  * tarn_ufs_req_end() gives the result to the caller.
  *
- * Closing: every request ends first, then the back end frees what it has (work that is still on a
- * pool thread is waited for), then the store object goes and `closed` runs.
+ * Closing: every request ends first, then the back end frees what it has (a thread that is stuck in
+ * a dead file server is left to itself), then the store object goes and `closed` runs.
  */
 #include "ufs/ufs.h"
 
@@ -81,7 +81,6 @@ int tarn_ufs_open(const struct tarn_ufs_args *args, struct tarn_errbuf *err,
     u->magic = UFS_MAGIC;
     u->ops = ops;
     u->loop = args->loop;
-    u->disk = args->disk;
     tarn_ufs_opts_copy(args->opts, &u->opts);
     tarn_ufs_policy_init(u);
     rc = ops->open(u, rest, err);

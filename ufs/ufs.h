@@ -28,7 +28,6 @@
 #include "lib/base/str.h"
 #include "lib/net/net.h"
 
-struct tarn_disk;
 struct tarn_ufs;
 struct tarn_ufs_opts; /* ufs/ufs_opts.h: the options of INTERFACE.md (endpoint, region, key-file, …)
                        */
@@ -66,7 +65,6 @@ enum tarn_verified {
 
 struct tarn_ufs_args {
     struct tarn_loop *loop;           /* where it lives */
-    struct tarn_disk *disk;           /* for blocking work (file://) */
     const char *uri;                  /* s3://bucket/prefix, file:///dir */
     const struct tarn_ufs_opts *opts; /* copied */
 };

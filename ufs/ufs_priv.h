@@ -57,7 +57,6 @@ struct tarn_ufs {
     uint32_t magic;                 /* UFS_MAGIC */
     const struct tarn_ufs_ops *ops; /* back end */
     struct tarn_loop *loop;         /* where it lives */
-    struct tarn_disk *disk;         /* for blocking work; may be NULL for stores that need none */
     struct tarn_ufs_opts opts;      /* owned copy */
     char *uri;                      /* without user info, for people */
     char *store_id;                 /* part of every cid */

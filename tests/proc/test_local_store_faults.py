@@ -552,3 +552,51 @@ def test_dead_mount_in_a_served_directory(tarn, root, workdir):
         server.close()
     finally:
         util.unmount(f"{served}/d/dead")
+
+
+def freeze(server):
+    """SIGSTOP, in force in all threads: the kernel waits for ever for a request they still take."""
+    pid = server.process.pid
+    os.killpg(pid, signal.SIGSTOP)
+
+    def stopped():
+        states = []
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/stat", encoding="utf-8", errors="replace") as f:
+                states.append(f.read().rsplit(")", 1)[1].split()[0])
+        return set(states) == {"T"}
+
+    util.wait_until("the stop of all threads", stopped, 10)
+
+
+def test_served_file_system_hangs(tarn, workdir):
+    """A dead file server costs those who ask it their timeout, and nobody else anything."""
+    source = f"{workdir}/source"
+    util.write_tree(source, FILES.items())
+    util.write_tree(f"{source}/u", [(f"{i:02d}", b"u" * 10_000) for i in range(40)])
+    nas = tarn(f"file://{source}")
+    server = tarn(f"file://{nas.mnt}", "-o", "timeout=1s,retries=1")
+    names = [f"u/{name}" for name in local.listed(server, "u")]
+    assert len(names) == 40
+    assert local.listed(server, "d") == ["big", "small"]
+    assert read(server) == RIGHT
+    server.restart()  # what is cached must be checked before it is given out
+    freeze(nas)
+    try:
+        begun = time.monotonic()
+        assert set(sums.read(server.mnt, names, threads=40).values()) == {"EIO"}
+        assert time.monotonic() - begun < 25
+        begun = time.monotonic()
+        assert read(server) == RIGHT
+        assert sorted(os.listdir(server.path("d"))) == ["big", "small"]
+        assert time.monotonic() - begun < 5, "what is cached waits for the file server"
+    finally:
+        os.killpg(nas.process.pid, signal.SIGCONT)
+    util.wait_until("files", lambda: set(sums.read(server.mnt, names, threads=40).values()) ==
+                    {sha(b"u" * 10_000)}, 20)
+    freeze(nas)
+    try:
+        assert errors(os.stat, server.path("unknown")) == "EIO"
+        assert server.stop() == 0
+    finally:
+        os.killpg(nas.process.pid, signal.SIGCONT)

@@ -12,7 +12,6 @@
 
 #include "lib/base/assert.h"
 #include "lib/base/mem.h"
-#include "lib/disk/disk.h"
 #include "ufs/ufs_opts.h"
 
 int fx_open(struct fx *f, const char *uri, const char *opts)
@@ -27,10 +26,8 @@ int fx_open(struct fx *f, const char *uri, const char *opts)
     if (rc < 0)
         return rc;
     TARN_ASSERT(tarn_loop_new(&f->loop) == 0);
-    TARN_ASSERT(tarn_disk_pool_new(2, &f->disk) == 0);
-    rc = tarn_ufs_open(
-        &(struct tarn_ufs_args){.loop = f->loop, .disk = f->disk, .uri = uri, .opts = &o}, &f->err,
-        &f->ufs);
+    rc = tarn_ufs_open(&(struct tarn_ufs_args){.loop = f->loop, .uri = uri, .opts = &o}, &f->err,
+                       &f->ufs);
     tarn_conf_free(&conf);
     if (rc < 0)
         fx_close(f);
@@ -52,8 +49,6 @@ void fx_close(struct fx *f)
         tarn_ufs_close(&f->ufs, fx_stop, f);
         tarn_loop_run(f->loop);
     }
-    if (f->disk)
-        tarn_disk_free(&f->disk);
     if (f->loop)
         tarn_loop_free(&f->loop);
     free(f->target);

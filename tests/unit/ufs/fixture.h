@@ -17,7 +17,6 @@ struct tarn_conf;
 
 struct fx {
     struct tarn_loop *loop;          /* run by the calls below */
-    struct tarn_disk *disk;          /* two threads */
     struct tarn_ufs *ufs;            /* the store under test */
     struct tarn_errbuf err;          /* of the last call */
     struct tarn_ufs_attr attr;       /* fx_stat */

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,6 +20,7 @@
 #include "lib/base/env.h"
 #include "lib/base/mem.h"
 #include "tests/unit/ufs/fixture.h"
+#include "ufs/file_pool_priv.h"
 #include "ufs/file_priv.h"
 
 struct env {
@@ -585,6 +587,90 @@ static void test_close_under_way(void **state)
     free(zeros);
 }
 
+/* ---- threads -------------------------------------------------------------------------------- */
+
+#define STUCK_JOBS 6
+
+/* A job that a dead file server keeps until the test lets it go. */
+struct stuck {
+    struct tarn_file_job job;
+    struct tarn_loop *loop;    /* of the test */
+    sem_t *begun, *go, *ended; /* the thread says, is told, says */
+    unsigned *done;            /* counts */
+};
+
+static struct stuck *stuck_of(struct tarn_file_job *job)
+{
+    return TARN_CONTAINER(job, struct stuck, job);
+}
+
+static void stuck_work(struct tarn_file_job *job)
+{
+    assert_int_equal(sem_post(stuck_of(job)->begun), 0);
+    while (sem_wait(stuck_of(job)->go) < 0)
+        assert_int_equal(errno, EINTR);
+    job->rc = 7;
+}
+
+static void stuck_done(struct tarn_file_job *job)
+{
+    assert_int_equal(job->rc, 7);
+    ++*stuck_of(job)->done;
+    tarn_loop_stop(stuck_of(job)->loop);
+}
+
+static void stuck_drop(struct tarn_file_job *job)
+{
+    sem_t *ended = stuck_of(job)->ended;
+
+    job->rc = 8; /* still ours */
+    assert_int_equal(sem_post(ended), 0);
+}
+
+/* A store whose file server is dead is closed at once, though its threads come back much later. */
+static void test_stuck_threads(void **state)
+{
+    struct tarn_file_pool *pool;
+    struct tarn_loop *loop;
+    struct stuck jobs[STUCK_JOBS];
+    sem_t begun, go, ended;
+    unsigned done = 0;
+
+    (void)state;
+    assert_int_equal(sem_init(&begun, 0, 0) + sem_init(&go, 0, 0) + sem_init(&ended, 0, 0), 0);
+    assert_int_equal(tarn_loop_new(&loop), 0);
+    pool = tarn_file_pool_new(loop, 3);
+    for (size_t i = 0; i < STUCK_JOBS; i++) {
+        jobs[i] = (struct stuck){{.work = stuck_work, .done = stuck_done, .drop = stuck_drop},
+                                 loop,
+                                 &begun,
+                                 &go,
+                                 &ended,
+                                 &done};
+        tarn_file_pool_submit(pool, &jobs[i].job);
+    }
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(sem_wait(&begun), 0);
+    assert_false(tarn_file_pool_recall(pool, &jobs[0].job)); /* a thread has it */
+    assert_true(tarn_file_pool_recall(pool, &jobs[5].job));
+    assert_int_equal(sem_post(&go), 0); /* one comes back, and takes the next */
+    tarn_loop_run(loop);
+    assert_int_equal(done, 1);
+    assert_int_equal(sem_wait(&begun), 0);
+    assert_true(tarn_file_pool_recall(pool, &jobs[4].job));
+    assert_int_equal(tarn_file_pool_close(&pool), 3);
+    assert_null(pool);
+    tarn_loop_free(&loop);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(sem_post(&go), 0);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(sem_wait(&ended), 0);
+    assert_int_equal(done, 1);
+    assert_int_equal(jobs[4].job.rc + jobs[5].job.rc, 0);
+    (void)usleep(20000); /* they leave the pool behind */
+    (void)(sem_destroy(&begun) + sem_destroy(&go) + sem_destroy(&ended)); /* nobody waits */
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -607,6 +693,7 @@ int main(void)
         T(test_get_young),
         T(test_young_rule),
         T(test_close_under_way),
+        T(test_stuck_threads),
     };
 
     return cmocka_run_group_tests_name("ufs file", tests, NULL, NULL);

@@ -398,7 +398,6 @@ struct jfx *jfx_new(void)
     assert_non_null(mkdtemp(fx->dir));
     (void)snprintf(fx->uri, sizeof(fx->uri), "file://%s", fx->dir);
     assert_int_equal(tarn_loop_new(&fx->loop), 0);
-    assert_int_equal(tarn_disk_pool_new(2, &fx->disk), 0);
     assert_int_equal(tarn_ufs_opts_parse(NULL, 0, true, &fx->opts, &fx->conf, &err), 0);
     return fx;
 }
@@ -418,7 +417,6 @@ static struct tarn_rpc_client *jfx_pair(struct jfx *fx, struct tarn_rpc_server *
 void jfx_start(struct jfx *fx)
 {
     struct tarn_master_args args = {.loop = fx->loop,
-                                    .disk = fx->disk,
                                     .clock = tarn_clock_system(),
                                     .rng = tarn_rng_system(),
                                     .cap_key = jfx_key};
@@ -503,7 +501,6 @@ void jfx_free(struct jfx **pfx)
 
     if (fx->master)
         jfx_stop(fx);
-    tarn_disk_free(&fx->disk);
     tarn_loop_free(&fx->loop);
     tarn_kv_mem_disk_fini(&fx->kv_disk);
     tarn_conf_free(&fx->conf);

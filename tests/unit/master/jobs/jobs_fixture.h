@@ -14,7 +14,6 @@
 #include <cmocka.h>
 
 #include "lib/base/env.h"
-#include "lib/disk/disk.h"
 #include "lib/rpc/rpc.h"
 #include "master/core/core.h"
 #include "master/master.h"
@@ -40,7 +39,6 @@ struct jfx_rule { /* what it does with a key */
 
 struct jfx {
     struct tarn_loop *loop;
-    struct tarn_disk *disk;
     struct tarn_kv_mem_disk kv_disk;
     struct tarn_kv *kv;
     char dir[64];

@@ -179,7 +179,6 @@ struct mfx *mfx_new(const struct srv_object *objects, size_t n)
     tarn_clock_fake_init(&fx->clock, (int64_t)(1800000000 * TARN_NS_PER_S));
     fx->ttl_ns = 60 * TARN_NS_PER_S;
     assert_int_equal(tarn_loop_new(&fx->loop), 0);
-    assert_int_equal(tarn_disk_pool_new(2, &fx->disk), 0);
     if (!objects) {
         fx->dir = fx_tmp();
         (void)snprintf(fx->uri, sizeof(fx->uri), "file://%s", fx->dir);
@@ -208,11 +207,8 @@ static struct tarn_rpc_client *mfx_pair(struct mfx *fx, struct tarn_rpc_server *
 
 void mfx_open(struct mfx *fx)
 {
-    struct tarn_master_args args = {.loop = fx->loop,
-                                    .disk = fx->disk,
-                                    .clock = &fx->clock.base,
-                                    .rng = tarn_rng_system(),
-                                    .cap_key = mfx_key};
+    struct tarn_master_args args = {
+        .loop = fx->loop, .clock = &fx->clock.base, .rng = tarn_rng_system(), .cap_key = mfx_key};
     const char *const texts[] = {fx->opts_text};
 
     fx->kv = tarn_kv_mem_open(&fx->kv_disk, TARN_CF_COUNT);
@@ -325,7 +321,6 @@ void mfx_free(struct mfx **pfx)
         mfx_stop(fx);
     if (fx->srv)
         srv_stop(&fx->srv);
-    tarn_disk_free(&fx->disk);
     tarn_loop_free(&fx->loop);
     tarn_kv_mem_disk_fini(&fx->kv_disk);
     if (fx->dir)

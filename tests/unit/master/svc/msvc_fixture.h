@@ -15,7 +15,6 @@
 #include <cmocka.h>
 
 #include "lib/base/env.h"
-#include "lib/disk/disk.h"
 #include "lib/rpc/rpc.h"
 #include "master/master_priv.h"
 #include "tests/unit/ufs/fixture.h"
@@ -26,7 +25,6 @@
 
 struct mfx {
     struct tarn_loop *loop;
-    struct tarn_disk *disk;
     struct tarn_clock_fake clock; /* the master's: TTLs */
     struct tarn_kv_mem_disk kv_disk;
     struct tarn_kv *kv;

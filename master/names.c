@@ -203,7 +203,8 @@ void mname_attr(struct tarn_master *m, tarn_ino_t ino, const Tarn__Core__Inode *
         ret->gid = inode->has_owner ? inode->gid : at->gid;
         if (!inode->has_owner)
             ret->mode = is_dir ? at->dir_mode : at->file_mode;
-        if (ret->mtime_ns == 0)
+        if (ret->mtime_ns == 0 &&
+            !inode->has_owner) /* a store with owners has times: 1970 is one */
             ret->mtime_ns = at->since_ns;
     }
     if (inode->type == TARN_UFS_SYMLINK) {

@@ -605,6 +605,25 @@ static int file_uri_bad(struct tarn_errbuf *err)
                         "a directory's URI has the form file:///absolute/path");
 }
 
+/* The directory may be mounted later, or its file server answer again: what is known of it can be
+ * used meanwhile. */
+static bool file_later(int err)
+{
+    switch (err) {
+    case ENOENT:
+    case ENOTDIR:
+    case ENOTCONN:
+    case ESTALE:
+    case EIO:
+    case ETIMEDOUT:
+    case EHOSTDOWN:
+    case EHOSTUNREACH:
+        return true;
+    default:
+        return false;
+    }
+}
+
 static int file_open_store(struct tarn_ufs *u, const char *rest, struct tarn_errbuf *err)
 {
     char path[TARN_PATH_MAX], real[PATH_MAX];
@@ -613,9 +632,9 @@ static int file_open_store(struct tarn_ufs *u, const char *rest, struct tarn_err
     if (rest[0] != '/' || tarn_path_normalize(rest, path) < 0)
         return file_uri_bad(err);
     if (!realpath(path, real)) {
-        if (errno != ENOENT && errno != ENOTDIR)
+        if (!file_later(errno))
             return tarn_err_set(err, -errno, "file://%s: %s", path, strerrordesc_np(errno));
-        memcpy(real, path, strlen(path) + 1); /* it may be mounted later */
+        memcpy(real, path, strlen(path) + 1);
     }
     s = tarn_xnew(struct file_store);
     s->root = tarn_xnew(struct file_root);

@@ -173,9 +173,15 @@ static uint64_t file_id(const struct stat *st)
     return id ? id : 1;
 }
 
+/* Times that 64 bits of nanoseconds cannot hold (outside of 1678 to 2262) become the nearest. */
 static int64_t file_time_ns(const struct timespec *t)
 {
-    return (int64_t)t->tv_sec * (int64_t)TARN_NS_PER_S + t->tv_nsec;
+    int64_t ns;
+
+    if (__builtin_mul_overflow((int64_t)t->tv_sec, (int64_t)TARN_NS_PER_S, &ns) ||
+        __builtin_add_overflow(ns, (int64_t)t->tv_nsec, &ns))
+        return t->tv_sec < 0 ? INT64_MIN : INT64_MAX;
+    return ns;
 }
 
 bool tarn_file_attr(const struct stat *st, struct tarn_ufs_attr *ret)
@@ -220,9 +226,11 @@ static uint64_t file_grain_ns(int fd, const struct stat *st)
 
 uint64_t tarn_file_young_ns(int fd, const struct stat *st, int64_t real_ns)
 {
-    int64_t age_ns = real_ns - file_time_ns(&st->st_ctim);
+    int64_t age_ns;
     uint64_t grain_ns;
 
+    if (__builtin_sub_overflow(real_ns, file_time_ns(&st->st_ctim), &age_ns))
+        age_ns = st->st_ctim.tv_sec < 0 ? INT64_MAX : -1;
     if (age_ns >= (int64_t)FILE_GRAIN_FAT_NS)
         return 0;
     grain_ns = file_grain_ns(fd, st);

@@ -533,17 +533,24 @@ def test_served_file_system_is_unmounted(tarn, bound):
     assert errors(os.stat, server.path("unknown")) == "ENOENT"
 
 
+def die(target):
+    """Mounts a file system whose server is dead."""
+    fd = os.open("/dev/fuse", os.O_RDWR)
+    try:
+        options = f"fd={fd},rootmode=40000,user_id=0,group_id=0".encode()
+        libc = ctypes.CDLL(None, use_errno=True)
+        rc = libc.mount(b"dead", os.fsencode(target), b"fuse", 0, options)
+        assert rc == 0, os.strerror(ctypes.get_errno())
+    finally:
+        os.close(fd)
+
+
 def test_dead_mount_in_a_served_directory(tarn, root, workdir):
     """Its name is left out; its directory stays readable."""
     served = f"{workdir}/served"
     util.write_tree(served, FILES.items())
     os.makedirs(f"{served}/d/dead")
-    fd = os.open("/dev/fuse", os.O_RDWR)
-    libc = ctypes.CDLL(None, use_errno=True)
-    options = f"fd={fd},rootmode=40000,user_id=0,group_id=0".encode()
-    rc = libc.mount(b"dead", f"{served}/d/dead".encode(), b"fuse", 0, options)
-    os.close(fd)
-    assert rc == 0, os.strerror(ctypes.get_errno())
+    die(f"{served}/d/dead")
     try:
         assert errors(os.stat, f"{served}/d/dead") == "ENOTCONN"
         server = tarn(f"file://{served}", "-o", "timeout=2s,retries=1")
@@ -600,3 +607,39 @@ def test_served_file_system_hangs(tarn, workdir):
         assert server.stop() == 0
     finally:
         os.killpg(nas.process.pid, signal.SIGCONT)
+
+
+def test_file_server_is_gone_at_the_start(tarn, root, workdir):
+    """What is known and cached of a directory is there though its file system died."""
+    target = f"{workdir}/target"
+    os.makedirs(target)
+    source = f"{workdir}/source"
+    util.write_tree(source, FILES.items())
+    util.run("mount", "--bind", source, target)
+    server = tarn(f"file://{target}", "-o", "timeout=1s,retries=1")
+    try:
+        assert local.listed(server, "d") == ["big", "small"]
+        assert read(server) == RIGHT
+        assert server.stop() == 0
+        util.unmount(target)
+        die(target)
+        server.start()
+        assert local.listed(server, "d") == ["big", "small"]
+        assert read(server) == RIGHT
+        assert errors(os.stat, server.path("unknown")) == "EIO"
+        assert server.stop() == 0
+    finally:
+        util.unmount(target)
+
+
+def test_times_of_files(tarn, workdir):
+    """1970 is a time like any other."""
+    served = f"{workdir}/served"
+    util.write_tree(served, FILES.items())
+    os.utime(f"{served}/d/small", (0, 0))
+    os.utime(f"{served}/d/big", ns=(0, -1_500_000_000))
+    os.utime(f"{served}/d", (0, 0))
+    server = tarn(f"file://{served}")
+    for name in ("d", "d/small", "d/big"):
+        want, got = os.stat(f"{served}/{name}"), os.stat(server.path(name))
+        assert (name, got.st_mtime_ns) == (name, want.st_mtime_ns)

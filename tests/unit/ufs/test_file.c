@@ -544,6 +544,29 @@ static void test_young_rule(void **state)
     (void)close(fd); /* read only */
 }
 
+static int64_t mtime_of(time_t sec, long nsec)
+{
+    struct stat st = {.st_mode = S_IFREG, .st_mtim = {sec, nsec}, .st_ctim = {sec, nsec}};
+    struct tarn_ufs_attr attr;
+
+    assert_true(tarn_file_attr(&st, &attr));
+    (void)tarn_file_young_ns(-1, &st, INT64_MAX); /* nothing overflows */
+    (void)tarn_file_young_ns(-1, &st, INT64_MIN); /* as above */
+    return attr.version.mtime_ns;
+}
+
+/* A file may have any time. */
+static void test_times(void **state)
+{
+    (void)state;
+    assert_int_equal(mtime_of(0, 0), 0);
+    assert_int_equal(mtime_of(-2, 500000000), -1500000000);
+    assert_true(mtime_of((time_t)1 << 40, 1) == INT64_MAX);
+    assert_true(mtime_of(-((time_t)1 << 40), 1) == INT64_MIN);
+    assert_true(mtime_of(9223372036, 999999999) == INT64_MAX);
+    assert_true(mtime_of(INT64_MIN, 0) == INT64_MIN);
+}
+
 static void closed_cb(void *arg)
 {
     tarn_loop_stop(arg);
@@ -692,6 +715,7 @@ int main(void)
         T(test_get_changes_meanwhile),
         T(test_get_young),
         T(test_young_rule),
+        T(test_times),
         T(test_close_under_way),
         T(test_stuck_threads),
     };

@@ -369,6 +369,8 @@ int cli_path(struct cli *c, const char *arg, char *ret)
 
     if (tarn_starts_with(arg, "tarn:"))
         arg += 5;
+    if (!arg[0]) /* a variable that is not set must not mean everything */
+        return tarn_err_set(&c->err, -TARN_E_USAGE, "a path is empty (/ is all there is)");
     rc = tarn_path_normalize(arg, ret);
     if (rc == -TARN_E_NAME_BAD)
         return tarn_err_set(&c->err, -TARN_E_USAGE, "%s: a path must not contain \"..\"", arg);

@@ -166,13 +166,14 @@ static const struct job_verb {
 
 static int job_unknown(struct cli *c)
 {
-    struct tarn_suggest near = {.word = c->args[0]};
+    const char *word = c->n_args ? c->args[0] : "";
+    struct tarn_suggest near = {.word = word};
 
     for (size_t i = 0; i < TARN_ARRAY_LEN(job_verbs); i++)
         tarn_suggest_offer(&near, job_verbs[i].name);
-    return tarn_err_set(
-        &c->err, -TARN_E_USAGE, "\"%s\": must be ls, show, wait, cancel, retry or manifest%s%s%s",
-        c->args[0], near.best[0] ? "; did you mean " : "", near.best, near.best[0] ? "?" : "");
+    return tarn_err_set(&c->err, -TARN_E_USAGE,
+                        "\"%s\": must be ls, show, wait, cancel, retry or manifest%s%s%s", word,
+                        near.best[0] ? "; did you mean " : "", near.best, near.best[0] ? "?" : "");
 }
 
 static int job_run(struct cli *c)
@@ -181,7 +182,7 @@ static int job_run(struct cli *c)
     uint64_t id = 0;
     int rc;
 
-    for (size_t i = 0; i < TARN_ARRAY_LEN(job_verbs); i++)
+    for (size_t i = 0; c->n_args && i < TARN_ARRAY_LEN(job_verbs); i++)
         if (strcmp(job_verbs[i].name, c->args[0]) == 0)
             verb = &job_verbs[i];
     if (!verb)
@@ -210,7 +211,6 @@ static const struct tarn_flags_spec job_spec = {
             "`manifest`\n"
             "names every file with what became of it; with --json one document per line.",
     .tables = job_tables,
-    .min_args = 1,
     .max_args = 2};
 const struct cli_command cmd_job_command = {
     .name = "job", .spec = &job_spec, .run = job_run, .remote = true};

@@ -22,6 +22,7 @@
 #define PATHS_BYTES (8u << 10)   /* of paths that go into the specification */
 #define ITEM_BYTES  48u          /* of an entry beside its path, at most */
 #define READ_BYTES  (64u << 10)
+#define GLOB_MAX    1024u /* bytes of a filter */
 
 /* A job being made. */
 struct start {
@@ -136,7 +137,8 @@ static int start_local_list(struct start *s, const char *path)
         if (n < 0 && errno == EINTR)
             n = 1; /* again */
         else if (n < 0)
-            rc = tarn_err_set(&s->c->err, -errno, "-f %s: %s", path, strerrordesc_np(errno));
+            rc = tarn_err_set(&s->c->err, errno == EISDIR ? -TARN_E_USAGE : -errno, "-f %s: %s",
+                              path, strerrordesc_np(errno));
         else
             rc = start_feed(s, buf, (size_t)n);
     }
@@ -250,6 +252,15 @@ static int start_from_paths(struct start *s)
 /* ---- the request
  * ---------------------------------------------------------------------------------- */
 
+static int start_check_globs(struct cli *c, const char *flag, const struct tarn_conf_list *l)
+{
+    for (size_t i = 0; i < l->n; i++)
+        if (!l->v[i][0] || strlen(l->v[i]) > GLOB_MAX)
+            return tarn_err_set(&c->err, -TARN_E_USAGE, "%s: a glob has 1 to %u bytes", flag,
+                                GLOB_MAX);
+    return 0;
+}
+
 static ProtobufCBinaryData *start_globs(const struct tarn_conf_list *l)
 {
     ProtobufCBinaryData *globs = tarn_xcalloc(l->n, sizeof(*globs));
@@ -266,6 +277,11 @@ int job_start(struct cli *c, const struct job_request *r, uint64_t *ret_id)
 
     if (!r->list[0] && c->n_args == 0)
         return tarn_err_set(&c->err, -TARN_E_USAGE, "PATH is missing (or -f LIST)");
+    rc = start_check_globs(c, "--filter", r->filter);
+    if (rc == 0)
+        rc = start_check_globs(c, "--exclude", r->exclude);
+    if (rc < 0)
+        return rc;
     s.spec.filter = start_globs(r->filter);
     s.spec.n_filter = r->filter->n;
     s.spec.exclude = start_globs(r->exclude);

@@ -121,6 +121,8 @@ def test_unknown_things_name_the_nearest(alone):
     assert (code, out) == (USAGE, "") and "`status`" in err
     code, _, err = alone("load", "/", "--filtr", "x")
     assert code == USAGE and "--filter" in err
+    code, _, err = alone("job")
+    assert code == USAGE and "must be ls, show, wait" in err
     code, _, err = alone("job", "canel", "1")
     assert code == USAGE and "cancel" in err
     code, _, err = alone("load", "/", "--parallel", "many")
@@ -508,6 +510,24 @@ def test_load_dry_run(server):
     out = server.cli("free", "/train", "--dry-run").out
     assert "would free 4 files, 361.3 KiB" in out
     assert server.json("du", "/train")["cached_bytes"] == 370_005
+
+
+def test_an_empty_path_is_not_everything(server):
+    """As a variable gives that is not set."""
+    server.cli("load", "/a-b")
+    for command in ("free", "load", "ls", "stat", "du", "cat", "get"):
+        for path in ("", "tarn:"):
+            done = server.cli(command, path, check=False)
+            assert (done.code, done.out) == (USAGE, "") and "empty" in done.err, (command, path)
+    assert server.json("du")["cached_bytes"] == 1
+
+
+def test_globs_that_are_none(server):
+    for flag in ("--filter", "--exclude"):
+        for glob in ("", "x" * 1025):
+            done = server.cli("load", "/", flag, glob, check=False)
+            assert done.code == USAGE and flag in done.err
+    assert server.json("job", "ls") == []
 
 
 def test_load_what_is_not_there(server):

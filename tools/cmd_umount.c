@@ -19,8 +19,9 @@
 #include "lib/base/units.h"
 #include "tools/cli.h"
 
-#define ASK_NS TARN_NS_PER_S /* a server that does not answer is not waited for */
-#define END_MS 30000
+#define ASK_NS  TARN_NS_PER_S       /* a server that does not answer is not waited for */
+#define FIND_NS (5 * TARN_NS_PER_S) /* of all of them: what died left its token file */
+#define END_MS  30000
 
 struct cli_umount {
 #define TARN_PARAM TARN_CONF_FIELD
@@ -77,11 +78,12 @@ static bool pid_is_tarn(pid_t pid)
 /* Asks the servers whose token files are in `dir`. 0: none of them serves it. */
 static pid_t server_find(const char *dir, const char *mountpoint)
 {
+    uint64_t end = tarn_now_ns() + FIND_NS;
     const struct dirent *e;
     pid_t pid = 0;
     DIR *d = opendir(dir);
 
-    while (d && pid == 0 && (e = readdir(d)) != NULL) {
+    while (d && pid == 0 && tarn_now_ns() < end && (e = readdir(d)) != NULL) {
         TARN_AUTO_FREE char *name = tarn_xstrdup(e->d_name);
         uint64_t port;
 

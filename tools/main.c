@@ -5,6 +5,7 @@
  * CMD: text".
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -41,6 +42,17 @@ const struct cli_command *cli_find(const char *name)
 const struct cli_command *cli_at(size_t i)
 {
     return i < TARN_ARRAY_LEN(cli_table) ? cli_table[i] : NULL;
+}
+
+/*
+ * A standard stream that is closed would become the number of a file of ours, and what is said
+ * would go there. It stays of no use: reading and writing fail as before.
+ */
+static void main_hold_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+            (void)!open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY); /* takes that */
 }
 
 /* Secrets of a store may be in this process: no core dumps, and no other process of the user looks
@@ -149,6 +161,7 @@ int main(int argc, char **argv)
     bool failed;
     int rc;
 
+    main_hold_streams();
     main_harden();
 #ifdef TARN_FAULTS
     if (getenv("TARN_FAULTS") && tarn_fault_parse(getenv("TARN_FAULTS")) < 0) {

@@ -143,6 +143,18 @@ def test_files_that_cannot_be_made(tarn, served, workdir, flag):
         check_refused(server, USAGE, flag, path, why)
 
 
+def test_closed_streams_do_not_become_files(tarn, served):
+    """What is said would go into the cache."""
+    server = tarn(f"file://{served}", prefix=["bash", "-c", "exec \"$@\" <&- >&- 2>&-", "-"])
+    for fd in (0, 1, 2):
+        assert os.readlink(f"/proc/{server.process.pid}/fd/{fd}") == "/dev/null"
+    assert local.listed(server) == ["big", "d"]
+    done = subprocess.run(["bash", "-c", "exec \"$@\" >&-", "-", binary(), "ls", "/"], check=False, text=True,
+                          env=server.cli_env(), stderr=subprocess.PIPE, timeout=30)
+    assert done.returncode == FAIL and "standard output" in done.stderr
+    assert server.stop() == DONE
+
+
 # ---- umount ----
 
 def test_umount_returns_when_the_server_has_ended(tarn, served):

@@ -493,6 +493,7 @@ int tarn_tier_file_open(struct tarn_tier_file *f)
         (void)close(fd); /* not ours, or not whole */
         return -TARN_E_INDEX_CORRUPT;
     }
+    tarn_tier_lend_seen(f, &st);
     return file_publish(f, fd);
 }
 

@@ -6,8 +6,12 @@
  * A hole that is punched below such a reader would read as zeros. So what was lent once goes only
  * as a whole, by unlink, which leaves the bytes to those who have them: evict, drop and the repair
  * of a bad granule ask tarn_tier_lent(). The evictor passes over files that are lent just now,
- * since unlinking them would free nothing. The walk after a start asks nobody before it punches, so
- * until it is done only files of one group are lent, in which it never does.
+ * since unlinking them would free nothing. The walk after a start looks only once before it punches,
+ * so until it is done only files of one group are lent, in which it never does.
+ *
+ * Such a reader may outlive this process: the kernel goes on reading for who has the file open when
+ * the mount ends, or dies. So the inode is marked (TIER_MODE_LENT) before its descriptor goes out,
+ * and what opens or counts the file after the next start knows it again.
  *
  * A loan is of the inode and not of the file: when the name goes while it is out, its bytes count
  * as used until it comes back.
@@ -41,15 +45,29 @@ enum tier_lent tarn_tier_lent(struct tarn_tier_file *f)
     return f->loan->out ? TIER_LENT_NOW : TIER_LENT_BEFORE;
 }
 
+static void loan_make_locked(struct tarn_tier_file *f)
+{
+    tarn_mtx_assert_held(&f->tier->acct_mtx);
+    if (f->loan)
+        return;
+    f->loan = tarn_xnew(struct tarn_tier_loan);
+    f->loan->tier = f->tier;
+}
+
 static struct tarn_tier_loan *loan_take(struct tarn_tier_file *f)
 {
     TARN_GUARD(&f->tier->acct_mtx);
-    if (!f->loan) {
-        f->loan = tarn_xnew(struct tarn_tier_loan);
-        f->loan->tier = f->tier;
-    }
+    loan_make_locked(f);
     f->loan->out++;
     return f->loan;
+}
+
+void tarn_tier_lend_seen(struct tarn_tier_file *f, const struct stat *st)
+{
+    if (!(st->st_mode & TIER_MODE_LENT))
+        return;
+    TARN_GUARD(&f->tier->acct_mtx);
+    loan_make_locked(f);
 }
 
 /* A descriptor of its own, for reading: a file system that has shut down refuses it. */
@@ -70,6 +88,12 @@ static int loan_open(struct tarn_tier_file *f)
     if (lent >= 0 && (fstat(lent, &st) < 0 || (uint64_t)st.st_size != f->length)) {
         (void)close(lent); /* only opened */
         return -TARN_E_INDEX_CORRUPT;
+    }
+    if (lent >= 0 && !(st.st_mode & TIER_MODE_LENT) && fchmod(lent, 0600 | TIER_MODE_LENT) < 0) {
+        int rc = -errno;
+
+        (void)close(lent); /* only opened */
+        return rc;
     }
     return lent;
 }

@@ -50,6 +50,7 @@ enum tier_kind {
 #define TIER_OP_MADE    4u  /* op.flags, TIER_STORE: makes the file */
 #define TIER_OP_UNLINK  8u  /* op.flags, TIER_EVICT: the last group, the whole file goes */
 #define TIER_OP_ROOM    16u /* op.flags: counted in evicting_bytes */
+#define TIER_OP_LENT    32u /* op.flags, TIER_EVICT: not punched, since the file was lent */
 
 /*
  * 4 MiB of a file. Presence is changed on the loop alone, in any order of bits; readers pin, look,
@@ -281,9 +282,13 @@ void tarn_tier_report(struct tarn_tier_file *f, uint32_t group, int rc);
 
 /* ---- tier_lend.c ------------------------------------------------------------------------ */
 
+#define TIER_MODE_LENT S_ISVTX /* in the mode of a data file: its inode was lent */
+
 enum tier_lent { TIER_LENT_NEVER, TIER_LENT_BEFORE, TIER_LENT_NOW };
 /* Anything but NEVER: the file's bytes may be looked at by others, and go only by unlink. */
 enum tier_lent tarn_tier_lent(struct tarn_tier_file *f);
+/* The inode as it is on disk: it may have been lent before the start. Any thread. */
+void tarn_tier_lend_seen(struct tarn_tier_file *f, const struct stat *st);
 /* Its name is gone, or taken by another inode; before the file's bytes are taken off the sum. */
 void tarn_tier_lend_unlinked(struct tarn_tier_file *f);
 /* A use: keeps the group from the evictor for a while. */

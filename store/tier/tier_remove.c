@@ -35,9 +35,13 @@ static void punch_work(struct tarn_tier_op *op)
 {
     int fd = tarn_tier_file_open(op->file);
 
-    op->rc = fd;
+    op->rc = TARN_MIN(fd, 0);
     if (fd < 0)
         return;
+    if (tarn_tier_lent(op->file)) { /* before the start: opening it told */
+        op->flags |= TIER_OP_LENT;
+        return;
+    }
     op->rc = TARN_FAULT(disk_write);
     if (op->rc == 0 && fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                  (off_t)op->group * TARN_UNIT_BYTES,
@@ -52,6 +56,8 @@ static void removal_end(struct tarn_tier_op *op)
     struct tarn_tier_file *f = op->file;
     struct tier_group *g = op->kind == TIER_EVICT ? tarn_tier_group(f, op->group) : NULL;
 
+    if (op->flags & TIER_OP_LENT)
+        tarn_tier_lose_file(f);
     if (op->rc < 0) /* a success says nothing: names go from a disk whose data cannot be read */
         (void)tarn_tier_note(t, op->rc);
     if (op->flags & TIER_OP_ROOM) {

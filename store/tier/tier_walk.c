@@ -8,7 +8,8 @@
  * hence nothing is written and no file made: so a name that the index did not know is nobody's.
  * Reads and loads go on; nothing that may have holes punched is lent. A crash between a record's
  * deletion and the punching of its hole leaves blocks that belong to no group: a file that takes
- * more than its records say has its other groups punched.
+ * more than its records say has its other groups punched, unless it was ever lent: then it goes
+ * altogether.
  */
 #include "store/tier/tier_priv.h"
 
@@ -70,8 +71,12 @@ static void walk_count(struct tarn_tier_file *f, int dir_fd, const char *name,
 
     tarn_tier_account_stat(f, st);
     if (tarn_tier_groups(f->length) > 1 &&
-        (uint64_t)st->st_blocks * 512 > cached + TARN_GRANULE_BYTES)
-        walk_punch(f, dir_fd, name);
+        (uint64_t)st->st_blocks * 512 > cached + TARN_GRANULE_BYTES) {
+        if (tarn_tier_lent(f))
+            atomic_store(&f->seen, false); /* it goes as a whole */
+        else
+            walk_punch(f, dir_fd, name);
+    }
     if (!atomic_load(&f->on_disk))
         tarn_tier_account_bytes(f, 0);
 }
@@ -88,6 +93,7 @@ static void walk_file(struct tarn_tier *t, int dir_fd, const char *name)
     }
     if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode) &&
         (uint64_t)st.st_size == f->length) {
+        tarn_tier_lend_seen(f, &st);
         atomic_store(&f->seen, true);
         walk_count(f, dir_fd, name, &st);
     }

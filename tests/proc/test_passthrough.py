@@ -274,3 +274,24 @@ def test_killed_under_readers(served):
         assert seen == content("a")
     server.start()
     assert read(server.path("a")) == content("a")
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_readers_outlive_the_daemon(served, end):
+    """The next one takes nothing from under who has a file open or mapped since before it."""
+    server, root = served("--cache-size", "48MiB")
+    for i in range(12):
+        with open(os.path.join(root, f"n{i}"), "wb") as f:
+            f.write(content(f"n{i}"))
+    server.cli("load", "/a")
+    with opened(server.path("a")) as fd, mmap.mmap(fd, 0, prot=mmap.PROT_READ) as mapped:
+        assert opens(server, "passthrough") == 1
+        getattr(server, end)()
+        server.start()
+        for i in range(12):
+            assert read(server.path(f"n{i}")) == content(f"n{i}")
+        assert server.json("du", "/a")["cached_bytes"] == 0, "it was not evicted: this proves nothing"
+        util.drop_page_cache()
+        assert mapped[:] == content("a")
+        assert all_of(fd) == content("a")
+    assert read(server.path("a")) == content("a")

@@ -230,6 +230,44 @@ static void test_eviction(void **state)
     tarn_tier_check(r->tier);
 }
 
+/* The kernel reads on for who has the file open, also when the process that lent it is gone. */
+static void lent_before_the_start(struct rig *r, uint64_t quota)
+{
+    struct tarn_tier_file *f;
+    struct tarn_tier_loan *loan;
+    const uint8_t *p;
+    int fd;
+
+    for (unsigned nr = 0; nr < 5; nr++)
+        assert_int_equal(rig_fill(r, nr, LENGTH), 0);
+    fd = lend(r, 1, &f, &loan);
+    assert_true(fd >= 0);
+    p = map(fd);
+    give_back(fd, &f, &loan);
+    rig_close(r);
+    rig_must_open(r, quota);
+    for (unsigned nr = 5; nr < 20; nr++)
+        (void)rig_fill(r, nr, LENGTH); /* full for a moment, perhaps */
+    rig_settle(r);
+    f = rig_file(r, 1, LENGTH);
+    assert_int_equal(tarn_tier_file_cached(f), 0);
+    tarn_tier_file_put(&f);
+    assert_true(is_file(1, p)); /* unlinked, not punched */
+    unmap(p);
+    tarn_tier_check(r->tier);
+}
+
+static void test_lent_before_the_start(void **state)
+{
+    lent_before_the_start(*state, QUOTA);
+}
+
+/* Evicted at once, before the walk has seen the files. */
+static void test_lent_before_a_start_with_less(void **state)
+{
+    lent_before_the_start(*state, QUOTA / 3);
+}
+
 /* A cache that is lent altogether loses none of it and keeps its quota, and nobody waits. */
 static void test_all_is_lent(void **state)
 {
@@ -363,6 +401,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_not_while_it_is_looked_through, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_drop_while_lent, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_eviction, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_lent_before_the_start, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_lent_before_a_start_with_less, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_all_is_lent, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_bad_granule, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_lend_while_things_go, set_up, tear_down),

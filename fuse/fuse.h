@@ -18,6 +18,15 @@ struct tarn_client;
 struct tarn_fuse;
 struct tarn_loop;
 
+/*
+ * What statfs(2) tells. Used is what the files take, as far as their names are known; free is what
+ * the cache can hold beyond that: none where not all of it fits.
+ */
+struct tarn_fuse_space {
+    uint64_t capacity_bytes; /* of the cache */
+    uint64_t bytes, files;   /* of the name space */
+};
+
 struct tarn_fuse_args {
     struct tarn_client *client;
     struct tarn_loop *loop;  /* the client's */
@@ -26,14 +35,14 @@ struct tarn_fuse_args {
     bool allow_other;        /* with default_permissions, always */
     unsigned threads;        /* 0: min(16, 2 * processors) + 2 */
     uint64_t timeout_ns;     /* deadline of a call that needs the master or the store's names */
-    uint64_t capacity_bytes; /* statfs: what the cache can hold */
+    uint64_t capacity_bytes; /* tarn_fuse_space's, where there is no `statfs` */
     bool always_fresh;       /* --meta-ttl always: open asks */
     bool passthrough;        /* the kernel may read large cached files itself, where it can */
     void *ctx;
     void (*on_end)(void *ctx,
                    int rc); /* the kernel ended the session (umount): called once, on any thread */
-    /* statfs figures, any thread, no waiting: may be NULL */
-    void (*statfs)(void *ctx, uint64_t *ret_bytes, uint64_t *ret_files);
+    /* Any thread, no waiting; changes *ret, which is preset. May be NULL. */
+    void (*statfs)(void *ctx, struct tarn_fuse_space *ret);
 };
 
 /*

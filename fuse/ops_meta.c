@@ -267,16 +267,18 @@ static void meta_readlink(fuse_req_t req, fuse_ino_t id)
 static void meta_statfs(fuse_req_t req, fuse_ino_t id)
 {
     struct tarn_fuse *f = fuse_of(req);
-    uint64_t bytes = f->args.capacity_bytes, files = 0;
+    struct tarn_fuse_space space = {.capacity_bytes = f->args.capacity_bytes};
     struct statvfs st = {
         .f_bsize = STATFS_BLOCK, .f_frsize = STATFS_BLOCK, .f_namemax = TARN_NAME_MAX};
+    uint64_t used;
 
     (void)id; /* one answer for the whole mount */
     if (f->args.statfs)
-        f->args.statfs(f->args.ctx, &bytes, &files);
-    st.f_blocks = bytes / STATFS_BLOCK;
-    st.f_bfree = st.f_bavail = st.f_blocks; /* a cache makes room: it is never full */
-    st.f_files = files;
+        f->args.statfs(f->args.ctx, &space);
+    used = tarn_div_up(space.bytes, STATFS_BLOCK);
+    st.f_blocks = TARN_MAX(space.capacity_bytes / STATFS_BLOCK, used);
+    st.f_bfree = st.f_bavail = st.f_blocks - used;
+    st.f_files = space.files;
     (void)fuse_reply_statfs(req, &st); /* a request that is gone needs no answer */
 }
 

@@ -222,6 +222,7 @@ static void attach_end(struct attach_op *op, int rc)
         return;
     }
     m->attach = op->a;
+    master_space(m);
     op->cb(op->arg, rc, &op->err);
     free(op);
     master_idle(m);

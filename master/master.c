@@ -7,6 +7,7 @@
 #include "master/master_priv.h"
 
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,6 +67,17 @@ int mproposal_rc(const struct mproposal *p)
     return p->p.rc < 0 ? p->p.rc : p->p.result.rc;
 }
 
+void master_space(struct tarn_master *m)
+{
+    Tarn__Core__Counts *c = NULL;
+
+    if (m->attach && tarn_core_counts(m->args.kv, m->attach->id, &c) == 0) {
+        atomic_store_explicit(&m->space_files, c->files + c->symlinks, memory_order_relaxed);
+        atomic_store_explicit(&m->space_bytes, c->bytes, memory_order_relaxed);
+    }
+    tarn__core__counts__free_unpacked(c, NULL);
+}
+
 static void proposal_done(struct tarn_proposal *p)
 {
     struct mproposal *mp = TARN_CONTAINER(p, struct mproposal, p);
@@ -76,6 +88,8 @@ static void proposal_done(struct tarn_proposal *p)
             mdir_gone(m, p->result.changes[i].ino);
     if (p->rc == 0 && p->result.change_count > 0)
         msession_invalidate(m, p->result.changes, p->result.change_count);
+    if (p->rc == 0)
+        master_space(m);
     mp->fn(mp);
     master_idle(m);
 }
@@ -292,4 +306,10 @@ void tarn_master_counts(struct tarn_master *m, struct tarn_master_counts *ret)
     ret->sessions = 0;
     TARN_LIST_FOREACH(n, &m->sessions)
     ret->sessions++;
+}
+
+void tarn_master_space(struct tarn_master *m, uint64_t *ret_files, uint64_t *ret_bytes)
+{
+    *ret_files = atomic_load_explicit(&m->space_files, memory_order_relaxed);
+    *ret_bytes = atomic_load_explicit(&m->space_bytes, memory_order_relaxed);
 }

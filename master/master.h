@@ -67,3 +67,5 @@ struct tarn_master_counts {
     uint64_t sessions;
 };
 void tarn_master_counts(struct tarn_master *m, struct tarn_master_counts *ret);
+/* Files and their bytes, as far as their names are known. Any thread. */
+void tarn_master_space(struct tarn_master *m, uint64_t *ret_files, uint64_t *ret_bytes);

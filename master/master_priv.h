@@ -375,4 +375,8 @@ struct tarn_master {
     uint64_t refresh_wait_ns; /* MASTER_REFRESH_WAIT_NS; tests are less patient */
     uint64_t probe_ns;        /* MASTER_PROBE_NS; the same */
     struct tarn_master_counts counts;
+    _Atomic uint64_t space_files, space_bytes; /* tarn_master_space(); changed on the loop */
 };
+
+/* Brings those up to date: the store of names is the loop's, and may be opened anew. */
+void master_space(struct tarn_master *m);

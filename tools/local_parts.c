@@ -325,14 +325,14 @@ static int parts_open_clients(struct local *l)
     return step_wait(l);
 }
 
-static void parts_statfs(void *ctx, uint64_t *ret_bytes, uint64_t *ret_files)
+static void parts_statfs(void *ctx, struct tarn_fuse_space *ret)
 {
     struct local *l = ctx;
     struct tarn_tier_info info;
 
     tarn_tier_info(l->tier, &info);
-    *ret_bytes = info.capacity_bytes;
-    *ret_files = 0;
+    ret->capacity_bytes = info.capacity_bytes;
+    tarn_master_space(l->master, &ret->files, &ret->bytes);
 }
 
 static int parts_open_fuse(struct local *l)

@@ -191,6 +191,25 @@ def test_without_privilege(unprivileged):
     assert not util.mounted(server.mnt)
 
 
+# ---- df ----
+
+@pytest.mark.parametrize("more", [0, 20 << 20])
+def test_space(tarn, served, more):
+    """Used is what the data takes, as far as it is known; free is what the cache has beyond that."""
+    with open(f"{served}/more", "wb") as f:
+        f.truncate(more)
+    cache, total = 16 << 20, len(DATA) + more
+    server = tarn(f"file://{served}", "--cache-size", cache)
+    util.run("find", server.mnt)
+    st = os.statvfs(server.mnt)
+    used = (st.f_blocks - st.f_bfree) * st.f_frsize
+    assert total <= used < total + 4096
+    assert st.f_blocks * st.f_frsize == max(cache, used)
+    assert st.f_bavail == st.f_bfree and st.f_files == 3
+    shown = util.run("df", "--block-size=1", "--output=used,target", server.mnt).stdout
+    assert shown.splitlines()[1].split() == [str(used), server.mnt]
+
+
 # ---- what the kernel keeps ----
 
 @pytest.mark.parametrize("where", ["", "empty"])

@@ -33,6 +33,7 @@ static struct jfx_file *book_get(struct jfx *fx, const Tarn__Wire__Locator *l)
         assert_true(fx->file_count < JFX_FILES_MAX);
         f = &fx->files[fx->file_count++];
         memcpy(f->cid.b, l->cid.data, sizeof(f->cid.b));
+        (void)snprintf(f->key, sizeof(f->key), "%.*s", (int)l->key.len, (const char *)l->key.data);
         f->size = l->ufs->size;
         f->cached = 0;
         f->damaged = false;

@@ -26,6 +26,7 @@
 
 struct jfx_file { /* what the worker has of a cid */
     tarn_cid_t cid;
+    char key[64]; /* the beginning of it */
     uint64_t size, cached;
     bool damaged; /* a question is answered as before; a fill finds out */
 };

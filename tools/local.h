@@ -60,6 +60,8 @@ struct local {
     struct tarn_str token;             /* of the control port */
     struct tarn_str token_path;        /* its file */
     char listen_addr[280];             /* of the control port */
+    bool attached;                     /* the attachment has ended */
+    int attach_rc;                     /* how */
     bool step_done;                    /* the step under way has ended */
     int step_rc;                       /* how */
 };

@@ -69,9 +69,11 @@ static void parts_attached(void *arg, int rc, const struct tarn_errbuf *err)
 {
     struct local *l = arg;
 
-    if (rc < 0)
+    l->attached = true;
+    l->attach_rc = rc;
+    if (rc < 0 && !atomic_load(&l->stop_wanted))
         *l->err = *err;
-    step_end(l, rc);
+    tarn_loop_stop(l->loop);
 }
 
 /* ---- what the parts ask of each other ---------------------------------------------------------
@@ -180,7 +182,10 @@ static int parts_open_master(struct local *l)
     if (rc < 0)
         return rc;
     tarn_master_attach(l->master, &at, parts_attached, l);
-    return step_wait(l);
+    /* A store that does not answer takes its time; the master's stop would cut that short. */
+    while (!l->attached && !atomic_load(&l->stop_wanted))
+        tarn_loop_run(l->loop);
+    return l->attached ? l->attach_rc : -TARN_E_CANCELLED;
 }
 
 static int parts_open_tier(struct local *l)

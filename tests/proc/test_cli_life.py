@@ -53,6 +53,19 @@ def test_stopped_while_starting(tarn, s3fault, sig):
     assert not os.path.exists(f"/run/tarn/{server.port}.token")
 
 
+def test_stopped_while_a_store_does_not_answer(tarn, s3fault):
+    """At once, not when the attach gives up."""
+    s3fault.fail("stall_headers")
+    server = tarn(f"s3://{BKT}", *local.fault_options(s3fault), start=False)
+    process = server.spawn()
+    util.wait_until("a question to the store", s3fault.requests, 10)
+    begun = time.monotonic()
+    process.terminate()
+    assert process.wait(15) == DONE and time.monotonic() - begun < 4, server.log_tail()
+    server.process = None
+    says(server.log_tail(), "stopped while starting")
+
+
 def test_stopped_at_any_moment_of_the_start(tarn, served):
     """Also between the mount and the word that it is ready."""
     server = tarn(f"file://{served}", start=False)

@@ -647,6 +647,8 @@ static int file_open_store(struct tarn_ufs *u, const char *rest, struct tarn_err
     u->prefix = tarn_xstrdup("");
     u->where = tarn_xstrdup("");
     u->store = s;
+    /* The rest waits where foreground goes first, and where it counts that the store moves. */
+    u->opts.max_connections = TARN_MIN(u->opts.max_connections, 2u * FILE_THREADS);
     return 0;
 }
 

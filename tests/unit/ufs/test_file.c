@@ -544,6 +544,67 @@ static void test_young_rule(void **state)
     (void)close(fd); /* read only */
 }
 
+#define CROWD 100
+
+struct crowd {
+    struct env *e;                   /* store */
+    struct tarn_ufs_get gets[CROWD]; /* the first half in the background */
+    unsigned ended;                  /* so far */
+    unsigned background_ended;       /* of them */
+    unsigned overtaken;              /* ended in the background while foreground waited */
+    uint64_t running_max;            /* at the same time */
+};
+
+static int crowd_data(struct tarn_ufs_get *g, const uint8_t *p, size_t n)
+{
+    struct crowd *c = g->arg;
+    struct tarn_ufs_counts counts;
+
+    (void)p;
+    (void)n;
+    tarn_ufs_counts(c->e->fx.ufs, &counts);
+    c->running_max = TARN_MAX(c->running_max, counts.running);
+    return 0;
+}
+
+static void crowd_cb(struct tarn_ufs_get *g, int rc)
+{
+    struct crowd *c = g->arg;
+
+    assert_int_equal(rc, 0);
+    c->background_ended += g->req.cls == TARN_UFS_BACKGROUND;
+    if (++c->ended - c->background_ended < CROWD / 2)
+        c->overtaken = c->background_ended;
+    if (c->ended == CROWD)
+        tarn_loop_stop(c->e->fx.loop);
+}
+
+/* Few requests are with the threads, where there is no first and no second class. */
+static void test_crowd(void **state)
+{
+    struct env *e = *state;
+    struct crowd *c = tarn_xnew(struct crowd);
+
+    make_file(e, "f", "12345");
+    pass_grain();
+    assert_int_equal(fx_stat(&e->fx, "f"), 0);
+    c->e = e;
+    for (int i = 0; i < CROWD; i++) {
+        c->gets[i] = (struct tarn_ufs_get){.req.cls = i < CROWD / 2 ? TARN_UFS_BACKGROUND
+                                                                    : TARN_UFS_FOREGROUND,
+                                           .len_bytes = 5,
+                                           .on_data = crowd_data,
+                                           .cb = crowd_cb,
+                                           .arg = c};
+        tarn_ufs_get(e->fx.ufs, &c->gets[i], "f", &e->fx.attr.version);
+    }
+    tarn_loop_run(e->fx.loop);
+    assert_true(c->running_max >= 2);
+    assert_true(c->running_max <= 16);
+    assert_true(c->overtaken <= 16);
+    free(c);
+}
+
 static int64_t mtime_of(time_t sec, long nsec)
 {
     struct stat st = {.st_mode = S_IFREG, .st_mtim = {sec, nsec}, .st_ctim = {sec, nsec}};
@@ -715,6 +776,7 @@ int main(void)
         T(test_get_changes_meanwhile),
         T(test_get_young),
         T(test_young_rule),
+        T(test_crowd),
         T(test_times),
         T(test_close_under_way),
         T(test_stuck_threads),

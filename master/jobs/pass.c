@@ -76,7 +76,7 @@ static void pass_file(struct mpass *p, tarn_ino_t ino, const Tarn__Core__Inode *
 
     if (!mglob_selects(p->run->job->spec, rel))
         return;
-    if (off > 0 && off >= size) {
+    if (off > 0 && off >= size && !p->run->job->is_free) { /* a free takes whole files */
         if (!pass_quiet(p))
             p->ops->target_failed(p->run, path, -TARN_E_JOB_LIST_BAD,
                                   "the range begins behind the end of the file");

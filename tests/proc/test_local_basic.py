@@ -562,10 +562,13 @@ def test_load_detached(tarn, served):
 
 
 def test_dry_run_lists_and_fetches_nothing(tarn, s3fault):
-    s3fault.put(BKT, "f", b"x" * 1000)
+    s3fault.put(BKT, "d/f", b"x" * 1000)
     server = tarn(f"s3://{BKT}", *local.fault_options(s3fault))
-    assert server.cli("load", "/", "--dry-run").code == 0
+    done = server.cli("load", "/d", "--dry-run")
+    assert "/d/f\n" in done.out and "would load 1 file" in done.out, done
     assert not s3fault.requests("get")
+    done = server.cli("load", "/none", "--dry-run", check=False)
+    assert done.code == 1 and "/none" in done.err, done
     assert server.json("du", "/")["cached_bytes"] == 0
 
 

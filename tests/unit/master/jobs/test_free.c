@@ -122,6 +122,30 @@ static void test_frees_go_side_by_side(void **state)
     free(l);
 }
 
+/* Ranges of a list are those of a load: a free takes the whole file, also when it is shorter now.
+ */
+static void test_free_of_a_list_with_ranges(void **state)
+{
+    struct jfx *fx = *state;
+    Tarn__Wire__LoadItem rows[2], *items[2] = {&rows[0], &rows[1]};
+    Tarn__Wire__LoadSpec spec;
+    ProtobufCBinaryData path;
+    uint64_t id = 0;
+
+    jfx_spec(&spec, &path, "/");
+    spec.meta = false;
+    for (unsigned i = 0; i < 2; i++) {
+        tarn__wire__load_item__init(&rows[i]);
+        rows[i].path = tarn_wire_bytes(i ? "/a/y" : "/a/x", 4);
+        rows[i].offset = i ? 1000 : 5;
+        rows[i].length = 5;
+    }
+    spec.items = items;
+    spec.n_items = 2;
+    assert_int_equal(jfx_create(fx, "free", &spec, &id), 0);
+    jfx_expect(fx, id, "succeeded", 2, 0);
+}
+
 static void test_cancel_of_a_free(void **state)
 {
     struct jfx *fx = *state;
@@ -146,9 +170,8 @@ static void test_cancel_of_a_free(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_free_of_a_tree),
-        T(test_free_of_what_is_not_there),
-        T(test_frees_go_side_by_side),
+        T(test_free_of_a_tree),        T(test_free_of_what_is_not_there),
+        T(test_frees_go_side_by_side), T(test_free_of_a_list_with_ranges),
         T(test_cancel_of_a_free),
     };
 

@@ -359,6 +359,30 @@ static void test_odd_keys(void **state)
     mfx_free(&fx);
 }
 
+/* What messages say of a directory names it, whether the store's URI ends with '/' or not. */
+static void test_messages_say_where(void **state)
+{
+    static const struct srv_object objects[] = {{"a/b/c", "e", NULL, body, 5}};
+    struct mfx *fx = start(objects, 1, 60 * TARN_NS_PER_S);
+    struct mfx_attr a;
+    struct mdir *d;
+
+    (void)state;
+    assert_int_equal(mfx_resolve(fx, "/a/b", &a), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        TARN_AUTO_FREE char *text = NULL, *wanted = NULL;
+        tarn_ino_t ino = i ? TARN_INO_ROOT : (tarn_ino_t){a.ino};
+
+        assert_int_equal(mdir_get(fx->master, ino, &d), 0);
+        text = mdir_text(d);
+        wanted = tarn_xasprintf("%s%s%s", d->at->uri, tarn_ends_with(d->at->uri, "/") ? "" : "/",
+                                i ? "" : "a/b/");
+        assert_string_equal(text, wanted);
+        mdir_put(&d);
+    }
+    mfx_free(&fx);
+}
+
 static void test_an_old_listing_is_in_force(void **state)
 {
     struct mfx *fx = start_many(60 * TARN_NS_PER_S);
@@ -552,6 +576,7 @@ int main(void)
         cmocka_unit_test(test_expired_names_do_not_wait_for_ever),
         cmocka_unit_test(test_changes_are_seen),
         cmocka_unit_test(test_odd_keys),
+        cmocka_unit_test(test_messages_say_where),
         cmocka_unit_test(test_an_old_listing_is_in_force),
         cmocka_unit_test(test_a_refusal_is_obeyed),
         cmocka_unit_test(test_a_directory_that_vanished),

@@ -230,6 +230,7 @@ void fpass_open(struct ffile *file, uint64_t id, struct fuse_file_info *fi)
         if (node->backing) {
             fi->keep_cache = 0; /* the kernel refuses both */
             fi->backing_id = node->backing;
+            tarn_handle_lent(file->handle);
         }
     }
     fstats_opened(f, fi->keep_cache == 0);

@@ -205,6 +205,7 @@ struct msession {
     uint64_t pid;
     uint64_t seq;                                  /* of the last invalidation sent */
     uint64_t local_bytes, remote_bytes, ufs_bytes; /* delivered to applications, as last reported */
+    uint64_t passthrough_opens;                    /* the same */
 };
 void msession_invalidate(struct tarn_master *m, const struct tarn_core_change *changes, size_t n);
 void msession_handlers(struct tarn_master *m, struct tarn_rpc_server *s);

@@ -122,6 +122,7 @@ static void session_renew(void *ctx, struct tarn_rpc_call *call)
         tarn_rpc_reply(call, -TARN_E_STALE, NULL, NULL, 0, 0);
         return;
     }
+    s->passthrough_opens = req->passthrough_opens;
     for (size_t i = 0; i < req->n_reads; i++) {
         const Tarn__Wire__ReadCount *r = req->reads[i];
 

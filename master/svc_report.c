@@ -397,6 +397,7 @@ static void status_reply(struct status_call *s, const Tarn__Wire__WorkerStatus *
         sessions[n].kind = ses->kind;
         sessions[n].mountpoint = ses->mountpoint;
         sessions[n].host = ses->host;
+        sessions[n].passthrough_opens = ses->passthrough_opens;
         sessions[n++].pid = ses->pid;
         bytes[0] += ses->local_bytes;
         bytes[1] += ses->remote_bytes;

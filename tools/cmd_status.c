@@ -91,9 +91,10 @@ static json_t *status_json(const Tarn__Wire__StatusResponse *st, const char *add
     }
     for (size_t i = 0; i < st->n_sessions; i++)
         (void)json_array_append_new(
-            sessions, json_pack("{s:o, s:o, s:o, s:I}", "kind", T(st->sessions[i]->kind),
+            sessions, json_pack("{s:o, s:o, s:o, s:I, s:I}", "kind", T(st->sessions[i]->kind),
                                 "mountpoint", T(st->sessions[i]->mountpoint), "host",
-                                T(st->sessions[i]->host), "pid", U(st->sessions[i]->pid)));
+                                T(st->sessions[i]->host), "pid", U(st->sessions[i]->pid),
+                                "passthrough_opens", U(st->sessions[i]->passthrough_opens)));
     hit = s.local + s.remote + s.ufs
               ? json_real((double)(s.local + s.remote) / (double)(s.local + s.remote + s.ufs))
               : json_null();
@@ -166,6 +167,10 @@ static void status_text(const Tarn__Wire__StatusResponse *st)
         (void)fputs(" on ", stdout);
         put(session->host);
         (void)printf(" (pid %" PRIu64 ")\n", session->pid);
+        if (session->passthrough_opens)
+            (void)printf("          %" PRIu64
+                         " large files opened that the kernel read itself, not counted above\n",
+                         session->passthrough_opens);
     }
 }
 

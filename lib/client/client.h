@@ -130,6 +130,8 @@ struct tarn_read;
  */
 int tarn_handle_lend(struct tarn_handle *h, void **ret_loan);
 void tarn_handle_give_back(struct tarn_handle *h, void *loan);
+/* Counts, for reports, that a file was opened which is read through a loan. Any thread. */
+void tarn_handle_lent(struct tarn_handle *h);
 
 typedef void tarn_read_fn(struct tarn_read *r, int rc);
 /* Embedded by the caller, valid until cb (on the client's loop). */

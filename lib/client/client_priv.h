@@ -55,6 +55,7 @@ struct tarn_client {
     void (*connect_cb)(void *arg, int rc);
     void *connect_arg;
     _Atomic uint64_t local_bytes, remote_bytes, ufs_bytes, local_reads;
+    _Atomic uint64_t lent_opens;      /* tarn_handle_lent() */
     uint64_t told[CLIENT_SOURCES];    /* bytes by origin that the master has confirmed */
     uint64_t telling[CLIENT_SOURCES]; /* in the renewal under way */
     uint64_t base[CLIENT_SOURCES];    /* told in earlier sessions */

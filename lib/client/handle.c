@@ -116,6 +116,11 @@ void tarn_handle_give_back(struct tarn_handle *h, void *loan)
     h->client->local.give_back(h->client->local.ctx, h->file, loan);
 }
 
+void tarn_handle_lent(struct tarn_handle *h)
+{
+    atomic_fetch_add_explicit(&h->client->lent_opens, 1, memory_order_relaxed);
+}
+
 /*
  * Whether [off, end) continues what was read before. The kernel reads ahead with several requests
  * at a time, so the order is only roughly kept. Hits count too: only misses come to the loop.

@@ -121,6 +121,7 @@ static void session_tell(struct tarn_client *c, uint64_t timeout_ns, bool no_ret
     msg.seq = c->seq;
     msg.n_reads = CLIENT_SOURCES;
     msg.reads = reads;
+    msg.passthrough_opens = atomic_load(&c->lent_opens);
     c->session_busy = true;
     c->session_req = (struct tarn_rpc_req){.method = TARN_RPC_session_renew,
                                            .msg = &msg.base,

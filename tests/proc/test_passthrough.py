@@ -83,6 +83,9 @@ def test_every_way_of_reading(served):
     assert opens(server, "passthrough") == 4
     assert opens(server, "cached") == 0
     assert server.metric("tarn_fuse_open_files") == 0
+    util.wait_until("the report", lambda: [s["passthrough_opens"] for s in server.json("status")["sessions"]
+                                           if s["mountpoint"]] == [4], 10)
+    assert "4 large files opened that the kernel read itself" in server.cli("status").out
 
 
 def test_small_files_and_the_switch(served):

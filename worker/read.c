@@ -228,7 +228,8 @@ static void part_start(struct wpart *p)
     }
 }
 
-/* Fetches ahead of a sequential reader, with at most three quarters of the memory for fetch units. */
+/* Fetches ahead of a sequential reader, with at most three quarters of the memory for fetch units.
+ */
 static void read_ahead(struct wread *r)
 {
     struct tarn_worker *w = r->worker;

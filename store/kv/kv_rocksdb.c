@@ -12,6 +12,10 @@
  * written that make more room. It is made when the file system has plenty (rocks_ballast_make),
  * never right after it was given up in a full one.
  *
+ * A write never waits inside RocksDB: when a flush has failed, RocksDB stalls writes until it finds
+ * room, which may be never. It is told to refuse instead (no_slowdown), and rocks_write_patiently()
+ * tries again while flushes are only behind.
+ *
  * RocksDB's info log stays empty: it lies in the same full file system, and RocksDB as Debian
  * builds it (with assertions) aborts when it writes to that file again after an error.
  *
@@ -33,9 +37,11 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "lib/base/assert.h"
+#include "lib/base/env.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
 
@@ -50,6 +56,11 @@
 #define INFO_LOG_FATAL 4          /* RocksDB's level: nothing is that bad */
 #define CHECKSUM_XXH3  4          /* RocksDB's number */
 #define CACHE_BYTES    (8 << 20)  /* block cache where the caller gives none */
+
+#define STALL_STEP_NS   (2 * TARN_NS_PER_MS)   /* between two tries of a stalled write */
+#define STALL_FAILED_NS (200 * TARN_NS_PER_MS) /* it fails after that, when flushes fail */
+#define STALL_MAX_NS    (30 * TARN_NS_PER_S)   /* and after that in any case */
+#define STALL_ROOM      (16u << 20)            /* free bytes below which that is for want of room */
 
 /* Immutable while open, but for the counter. */
 struct rocks {
@@ -215,6 +226,9 @@ static void rocks_options(struct rocks *r, const struct tarn_kv_args *args)
     r->write_synced = rocksdb_writeoptions_create();
     rocksdb_writeoptions_set_sync(r->write_synced, 1);
     r->write_unsynced = rocksdb_writeoptions_create();
+    /* Else a write waits, without end, for a flush that a full disk does not let happen. */
+    rocksdb_writeoptions_set_no_slowdown(r->write_synced, 1);
+    rocksdb_writeoptions_set_no_slowdown(r->write_unsynced, 1);
 
     rocksdb_options_set_create_if_missing(o, !args->read_only_if_exists);
     rocksdb_options_set_create_missing_column_families(o, 1);
@@ -436,17 +450,56 @@ static void rocks_ballast_tick(struct rocks *r)
         rocks_ballast_keep(r);
 }
 
+/* Why writes are stalled: 0 while flushes and compactions are only behind. */
+static int rocks_stall_cause(const struct rocks *r)
+{
+    struct statvfs v;
+    uint64_t errors = 0;
+
+    if (rocksdb_property_int(r->db, "rocksdb.background-errors", &errors) != 0 || errors == 0)
+        return 0;
+    if (statvfs(r->path, &v) == 0 && (uint64_t)v.f_bavail * v.f_frsize < STALL_ROOM)
+        return -TARN_E_KV_NO_SPACE;
+    return -TARN_E_KV;
+}
+
+/* Writes, and waits while RocksDB cannot keep up, but not for what does not come. */
+static int rocks_write_patiently(struct rocks *r, const rocksdb_writeoptions_t *options,
+                                 struct rocks_batch *rb)
+{
+    uint64_t begun = tarn_now_ns(), waited = 0;
+    struct timespec step = {.tv_nsec = STALL_STEP_NS};
+    char *text = NULL;
+    int rc, cause;
+
+    for (;;) {
+        rocksdb_write_writebatch_wi(r->db, options, rb->wi, &text);
+        if (!text || !tarn_starts_with(text, "Result incomplete"))
+            return rocks_error(r, text, false, NULL);
+        cause = rocks_stall_cause(r);
+        waited = tarn_now_ns() - begun;
+        rc = cause && waited > STALL_FAILED_NS ? cause : waited > STALL_MAX_NS ? -TARN_E_KV : 0;
+        if (rc < 0) {
+            tarn_warn("kv", "path=%s: stalled for %llu ms: %s", r->path,
+                      (unsigned long long)(waited / TARN_NS_PER_MS), text);
+            rocksdb_free(text);
+            return rc;
+        }
+        rocksdb_free(text);
+        text = NULL;
+        (void)nanosleep(&step, NULL); /* less is fine */
+    }
+}
+
 static int rocks_write(struct tarn_kv *kv, struct tarn_kv_batch *b, bool sync)
 {
     struct rocks *r = TARN_CONTAINER(kv, struct rocks, kv);
     struct rocks_batch *rb = TARN_CONTAINER(b, struct rocks_batch, b);
-    char *text = NULL;
     int rc;
 
     if (!r->db || rb->incomplete)
         return -TARN_E_KV_NO_SPACE;
-    rocksdb_write_writebatch_wi(r->db, sync ? r->write_synced : r->write_unsynced, rb->wi, &text);
-    rc = rocks_error(r, text, false, NULL);
+    rc = rocks_write_patiently(r, sync ? r->write_synced : r->write_unsynced, rb);
     if (rc < 0)
         return rc;
     rocksdb_writebatch_wi_clear(rb->wi);

@@ -6,8 +6,8 @@
  * A hole that is punched below such a reader would read as zeros. So what was lent once goes only
  * as a whole, by unlink, which leaves the bytes to those who have them: evict, drop and the repair
  * of a bad granule ask tarn_tier_lent(). The evictor passes over files that are lent just now,
- * since unlinking them would free nothing. The walk after a start looks only once before it punches,
- * so until it is done only files of one group are lent, in which it never does.
+ * since unlinking them would free nothing. The walk after a start looks only once before it
+ * punches, so until it is done only files of one group are lent, in which it never does.
  *
  * Such a reader may outlive this process: the kernel goes on reading for who has the file open when
  * the mount ends, or dies. So the inode is marked (TIER_MODE_LENT) before its descriptor goes out,

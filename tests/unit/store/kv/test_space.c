@@ -12,6 +12,7 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include "lib/base/env.h"
 #include "lib/base/mem.h"
 
 static char dir[64];
@@ -178,6 +179,36 @@ static void test_full_and_back(void **state)
     kv_dir_remove(store);
 }
 
+/* The disk gets full under a flush rather than under the log: writes fail as well, they do not wait
+ * for room. */
+static void test_full_under_a_flush(void **state)
+{
+    TARN_AUTO_FREE char *filler = tarn_xasprintf("%s/filler", dir);
+    struct tarn_kv_args args = kv_args(store);
+    struct tarn_errbuf err = {{0}};
+    struct tarn_kv *kv = NULL;
+    unsigned n = 0;
+
+    (void)state;
+    if (!mounted)
+        skip();
+    args.write_buffer_bytes = 64 << 10;
+    assert_int_equal(tarn_kv_rocksdb_open(&args, &err, &kv), 0);
+    for (size_t leave = 100 << 10; leave < 1 << 20; leave += 90 << 10) {
+        uint64_t begun = tarn_now_ns();
+
+        fill(leave);
+        n = write_until_full(kv, n);
+        assert_true(tarn_now_ns() - begun < 20 * TARN_NS_PER_S);
+        assert_int_equal(unlink(filler), 0);
+        if (tarn_kv_reopen(kv, &err) < 0)
+            fail_msg("%s", err.text);
+        check_keys(kv, n);
+    }
+    tarn_kv_close(&kv);
+    kv_dir_remove(store);
+}
+
 /* Without any room left even a reopen fails, with the right code, and loses nothing. */
 static void test_full_without_help(void **state)
 {
@@ -236,6 +267,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_full_and_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_full_under_a_flush, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full_without_help, setup, teardown),
         cmocka_unit_test_setup_teardown(test_open_on_full_disk, setup, teardown),
     };

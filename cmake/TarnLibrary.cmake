@@ -14,7 +14,7 @@ endfunction()
 # tarn_unit_test(NAME SOURCES ... DEPS ...): one cmocka program, run by ctest.
 function(tarn_unit_test NAME)
   cmake_parse_arguments(A "" "TIMEOUT" "SOURCES;DEPS" ${ARGN})
-  add_executable(${NAME} ${A_SOURCES})
+  add_executable(${NAME} ${A_SOURCES} ${CMAKE_SOURCE_DIR}/tests/unit/tsan.c)
   target_include_directories(${NAME} PRIVATE ${CMAKE_SOURCE_DIR})
   target_include_directories(${NAME} SYSTEM PRIVATE ${CMAKE_BINARY_DIR}/gen)
   target_link_libraries(${NAME} PRIVATE ${A_DEPS} PkgConfig::CMOCKA Threads::Threads)

@@ -2,6 +2,5 @@
 foreach(name read faults rpc)
   tarn_unit_test(test_worker_${name}
     SOURCES worker/test_worker_${name}.c worker/worker_rig.c turns.c ufs/fixture.c ufs/server.c
-            store/kv/tsan_rocksdb.c
     DEPS tarn_worker tarn_tier tarn_ufs tarn_rpc tarn_disk tarn_base)
 endforeach()

@@ -152,8 +152,8 @@ uint64_t cache_dir_other_bytes(const struct cache_dir *d)
     return dir_bytes(d->path, "tier0");
 }
 
-/* What was chosen at the first start; 0: nothing that can be used. */
-static uint64_t cache_size_chosen(const struct cache_dir *d)
+/* What the last start used; 0: nothing that can be used. */
+static uint64_t cache_size_last(const struct cache_dir *d)
 {
     TARN_AUTO_FREE char *path = tarn_xasprintf("%s/SIZE", d->path);
     TARN_AUTO_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
@@ -163,31 +163,51 @@ static uint64_t cache_size_chosen(const struct cache_dir *d)
     if (fd < 0 || read(fd, buf, sizeof(buf) - 1) <= 0)
         return 0;
     buf[strcspn(buf, "\n")] = 0;
-    if (tarn_parse_u64(buf, &size) < 0 || size < CACHE_SIZE_MIN || size > CACHE_SIZE_MAX)
+    if (tarn_parse_u64(buf, &size) < 0 || size < CACHE_SIZE_MIN)
         return 0;
     return size;
 }
 
-uint64_t cache_dir_default_size(const struct cache_dir *d)
+/* Half of what is free, in whole MiB. */
+static uint64_t cache_size_choose(const struct cache_dir *d)
 {
-    TARN_AUTO_FREE char *path = tarn_xasprintf("%s/SIZE", d->path);
-    uint64_t size = cache_size_chosen(d);
     struct statvfs v;
-    int fd;
+    uint64_t size;
 
-    if (size)
-        return size; /* chosen once: what fills the cache must not shrink it */
     if (statvfs(d->path, &v) < 0)
         return 1ull << 30;
     size = (uint64_t)v.f_bavail * v.f_frsize + dir_bytes(d->path, "");
-    size = TARN_MAX(TARN_MIN(size / 2, CACHE_SIZE_MAX) >> 20 << 20, CACHE_SIZE_MIN);
+    return TARN_MAX(TARN_MIN(size / 2, CACHE_SIZE_MAX) >> 20 << 20, CACHE_SIZE_MIN);
+}
+
+uint64_t cache_dir_size(const struct cache_dir *d, uint64_t asked)
+{
+    TARN_AUTO_FREE char *path = tarn_xasprintf("%s/SIZE", d->path);
+    uint64_t last = cache_size_last(d), size = asked ? asked : last;
+    int fd;
+
+    if (!size)
+        size = cache_size_choose(d);
+    if (size == last)
+        return size;
     fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0 || dprintf(fd, "%" PRIu64 "\n", size) < 0)
+    if (fd < 0 || fchmod(fd, 0600) < 0 || dprintf(fd, "%" PRIu64 "\n", size) < 0)
         tarn_warn("cache", "cannot remember the cache's size: path=%s: %s", path,
                   strerrordesc_np(errno));
     if (fd >= 0)
         (void)close(fd); /* chosen again where it is lost */
     return size;
+}
+
+uint64_t cache_dir_fits(const struct cache_dir *d, uint64_t size, uint32_t disk_free_bp)
+{
+    struct statvfs v;
+    uint64_t most;
+
+    if (statvfs(d->path, &v) < 0 || v.f_blocks == 0)
+        return size;
+    most = (uint64_t)v.f_blocks * v.f_frsize / 10000 * (10000 - disk_free_bp);
+    return TARN_MAX(TARN_MIN(size, most), CACHE_SIZE_MIN);
 }
 
 static int remove_tree(const char *path)

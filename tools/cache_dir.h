@@ -24,9 +24,14 @@ int cache_dir_default(const char *uri, struct tarn_str *ret, struct tarn_errbuf 
  */
 int cache_dir_open(const char *path, struct cache_dir *ret, struct tarn_errbuf *err);
 void cache_dir_close(struct cache_dir *d);
-/* min(half of what is free, 100 GiB), whole MiB: chosen at the first start and remembered in SIZE.
+/*
+ * Bytes that the cache may use: `asked`, or with 0 what the last start used, or at the first one
+ * min(half of what is free, 100 GiB). Remembered in SIZE, so that a cache keeps what it holds when
+ * it is started without saying how large it is.
  */
-uint64_t cache_dir_default_size(const struct cache_dir *d);
+uint64_t cache_dir_size(const struct cache_dir *d, uint64_t asked);
+/* `size`, or what the file system can hold of it if `disk_free_bp` / 10,000 of it stay free. */
+uint64_t cache_dir_fits(const struct cache_dir *d, uint64_t size, uint32_t disk_free_bp);
 /* Bytes on the disk of everything but the tier. */
 uint64_t cache_dir_other_bytes(const struct cache_dir *d);
 /* Moves a damaged meta/ aside (meta.damaged; an older one goes). */

@@ -19,6 +19,7 @@
 #include "lib/base/hash.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
+#include "lib/base/units.h"
 #include "lib/disk/disk.h"
 #include "master/master.h"
 #include "store/kv/kv.h"
@@ -138,7 +139,7 @@ static uint32_t parts_fds(const struct local *l)
 
 static uint64_t parts_size(const struct local *l)
 {
-    return l->p->cache_size ? l->p->cache_size : cache_dir_default_size(&l->dir);
+    return cache_dir_fits(&l->dir, cache_dir_size(&l->dir, l->p->cache_size), l->p->disk_free);
 }
 
 static int parts_open_meta(struct local *l)
@@ -204,12 +205,18 @@ static int parts_open_tier(struct local *l)
                                   .low_bp = l->p->evict_low,
                                   .disk_free_bp = l->p->disk_free,
                                   .fds_max = parts_fds(l)};
-
     int rc = tarn_tier_open(&args, l->err, &l->tier);
+    uint64_t asked = cache_dir_size(&l->dir, l->p->cache_size);
+    char held_text[32], asked_text[32];
 
-    if (rc == 0)
-        meta_room_start(&l->meta_room, l->loop, l->tier, &l->dir, args.quota_bytes);
-    return rc;
+    if (rc < 0)
+        return rc;
+    if (args.quota_bytes < asked)
+        tarn_warn("local", "the file system of %s can hold %s of the %s that the cache may use",
+                  l->dir.path, tarn_format_size(args.quota_bytes, held_text),
+                  tarn_format_size(asked, asked_text));
+    meta_room_start(&l->meta_room, l->loop, l->tier, &l->dir, args.quota_bytes);
+    return 0;
 }
 
 static int parts_open_worker(struct local *l)

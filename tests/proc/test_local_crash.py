@@ -488,6 +488,37 @@ def test_quota(tarn, workdir, sizes):
     check_all(server, right)
 
 
+def test_size_is_remembered(tarn, data):
+    """A cache that is started without saying how large it is keeps what it holds."""
+    root, right = data
+    server = tarn(f"file://{root}", "--cache-size", "100MiB")
+    server.cli("load", "/")
+    cached = server.json("du", "/")["cached_bytes"]
+    assert server.stop() == 0
+    at = server.args.index("--cache-size")
+    del server.args[at:at + 2]
+    server.start()
+    assert server.json("status")["cache"]["capacity_bytes"] == 100 * MIB
+    assert server.json("du", "/")["cached_bytes"] == cached > 0
+    sample(server, right, random.Random(5), 20)
+
+
+def test_size_beyond_the_disk(loopfs, tarn, workdir):
+    """The cache says what it can hold, and a load that needs more fails before it begins."""
+    disk = loopfs("ext4", "120M")
+    root = os.path.join(workdir, "big")
+    util.write_tree(root, ((f"b{i}", util.some_bytes(13 * MIB, i)) for i in range(10)))
+    server = tarn(f"file://{root}", "--cache-size", "10GiB", start=False)
+    server.cache = os.path.join(disk.path, "cache")
+    server.start()
+    assert server.json("status")["cache"]["capacity_bytes"] < 120 * MIB
+    assert "can hold" in server.log_tail()
+    done = server.cli("load", "/", check=False)
+    assert done.code == 1 and "the cache holds" in done.err, done
+    assert server.json("du", "/")["cached_bytes"] == 0
+    assert server.stop() == 0
+
+
 def test_smaller_quota_at_the_next_start(tarn, data):
     root, right = data
     server = tarn(f"file://{root}", "--cache-size", "128MiB")

@@ -216,6 +216,8 @@ static int du_count(struct du_call *d, const Tarn__Core__Inode *inode)
         return 0;
     }
     d->resp.files++;
+    if (inode->type == TARN_UFS_SYMLINK)
+        d->resp.cached_files++; /* its target is a part of the names */
     if (inode->type != TARN_UFS_FILE || !inode->ufs)
         return 0;
     d->resp.bytes += inode->ufs->size;

@@ -23,6 +23,7 @@
 #include "lib/base/mem.h"
 #include "lib/base/units.h"
 #include "tools/cache_format.h"
+#include "tools/lock_holder.h"
 
 #define CACHE_SIZE_MAX (100ull << 30)
 #define CACHE_SIZE_MIN (16ull << 20)
@@ -66,6 +67,19 @@ static int cache_mkdirs(const char *path, struct tarn_errbuf *err)
     return 0;
 }
 
+static int cache_locked(int lock_fd, const char *path, struct tarn_errbuf *err)
+{
+    pid_t pid = lock_holder(lock_fd);
+    char who[32] = "";
+
+    if (pid)
+        (void)snprintf(who, sizeof(who), " (pid %d)", (int)pid); /* fits */
+    return tarn_err_set(err, -TARN_E_DIR_LOCKED,
+                        "cache directory %s: another tarn%s uses it; end that with `tarn umount`, "
+                        "or give this one a directory of its own with --cache-dir",
+                        path, who);
+}
+
 int cache_dir_open(const char *path, struct cache_dir *ret, struct tarn_errbuf *err)
 {
     char real[PATH_MAX];
@@ -98,8 +112,7 @@ int cache_dir_open(const char *path, struct cache_dir *ret, struct tarn_errbuf *
         goto out;
     }
     if (flock(ret->lock_fd, LOCK_EX | LOCK_NB) < 0)
-        rc =
-            tarn_err_set(err, -TARN_E_DIR_LOCKED, "cache directory %s: another tarn uses it", real);
+        rc = cache_locked(ret->lock_fd, real, err);
     if (rc == 0)
         rc = cache_format_check(dir_fd, real, had_lock, err);
     if (rc == -TARN_E_DIR_FOREIGN && !had_lock)

@@ -197,6 +197,20 @@ int cli_call(struct cli *c, struct tarn_rpc_req *req, uint32_t method, const Pro
     return cli_call_waiting(c, req, method, msg, 0, what);
 }
 
+int cli_status(struct cli *c, Tarn__Wire__StatusResponse **ret)
+{
+    Tarn__Wire__Empty msg = TARN__WIRE__EMPTY__INIT;
+    struct tarn_rpc_req req;
+    int rc = cli_call(c, &req, TARN_RPC_status, &msg.base, "status");
+
+    if (rc == 0) {
+        *ret = (Tarn__Wire__StatusResponse *)req.resp;
+        req.resp = NULL;
+    }
+    tarn_rpc_req_fini(&req);
+    return rc;
+}
+
 static void cli_op_done(struct tarn_client_op *op, int rc)
 {
     cli_waited(op->arg, rc);

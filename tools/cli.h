@@ -85,6 +85,8 @@ int cli_call(struct cli *c, struct tarn_rpc_req *req, uint32_t method, const Pro
              const char *what);
 int cli_call_waiting(struct cli *c, struct tarn_rpc_req *req, uint32_t method,
                      const ProtobufCMessage *msg, uint64_t wait_ns, const char *what);
+/* What `tarn status` shows. The caller frees it: tarn__wire__status_response__free_unpacked(). */
+int cli_status(struct cli *c, Tarn__Wire__StatusResponse **ret);
 /* What a call failed of, as c->err ("WHAT: reason", unless a text is there) and as the code. */
 int cli_failed(struct cli *c, int rc, const char *what);
 /* One metadata call. Sets c->err to "WHAT: reason". */

@@ -409,11 +409,14 @@ static int cp_run(struct cli *c)
     if (from && to)
         return tarn_err_set(&c->err, -TARN_E_USAGE, "%s: both are local; cp(1) copies those",
                             c->args[0]);
+    if (!to && from)
+        return tarn_err_set(&c->err, -TARN_E_READ_ONLY,
+                            "%s: the name space is read-only in this version", c->args[1]);
     if (!to)
-        return tarn_err_set(
-            &c->err, -TARN_E_READ_ONLY,
-            "%s: the name space is read-only in this version (a local file is file:PATH, or -)",
-            c->args[1]);
+        return tarn_err_set(&c->err, -TARN_E_READ_ONLY,
+                            "%s: means the name space, which is read-only in this version; to copy "
+                            "to this machine: tarn get %s %s (or tarn cp %s file:%s)",
+                            c->args[1], c->args[0], c->args[1], c->args[0], c->args[1]);
     rc = cli_path(c, c->args[0], path);
     return rc < 0 ? rc : cp_fetch(c, path, to);
 }
@@ -435,7 +438,7 @@ static const struct tarn_flags_short cp_shorts[] = {{'R', "recursive"}, {'r', "r
 static const struct tarn_flags_spec cp_spec = {
     .command = "tarn cp",
     .args = "SRC DST",
-    .summary = "Copy a file or a directory out of the name space.",
+    .summary = "Copy, with local paths written file:PATH (today only out of the name space).",
     .text = "Local files are file:PATH, or - for standard output; other paths are of the name "
             "space.\n\n"
             "  tarn cp /train/labels.json file:/tmp/labels.json\n"
@@ -448,7 +451,7 @@ static const struct tarn_flags_spec cp_spec = {
 static const struct tarn_flags_spec get_spec = {
     .command = "tarn get",
     .args = "PATH [LOCAL]",
-    .summary = "Copy a file or a directory of the name space to this machine.",
+    .summary = "Fetch a file or a directory of the name space to a local path.",
     .text = "LOCAL is a file, a directory, or - for standard output; the current directory without "
             "it.\n"
             "A file takes its name when it is complete; every byte is compared with its checksum.",

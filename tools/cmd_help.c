@@ -21,7 +21,13 @@ static const struct tarn_conf_param help_rows[] = {
 #include "tools/help_params.def"
 #undef TARN_PARAM
 };
-static const struct tarn_conf_table help_table = TARN_CONF_TABLE("help", "tarn help", help_rows);
+/* On the command line only: no section of a configuration file, no variable. */
+static const struct tarn_conf_table help_table = {.name = "help",
+                                                  .title = "tarn help",
+                                                  .params = help_rows,
+                                                  .n = TARN_ARRAY_LEN(help_rows),
+                                                  .size = sizeof(struct cli_help),
+                                                  .no_env = true};
 
 static int help_run(struct cli *c)
 {

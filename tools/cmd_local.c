@@ -22,6 +22,8 @@
 #include "tools/local_http.h"
 #include "tools/signals.h"
 
+#define MASTER_DEFAULT "127.0.0.1:7100" /* where commands look: remote_params.def */
+
 const int local_signals[] = {SIGTERM, SIGINT, SIGHUP, 0};
 
 #define TARN_CONF_STRUCT struct cli_local
@@ -94,6 +96,8 @@ static void local_ready_text(const struct local *l, struct tarn_str *ret)
     if (strcmp(http, "none") != 0)
         tarn_str_addf(ret, "metrics http://%s/metrics, ", http);
     tarn_str_addf(ret, "cache %s in %s)", size, l->dir.path);
+    if (strcmp(l->listen_addr, MASTER_DEFAULT) != 0) /* commands would go elsewhere */
+        tarn_str_addf(ret, "; commands: TARN_MASTER=%s tarn ...", l->listen_addr);
 }
 
 static void local_say(const struct local *l, const char *text)

@@ -176,19 +176,19 @@ static void status_text(const Tarn__Wire__StatusResponse *st)
 
 static int status_run(struct cli *c)
 {
-    Tarn__Wire__Empty msg = TARN__WIRE__EMPTY__INIT;
-    struct tarn_rpc_req req;
+    Tarn__Wire__StatusResponse *st;
     int rc = cli_connect(c);
 
+    if (rc == 0)
+        rc = cli_status(c, &st);
     if (rc < 0)
         return rc;
-    rc = cli_call(c, &req, TARN_RPC_status, &msg.base, "status");
-    if (rc == 0 && c->common.json)
-        cli_json(status_json((const Tarn__Wire__StatusResponse *)req.resp, c->remote.master));
-    else if (rc == 0)
-        status_text((const Tarn__Wire__StatusResponse *)req.resp);
-    tarn_rpc_req_fini(&req);
-    return rc;
+    if (c->common.json)
+        cli_json(status_json(st, c->remote.master));
+    else
+        status_text(st);
+    tarn__wire__status_response__free_unpacked(st, NULL);
+    return 0;
 }
 
 static const struct tarn_conf_table *const tables[] = {&cli_remote_table, &cli_common_table, NULL};

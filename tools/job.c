@@ -270,7 +270,27 @@ static const char *plural(uint64_t n)
     return n == 1 ? "" : "s";
 }
 
-static void job_summary(const Tarn__Wire__Job *job)
+/*
+ * `before` and the URI of the server's store: who meant another server sees it. Nothing where there
+ * is no answer; how the job ended is known.
+ */
+static void job_put_store(struct cli *c, const char *before)
+{
+    struct tarn_errbuf err = c->err;
+    Tarn__Wire__StatusResponse *st;
+
+    if (cli_status(c, &st) < 0) {
+        c->err = err;
+        return;
+    }
+    if (st->n_mounts > 0) {
+        (void)fputs(before, stdout); /* main() checks the stream */
+        cli_put_name(stdout, st->mounts[0]->ufs, strlen(st->mounts[0]->ufs));
+    }
+    tarn__wire__status_response__free_unpacked(st, NULL);
+}
+
+static void job_summary(struct cli *c, const Tarn__Wire__Job *job)
 {
     const Tarn__Wire__LoadSpec *spec = job->spec;
     bool is_free = strcmp(job->kind, "free") == 0;
@@ -289,7 +309,9 @@ static void job_summary(const Tarn__Wire__Job *job)
     if (job->files_skipped > 0)
         (void)printf("; %" PRIu64 " key%s of the store cannot be names: skipped",
                      job->files_skipped, plural(job->files_skipped));
-    (void)printf(" (job %" PRIu64 ")\n", job->id);
+    (void)printf(" (job %" PRIu64, job->id);
+    job_put_store(c, ", ");
+    (void)puts(")");
 }
 
 /* What a dry run found, summed up. */
@@ -332,8 +354,25 @@ static int job_dry_summary(struct cli *c, const Tarn__Wire__Job *job)
     if (d.others > 0)
         (void)printf("; %" PRIu64 " other%s need%s nothing", d.others, plural(d.others),
                      d.others == 1 ? "s" : "");
-    (void)putchar('\n');
+    (void)fputs(" (", stdout);
+    job_put_store(c, "");
+    (void)puts(")");
     return 0;
+}
+
+/* Nothing was asked for that is there: a typing error in a glob looks like that. */
+static void job_warn_empty(const struct cli *c, const Tarn__Wire__Job *job)
+{
+    const Tarn__Wire__LoadSpec *spec = job->spec;
+
+    if (job->files_total > 0 || !spec || spec->n_filter + spec->n_exclude == 0)
+        return;
+    (void)fprintf(stderr, "tarn %s: warning: no %sfile %s\n", c->cmd->name,
+                  strcmp(job->kind, "free") == 0 ? "cached " : "",
+                  spec->n_exclude == 0 ? "matches --filter"
+                  : spec->n_filter == 0
+                      ? "is left by --exclude"
+                      : "that matches --filter is left by --exclude"); /* a remark */
 }
 
 int job_report(struct cli *c, const Tarn__Wire__Job *job)
@@ -346,7 +385,9 @@ int job_report(struct cli *c, const Tarn__Wire__Job *job)
     else if (succeeded && job->spec && job->spec->dry_run)
         rc = job_dry_summary(c, job);
     else if (succeeded)
-        job_summary(job);
+        job_summary(c, job);
+    if (succeeded)
+        job_warn_empty(c, job);
     return succeeded ? rc : job_report_failed(c, job);
 }
 

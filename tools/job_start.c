@@ -36,6 +36,7 @@ struct start {
     uint64_t id;                 /* of the job; 0: not made yet */
     struct load_list list;       /* being read */
     bool checked;                /* the first path was looked at, whether it is below a mount */
+    Tarn__Wire__StatusResponse *status; /* of the server, while a list is read: its mounts */
 };
 
 /* ---- calls ---------------------------------------------------------------------------------- */
@@ -158,13 +159,30 @@ static void start_give_up(struct start *s)
     s->c->err = err;
 }
 
-/* A path of a mount at the beginning of a list is almost surely a list of such. */
+/* True when a mount of the server is at or above the path, as far as names tell. */
+static bool start_below_mount(const struct start *s, const char *path)
+{
+    for (size_t i = 0; i < s->status->n_sessions; i++) {
+        const char *mnt = s->status->sessions[i]->mountpoint;
+        size_t n = strlen(mnt);
+
+        if (n > 1 && strncmp(path, mnt, n) == 0 && (path[n] == 0 || path[n] == '/'))
+            return true;
+    }
+    return false;
+}
+
+/*
+ * A path of a mount is refused, with the one to write. The first one is asked about however it is
+ * spelt, since a list is mostly of one kind; of the others, which are many, only what begins as a
+ * mountpoint of the server does.
+ */
 static int start_list_item(void *arg, const struct load_list_item *item)
 {
     struct start *s = arg;
     char path[TARN_PATH_MAX];
 
-    if (!s->checked) {
+    if (!s->checked || start_below_mount(s, item->path)) {
         int rc = cli_path(s->c, item->path, path);
 
         if (rc < 0)
@@ -186,6 +204,8 @@ static int start_from_list(struct start *s)
                             s->c->args[1]);
     if (s->c->n_args == 1)
         rc = cli_path(s->c, s->c->args[0], base);
+    if (rc == 0)
+        rc = cli_status(s->c, &s->status);
     if (rc < 0)
         return rc;
     load_list_init(&s->list, strcmp(list, "-") == 0 ? "(standard input)" : list, base,
@@ -194,6 +214,8 @@ static int start_from_list(struct start *s)
     if (rc == 0)
         rc = load_list_end(&s->list, &s->c->err);
     load_list_fini(&s->list);
+    tarn__wire__status_response__free_unpacked(s->status, NULL);
+    s->status = NULL;
     if (rc == 0)
         rc = start_call(s, false);
     if (rc < 0)

@@ -106,6 +106,14 @@ def test_help_names_every_command(alone):
         assert (code, err) == (DONE, "") and text.startswith(f"Usage: tarn {command}")
         assert alone(command, "--help") == (DONE, text, "")
     assert alone("help", "nothing")[0] == USAGE
+    assert {"--completion", "--man"} <= set(re.findall(r"--\w+", alone("help", "help")[1]))
+    summaries = dict(re.findall(r"^  (\w+) +(.*)$", out, re.M))
+    assert "file:" in summaries["cp"] and "file:" not in summaries["get"]
+
+
+def test_help_takes_nothing_from_the_environment(alone):
+    plain = alone("help")
+    assert alone("help", env={"TARN_MAN": "1", "TARN_COMPLETION": "bash"}) == plain
 
 
 def test_flags_of_later_functions_are_not_there(alone):
@@ -147,7 +155,8 @@ def test_bash_completion(alone, workdir):
     assert complete("tarn", "st") == ["status", "stat"]
     assert complete("tarn", "load", "--dr") == ["--dry-run"]
     assert complete("tarn", "job", "m") == ["manifest"]
-    assert "--completion" not in alone("help", "help")[1]
+    assert complete("tarn", "help", "--comp") == ["--completion"]
+    assert complete("tarn", "help", "--m") == ["--man"]
 
 
 def test_manual_pages(alone):
@@ -314,7 +323,7 @@ def test_du(server):
     du = server.json("du", "/train")
     assert du["bytes"] == 300_000 + 70_000 + 2 + 3 and du["cached_bytes"] == du["bytes"]
     assert du["files"] == 5 and du["dirs"] == 2 and du["complete"] is True
-    assert du["cached_files"] == 4  # the link has no bytes
+    assert du["cached_files"] == 5  # of the link nothing is missing
     assert server.json("du") == {**server.json("du", "/"), "path": "/"}
     assert "cached" in server.cli("du", "/train").out
 
@@ -441,6 +450,9 @@ def test_cp_directions(server, workdir):
     for args in (["file:/etc/hostname", "/x"], ["-", "/x"], ["/a-b", "/c"]):
         done = server.cli("cp", *args, check=False)
         assert done.code == FAIL and "read-only" in done.err, args
+    done = server.cli("cp", "/a-b", f"{workdir}/x", check=False)
+    assert done.code == FAIL and f"tarn get /a-b {workdir}/x (or tarn cp /a-b file:{workdir}/x)" in done.err
+    assert "tarn get" not in server.cli("cp", "file:/a", "/b", check=False).err
     assert server.cli("cp", "file:/a", "file:/b", check=False).code == USAGE
     assert server.cli("cp", "/a-b", check=False).code == USAGE
     server.cli("cp", "/a-b", f"file://{workdir}/x")
@@ -469,6 +481,7 @@ def test_interrupted_get_leaves_nothing(tarn, workdir):
 def test_load_and_free(server):
     done = server.cli("load", "/")
     assert re.match(r"loaded \d+ files, 5\.4 MiB in ", done.out) and done.err == ""
+    assert re.search(rf" \(job \d+, {re.escape(server.uri)}\)\n$", done.out)
     assert server.json("stat", "/big.bin")["loaded"] is True
     whole = sum(map(len, FILES.values())) + len(b"raw")
     util.wait_until("the store's counter", lambda: server.metric("tarn_ufs_read_bytes_total") == whole, 5)
@@ -479,7 +492,8 @@ def test_load_and_free(server):
     job = server.json("load", "/train", "--force", "--verify")
     assert JOB_KEYS <= job.keys() and (job["kind"], job["state"]) == ("load", "succeeded")
     assert job["error"] is None and job["bytes_done"] == job["bytes_total"] == 370_005
-    assert server.cli("free", "/train").out.startswith("freed ")
+    done = server.cli("free", "/train")
+    assert done.out.startswith("freed ") and done.out.endswith(f", {server.uri})\n")
     assert server.json("du", "/train")["cached_bytes"] == 0
     assert server.json("stat", "/big.bin")["loaded"] is True
     assert server.json("free", "/")["kind"] == "free"
@@ -504,7 +518,8 @@ def test_load_selects(server):
 def test_load_dry_run(server):
     server.cli("ls", "-R", "/train")
     out = server.cli("load", "/train", "--dry-run").out
-    assert "/train/x.tar\n" in out and out.endswith("would load 4 files, 361.3 KiB; 1 other needs nothing\n")
+    assert "/train/x.tar\n" in out and out.endswith(
+        f"would load 4 files, 361.3 KiB; 1 other needs nothing ({server.uri})\n")
     assert server.json("du")["cached_bytes"] == 0
     server.cli("load", "/train")
     out = server.cli("free", "/train", "--dry-run").out
@@ -520,6 +535,24 @@ def test_an_empty_path_is_not_everything(server):
             done = server.cli(command, path, check=False)
             assert (done.code, done.out) == (USAGE, "") and "empty" in done.err, (command, path)
     assert server.json("du")["cached_bytes"] == 1
+
+
+def test_globs_that_match_nothing(server):
+    for command, what in (("load", "file"), ("free", "cached file")):
+        for flags in ([], ["--dry-run"], ["--json"]):
+            done = server.cli(command, "/", "--filter", "*.parquet", *flags)
+            assert done.err == f"tarn {command}: warning: no {what} matches --filter\n", flags
+        for flags, why in ((["--exclude", "*"], "is left by --exclude"),
+                           (["--filter", "*", "--exclude", "*"], "that matches --filter is left by --exclude")):
+            assert server.cli(command, "/", *flags).err == f"tarn {command}: warning: no {what} {why}\n"
+    for _ in range(2):  # the second time it is there already
+        assert server.cli("load", "/", "--filter", "a-b").err == ""
+        assert server.cli("load", "/", "--filter", "a-b", "--dry-run").err == ""
+    assert server.cli("load", "/odd").err == server.cli("free", "/odd").err == ""
+    assert server.cli("free", "/", "--filter", "a-b", "--dry-run").err == ""
+    assert server.cli("free", "/", "--filter", "a-b").err == ""
+    assert "no cached file matches --filter" in server.cli("free", "/", "--filter", "a-b").err
+    assert server.cli("free", "/").err == ""  # without a glob nothing can be misspelt
 
 
 def test_globs_that_are_none(server):
@@ -605,6 +638,15 @@ def test_lists_that_cannot_be_used(server, workdir):
     assert server.cli("load", "/a", "/b", "-f", "-", stdin="a\n", check=False).code == USAGE
     done = server.cli("load", "-f", "-", stdin=f"# c\n{server.path('a-b')}\n", check=False)
     assert done.code == USAGE and "name space is /a-b" in done.err and ":2:" in done.err
+    for before in ("/a-b\n", "/a-b\n" * 20_000):  # any line, also when parts of the list were sent
+        for command in ("load", "free"):
+            done = server.cli(command, "-f", "-", stdin=f"{before}{server.path('train/x.tar')}\n/empty\n", check=False)
+            assert done.code == USAGE and done.out == ""
+            assert re.search(r"name space is /train/x\.tar$", done.err.strip()), done.err
+            assert f":{before.count(chr(10)) + 1}: " in done.err
+    assert all(j["state"] == "cancelled" for j in server.json("job", "ls"))
+    server.cli("load", "-f", "-", stdin=f"/a-b\n{server.mnt}-b/x\n", check=False)  # no more than its beginning
+    assert server.json("stat", "/a-b")["loaded"] is True
     assert server.cli("load", check=False).code == USAGE
 
 

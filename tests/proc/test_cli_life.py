@@ -293,3 +293,31 @@ def test_reads_of_commands_count(tarn, served, workdir):
     last = reads()
     assert last["remote_bytes"] - first["remote_bytes"] == 3 * size
     assert last["ufs_bytes"] == first["ufs_bytes"] and 0.7 < last["hit_ratio"] <= 1
+
+
+# ---- several on one machine ----
+
+def start_in_background(server, *args):
+    """As a user starts it; its code, and what it says."""
+    done = subprocess.run([binary(), "local", server.uri, server.mnt, "--cache-dir", server.cache, "-d",
+                           "--http-listen", "none", *args], stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, timeout=60, check=False, env=server.env)
+    return done.returncode, done.stderr
+
+
+def test_a_start_says_how_commands_find_it(tarn, served):
+    """At another port than the one where they look without a word."""
+    server = tarn(f"file://{served}", start=False)
+    code, err = start_in_background(server, "--listen", server.master)
+    try:
+        assert code == 0 and err.endswith(f"; commands: TARN_MASTER={server.master} tarn ...\n")
+    finally:
+        server.cli("umount", server.mnt)
+
+
+def test_the_holder_of_a_cache_directory_is_named(tarn, served):
+    first, second = tarn(f"file://{served}"), tarn(f"file://{served}", start=False)
+    second.cache = first.cache
+    code, err = start_in_background(second, "--listen", second.master)
+    assert code == 2 and f"another tarn (pid {first.process.pid}) uses it" in err, err
+    assert "tarn umount" in err and "--cache-dir" in err

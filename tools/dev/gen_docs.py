@@ -120,6 +120,8 @@ class Tree:
 
     def add_params(self, root, heading, paths):
         params = [Param(*r) for p in paths for r in rows(root, p, "TARN_PARAM")]
+        if heading[0] == "help":  # flags only: no section of the file, no variable
+            return
         if any("HIDDEN" not in p.flags.split("_") for p in params):
             section, title, env = heading
             self.params.append((section, title, params, env))

@@ -6,7 +6,8 @@
  *
  * `down`: the last question got no answer (DNS, refused, stalled, 5xx). Old metadata is in force
  * meanwhile, and a probe asks every MASTER_PROBE_NS; the first answer ends it. A 403 or 404 is an
- * answer.
+ * answer. Reports tell the store's own health (ufs/health.c), which gets have a part in: one that
+ * failed starts the probe too, and leaves metadata alone.
  */
 #include "master/master_priv.h"
 
@@ -24,35 +25,12 @@
 
 #define ATTACH_ID_ROOT 1u
 
-bool mattach_no_answer(int rc)
-{
-    switch (-rc) {
-    case TARN_E_UFS_DNS:
-    case TARN_E_UFS_REFUSED:
-    case TARN_E_UFS_TLS:
-    case TARN_E_UFS_SHORT:
-    case TARN_E_UFS_LIED:
-    case TARN_E_UFS_STALLED:
-    case TARN_E_UFS_THROTTLED:
-    case TARN_E_UFS_SERVER:
-    case TARN_E_UFS_PROTO:
-    case TARN_E_UFS_CONN:
-    case TARN_E_UFS_DOWN:
-        return true;
-    case EACCES:
-    case EINVAL:
-    case ELOOP:
-    case ENAMETOOLONG:
-    case ENOENT:
-    case ENOTDIR:
-    case EPERM:
-        return false; /* of this name */
-    default:
-        return rc < 0 && rc > -1000; /* a local disk or its file server failed */
-    }
-}
-
 static void attach_probe(struct tarn_timer *t, void *arg);
+
+static bool attach_wants_probe(const struct mattach *a)
+{
+    return !a->master->stopping && (a->down || tarn_ufs_health(a->ufs)->rc < 0);
+}
 
 static void attach_probed(struct tarn_ufs_check *c, int rc)
 {
@@ -60,7 +38,7 @@ static void attach_probed(struct tarn_ufs_check *c, int rc)
 
     a->checking = false;
     mattach_note(a, rc, &c->list.req.err);
-    if (a->down && !a->master->stopping)
+    if (attach_wants_probe(a))
         tarn_timer_start(a->master->args.loop, &a->probe, a->master->probe_ns, attach_probe, a);
     master_idle(a->master);
 }
@@ -70,7 +48,7 @@ static void attach_probe(struct tarn_timer *t, void *arg)
     struct mattach *a = arg;
 
     (void)t; /* a's */
-    if (a->master->stopping || !a->down || a->checking)
+    if (a->checking || !attach_wants_probe(a))
         return;
     a->checking = true;
     master_busy(a->master);
@@ -78,20 +56,13 @@ static void attach_probe(struct tarn_timer *t, void *arg)
     tarn_ufs_check(a->ufs, &a->check);
 }
 
-/* The store itself said something. */
-static bool attach_answer(int rc)
+/* By a get, which may be the last request there is: somebody must learn when it is over. */
+static void attach_went_down(void *arg)
 {
-    switch (-rc) {
-    case 0:
-    case TARN_E_UFS_NOT_FOUND:
-    case TARN_E_UFS_DENIED:
-    case TARN_E_UFS_SIGNATURE:
-    case TARN_E_UFS_CREDENTIALS:
-    case TARN_E_UFS_NO_BUCKET:
-        return true;
-    default:
-        return false;
-    }
+    struct mattach *a = arg;
+
+    if (!a->master->stopping && !a->checking)
+        tarn_timer_start(a->master->args.loop, &a->probe, a->master->probe_ns, attach_probe, a);
 }
 
 void mattach_late(struct mattach *a)
@@ -108,11 +79,9 @@ void mattach_note(struct mattach *a, int rc, const struct tarn_errbuf *err)
 {
     if (rc == -TARN_E_CANCELLED || a->master->stopping)
         return;
-    if (attach_answer(rc) || mattach_no_answer(rc))
+    if (tarn_ufs_answer(rc) || tarn_ufs_no_answer(rc))
         a->late_until_ns = 0;
-    if (mattach_no_answer(rc)) {
-        a->down_rc = rc;
-        a->down_err = *err;
+    if (tarn_ufs_no_answer(rc)) {
         if (a->down)
             return;
         a->down = true;
@@ -120,7 +89,7 @@ void mattach_note(struct mattach *a, int rc, const struct tarn_errbuf *err)
                   "the store does not answer, metadata known before stays in force: uri=%s: %s",
                   a->uri, tarn_err_text(err, rc));
         tarn_timer_start(a->master->args.loop, &a->probe, a->master->probe_ns, attach_probe, a);
-    } else if (a->down && attach_answer(rc)) {
+    } else if (a->down && tarn_ufs_answer(rc)) {
         a->down = false;
         tarn_timer_stop(&a->probe);
         tarn_info("attach", "the store answers again: uri=%s", a->uri);
@@ -222,6 +191,7 @@ static void attach_end(struct attach_op *op, int rc)
         return;
     }
     m->attach = op->a;
+    tarn_ufs_watch(op->a->ufs, attach_went_down, op->a);
     master_space(m);
     op->cb(op->arg, rc, &op->err);
     free(op);

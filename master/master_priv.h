@@ -37,9 +37,7 @@ struct mattach {
     struct tarn_ufs *ufs;
     uint64_t ttl_ns; /* TARN_TTL_* or a duration */
     uint32_t uid, gid, file_mode, dir_mode;
-    bool down;   /* the last question failed without an answer; probed in the background */
-    int down_rc; /* why */
-    struct tarn_errbuf down_err;
+    bool down; /* the last question failed without an answer; probed in the background */
     uint64_t late_until_ns; /* loop time: a refresh was not answered in time; until then, or until
                                an answer, old metadata is in force at once */
     int64_t since_ns;       /* real time of the first attach, journalled: mtime of directories that
@@ -51,8 +49,6 @@ struct mattach {
 };
 /* A store answered (rc 0, or an answer such as 404) or did not: starts or ends the state `down`. */
 void mattach_note(struct mattach *a, int rc, const struct tarn_errbuf *err);
-/* True for errors that say nothing about the name: the store is down, slow, broken. */
-bool mattach_no_answer(int rc);
 /* Somebody waited for a refresh as long as one may. */
 void mattach_late(struct mattach *a);
 /* What is known is given without waiting for the store, which does not answer. */

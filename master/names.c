@@ -239,7 +239,7 @@ static void ask_wake(struct mask *a, int rc)
         r->ask = NULL;
         a->master->name_waiters--;
         r->err = a->stat.req.err;
-        r->stale = rc < 0 && r->known && mattach_no_answer(rc);
+        r->stale = rc < 0 && r->known && tarn_ufs_no_answer(rc);
         if (r->stale) {
             a->dir->at->stale_answers++;
             r->fn(r, 0);

@@ -273,7 +273,7 @@ static void readdir_progress(struct mlist_wait *w, int rc)
         svc_reply(c, -TARN_E_SHUTDOWN, NULL);
         return;
     }
-    if (rc < 0 && (c->dir->listed_ns == 0 || !mattach_no_answer(rc))) {
+    if (rc < 0 && (c->dir->listed_ns == 0 || !tarn_ufs_no_answer(rc))) {
         /* A listing that broke off: what is behind the cookie is still good, its end is not known.
          */
         svc_reply(c, rc == -TARN_E_NO_ENTRY || tarn_err_errno(rc) == EACCES ? rc : -TARN_E_LISTING,

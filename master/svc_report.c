@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reports: resolve, du, status. `du` walks what is known (it asks the store for nothing but the
- * names on the way) and asks the worker, in batches, how much of each file it has: the figures are
- * the worker's own, not a guess.
+ * Reports: resolve, du, status, store_ask. `du` walks what is known (it asks the store for nothing
+ * but the names on the way) and asks the worker, in batches, how much of each file it has: the
+ * figures are the worker's own, not a guess.
  */
 #include "master/master_priv.h"
 
@@ -12,8 +12,10 @@
 #include "lib/base/assert.h"
 #include "lib/base/env.h"
 #include "lib/base/name.h"
+#include "lib/base/units.h"
 
-#define DU_BATCH 1024u
+#define DU_BATCH        1024u
+#define ASK_WAIT_MAX_MS 60000u
 
 /* ---- reports that wait
  * --------------------------------------------------------------------------------------------------
@@ -335,12 +337,17 @@ static void status_mount(struct tarn_master *m, Tarn__Wire__MountStatus *row,
     struct mattach *a = m->attach;
     Tarn__Core__Counts *c = NULL;
     struct tarn_ufs_counts ufs = {0};
+    const struct tarn_ufs_health *health = a->ufs ? tarn_ufs_health(a->ufs) : NULL;
 
     row->path = a->path;
     row->ufs = a->uri;
     row->id = a->id;
-    row->state = tarn_wire_text(a->down ? "down" : "up");
-    row->error = tarn_wire_text(a->down ? a->down_err.text : "");
+    row->state = tarn_wire_text("up");
+    if (health && health->rc < 0) {
+        row->state = tarn_wire_text("down");
+        row->error = tarn_wire_text(tarn_err_text(&health->err, health->rc));
+        row->down_ms = (tarn_loop_now_ns(m->args.loop) - health->down_since_ns) / TARN_NS_PER_MS;
+    }
     row->stale_answers = a->stale_answers;
     if (tarn_core_counts(m->args.kv, a->id, &c) == 0) {
         row->files = c->files + c->symlinks;
@@ -455,9 +462,100 @@ static void svc_status(void *ctx, struct tarn_rpc_call *call)
     tarn_rpc_start(s->master->worker, &s->ask);
 }
 
+/* ---- store_ask
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+/* A question of its own, since one that is under way may hang on a connection that is dead. */
+struct ask_call {
+    struct mreport report;
+    struct tarn_master *master;
+    struct tarn_ufs_check check;
+    struct tarn_timer timer;
+    uint64_t begun_ns, wait_ns;
+    bool late;
+    struct tarn_errbuf err;
+};
+
+static void store_ask_reply(struct ask_call *c, int rc)
+{
+    struct tarn_master *m = c->master;
+    Tarn__Wire__StoreAskResponse resp = TARN__WIRE__STORE_ASK_RESPONSE__INIT;
+
+    if (rc < 0 && rc != -TARN_E_CANCELLED && rc != -TARN_E_SHUTDOWN && rc != -TARN_E_NO_ATTACH) {
+        resp.error_text = tarn_wire_text(tarn_err_text(&c->err, rc));
+        rc = 0;
+    }
+    report_reply(&c->report, rc, &resp.base);
+    free(c);
+    master_idle(m);
+}
+
+static void store_asked(struct tarn_ufs_check *check, int rc)
+{
+    struct ask_call *c = check->arg;
+    struct mattach *a = c->master->attach;
+
+    tarn_timer_stop(&c->timer);
+    if (c->master->stopping) {
+        rc = -TARN_E_SHUTDOWN;
+    } else if (rc == -TARN_E_CANCELLED && c->late && !c->report.cancelled) {
+        char limit[32];
+
+        rc = 0;
+        if (tarn_ufs_health(a->ufs)->heard_ns < c->begun_ns) { /* else it is only busy */
+            rc = -TARN_E_UFS_STALLED;
+            if (!c->err.text[0])
+                (void)tarn_err_set(&c->err, rc, "%s: no answer within %s", a->uri,
+                                   tarn_format_duration(c->wait_ns, limit)); /* rc is known */
+            tarn_ufs_unanswered(a->ufs, rc, &c->err);
+        }
+    } else {
+        c->err = check->list.req.err;
+        mattach_note(a, rc, &c->err);
+    }
+    store_ask_reply(c, rc);
+}
+
+static void store_ask_late(struct tarn_timer *t, void *arg)
+{
+    struct ask_call *c = arg;
+
+    (void)t; /* c's */
+    c->late = true;
+    c->err = c->check.list.req.err; /* of the last try, if there was one */
+    tarn_ufs_cancel(&c->check.list.req);
+}
+
+static void store_ask_cancel(struct mreport *report)
+{
+    tarn_ufs_cancel(&TARN_CONTAINER(report, struct ask_call, report)->check.list.req);
+}
+
+static void svc_store_ask(void *ctx, struct tarn_rpc_call *call)
+{
+    const Tarn__Wire__StoreAskRequest *req = (const Tarn__Wire__StoreAskRequest *)call->request;
+    struct ask_call *c = tarn_xnew(struct ask_call);
+    struct mattach *a;
+
+    c->master = ctx;
+    report_begin(&c->report, c->master, call, store_ask_cancel);
+    a = mattach_by_id(c->master, req->id);
+    if (!a || c->master->stopping) {
+        store_ask_reply(c, a ? -TARN_E_SHUTDOWN : -TARN_E_NO_ATTACH);
+        return;
+    }
+    c->begun_ns = tarn_loop_now_ns(c->master->args.loop);
+    c->wait_ns = (uint64_t)TARN_MIN(req->wait_ms, ASK_WAIT_MAX_MS) * TARN_NS_PER_MS;
+    c->check = (struct tarn_ufs_check){.cb = store_asked, .arg = c};
+    tarn_ufs_check(a->ufs, &c->check);
+    tarn_timer_start(c->master->args.loop, &c->timer, c->wait_ns, store_ask_late, c);
+}
+
 void msvc_report_handlers(struct tarn_master *m, struct tarn_rpc_server *s)
 {
     tarn_rpc_server_handle(s, TARN_RPC_resolve, svc_resolve, m);
     tarn_rpc_server_handle(s, TARN_RPC_du, svc_du, m);
     tarn_rpc_server_handle(s, TARN_RPC_status, svc_status, m);
+    tarn_rpc_server_handle(s, TARN_RPC_store_ask, svc_store_ask, m);
 }

@@ -14,6 +14,7 @@
 
 #include <jansson.h>
 
+#include "lib/base/env.h"
 #include "lib/base/mem.h"
 #include "lib/base/units.h"
 #include "tools/cache_dir.h"
@@ -23,16 +24,34 @@
 #define DOCTOR_PORT      7100u
 #define DOCTOR_HTTP_PORT 7101u
 #define PROBE_S          2
+#define ASK_S            3u /* what the store has to answer within */
 
 /* ---- the server ----------------------------------------------------------------------------- */
 
-static void doctor_mount(struct doctor *d, const Tarn__Wire__MountStatus *m)
+/* Has the server ask the store now: what it knows from before may be old. */
+static void doctor_mount(struct cli *c, struct doctor *d, const Tarn__Wire__MountStatus *m)
 {
-    if (strcmp(m->state, "up") == 0)
-        doctor_add(d, "store", DOCTOR_OK, "", "%s answers", m->ufs);
-    else
+    Tarn__Wire__StoreAskRequest msg = TARN__WIRE__STORE_ASK_REQUEST__INIT;
+    const Tarn__Wire__StoreAskResponse *resp;
+    struct tarn_rpc_req req;
+    int rc;
+
+    msg.id = m->id;
+    msg.wait_ms = ASK_S * 1000;
+    rc = cli_call_waiting(c, &req, TARN_RPC_store_ask, &msg.base, ASK_S * TARN_NS_PER_S,
+                          "ask the store");
+    resp = (const Tarn__Wire__StoreAskResponse *)req.resp;
+    if (rc < 0) {
+        doctor_add(d, "store", DOCTOR_WARN, "run this again", "%s was not asked: %s", m->ufs,
+                   tarn_err_text(&c->err, rc));
+        c->err.text[0] = 0; /* it is in the finding now */
+    } else if (resp->error_text[0]) {
         doctor_add(d, "store", DOCTOR_FAIL, "the text says what the store or the network lacks",
-                   "%s: %s", m->ufs, m->error[0] ? m->error : m->state);
+                   "%s: %s", m->ufs, resp->error_text);
+    } else {
+        doctor_add(d, "store", DOCTOR_OK, "", "%s answers", m->ufs);
+    }
+    tarn_rpc_req_fini(&req);
 }
 
 static void doctor_tier(struct doctor *d, const Tarn__Wire__Tier *t)
@@ -59,7 +78,7 @@ static int doctor_status(struct cli *c, struct doctor *d)
 
     st = (const Tarn__Wire__StatusResponse *)req.resp;
     for (size_t i = 0; rc == 0 && i < st->n_mounts; i++)
-        doctor_mount(d, st->mounts[i]);
+        doctor_mount(c, d, st->mounts[i]);
     for (size_t i = 0; rc == 0 && i < st->n_workers; i++)
         for (size_t t = 0; t < st->workers[i]->n_tiers; t++)
             doctor_tier(d, st->workers[i]->tiers[t]);

@@ -83,11 +83,13 @@ static json_t *status_json(const Tarn__Wire__StatusResponse *st, const char *add
 
         (void)json_array_append_new(
             mounts,
-            json_pack("{s:o, s:o, s:I, s:I, s:b, s:o, s:o, s:I, s:I, s:I}", "path", T(m->path),
+            json_pack("{s:o, s:o, s:I, s:I, s:b, s:o, s:o, s:o, s:I, s:I, s:I}", "path", T(m->path),
                       "ufs", T(m->ufs), "files", U(m->files), "bytes", U(m->bytes), "complete",
                       m->complete, "state", T(m->state), "error",
-                      m->error[0] ? T(m->error) : json_null(), "stale_answers", U(m->stale_answers),
-                      "ufs_requests", U(m->ufs_requests), "ufs_read_bytes", U(m->ufs_read_bytes)));
+                      m->error[0] ? T(m->error) : json_null(), "down_ms",
+                      strcmp(m->state, "up") == 0 ? json_null() : json_integer(U(m->down_ms)),
+                      "stale_answers", U(m->stale_answers), "ufs_requests", U(m->ufs_requests),
+                      "ufs_read_bytes", U(m->ufs_read_bytes)));
     }
     for (size_t i = 0; i < st->n_sessions; i++)
         (void)json_array_append_new(
@@ -117,7 +119,7 @@ static void put(const char *text)
 
 static void status_text_mount(const Tarn__Wire__MountStatus *m)
 {
-    char size[32];
+    char size[32], since[32];
 
     (void)fputs("attached  ", stdout); /* as above, and below */
     put(m->ufs);
@@ -129,7 +131,8 @@ static void status_text_mount(const Tarn__Wire__MountStatus *m)
         return;
     (void)fputs("          the store does not answer: ", stdout);
     put(m->error);
-    (void)printf(" (%" PRIu64 " answers from older metadata)\n", m->stale_answers);
+    (void)printf(" (for %s, %" PRIu64 " answers from older metadata)\n",
+                 tarn_format_duration(m->down_ms * TARN_NS_PER_MS, since), m->stale_answers);
 }
 
 static void status_text(const Tarn__Wire__StatusResponse *st)

@@ -478,6 +478,8 @@ static void file_count(struct file_op *op, int64_t rc)
         status = TARN_UFS_STATUS_NOT_FOUND;
     else if (rc == -EACCES || rc == -EPERM || rc == -TARN_E_UFS_DENIED)
         status = TARN_UFS_STATUS_DENIED;
+    else if (rc == -TARN_E_CANCELLED)
+        status = TARN_UFS_STATUS_NONE;
     op->u->counts.ended[what][status]++;
 }
 
@@ -579,8 +581,10 @@ static void file_abort(struct tarn_ufs *u, struct tarn_ufs_req *r)
 {
     struct file_op *op = r->back_end;
 
-    (void)u;
+    (void)u; /* the attempt's */
     TARN_ASSERT(op->magic == FILE_OP_MAGIC);
+    if (op->submitted)
+        file_count(op, -TARN_E_CANCELLED);
     op->r = NULL;
     atomic_store_explicit(&op->stop, true, memory_order_relaxed);
     if (op->submitted && tarn_file_pool_recall(op->store->pool, &op->job))

@@ -101,6 +101,8 @@ static void policy_count_end(struct tarn_ufs *u, struct tarn_ufs_req *r, int rc)
                        r->attempt); /* cut is fine */
     else if (rc >= 0)
         r->err.text[0] = 0;
+    if (r->attempt > 0 || rc == -TARN_E_UFS_STALLED) /* else nobody was asked */
+        tarn_ufs_health_note(u, r->kind, rc, &r->err);
 }
 
 static void policy_deliver_cb(struct tarn_task *t)
@@ -323,6 +325,13 @@ uint64_t tarn_ufs_alive_ns(const struct tarn_ufs *u)
     return u->alive_ns;
 }
 
+static enum tarn_ufs_op policy_op(const struct tarn_ufs_req *r)
+{
+    return r->kind == UFS_KIND_GET    ? TARN_UFS_OP_GET
+           : r->kind == UFS_KIND_STAT ? TARN_UFS_OP_STAT
+                                      : TARN_UFS_OP_LIST;
+}
+
 static void policy_stalled(struct tarn_ufs *u, struct tarn_ufs_req *r, uint64_t silent_ns,
                            bool final)
 {
@@ -338,6 +347,8 @@ static void policy_stalled(struct tarn_ufs *u, struct tarn_ufs_req *r, uint64_t 
         policy_stopped(u, r);
         if (!final && policy_retry(u, r, rc))
             return;
+    } else if (r->attempt == 0) {
+        u->counts.ended[policy_op(r)][TARN_UFS_STATUS_NONE]++;
     }
     policy_end_later(u, r, rc);
 }
@@ -356,6 +367,7 @@ static void policy_timer_cb(struct tarn_timer *t, void *arg)
         policy_pump(u);
     } else if (r->state == UFS_REQ_RUNNING && u->ops->moved && u->ops->moved(r)) {
         r->progress_ns = u->progress_ns = u->alive_ns = tarn_loop_now_ns(u->loop);
+        u->health.heard_ns = u->alive_ns;
     }
     silent = policy_silent_ns(u, r);
     if (silent >= timeout) {
@@ -461,6 +473,7 @@ void tarn_ufs_policy_progress(struct tarn_ufs_req *r, size_t n)
 
     TARN_ASSERT(r->state == UFS_REQ_RUNNING);
     r->progress_ns = u->progress_ns = u->alive_ns = tarn_loop_now_ns(u->loop);
+    u->health.heard_ns = u->alive_ns;
     r->attempt_bytes += n;
     u->counts.read_bytes += n;
     if (r->charged_bytes >= n) {

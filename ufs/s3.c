@@ -645,8 +645,13 @@ static void s3_start(struct tarn_ufs *u, struct tarn_ufs_req *r)
 
 static void s3_abort(struct tarn_ufs *u, struct tarn_ufs_req *r)
 {
-    (void)u;
-    s3_free(r->back_end);
+    struct s3_attempt *a = r->back_end;
+
+    (void)u; /* the attempt's */
+    for (unsigned i = 0; i < a->n_sides; i++)
+        if (!a->side[i].done)
+            s3_count(&a->side[i], -TARN_E_CANCELLED);
+    s3_free(a);
 }
 
 static bool s3_suspect(struct tarn_ufs_req *r)

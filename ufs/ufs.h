@@ -247,7 +247,8 @@ enum tarn_ufs_status {
 
 /* Counters of one store, for reports; read on its loop. */
 struct tarn_ufs_counts {
-    uint64_t ended[TARN_UFS_OP_COUNT][TARN_UFS_STATUS_COUNT]; /* attempts, by how they ended */
+    /* Attempts, by how they ended; also requests that stalled before their first one. */
+    uint64_t ended[TARN_UFS_OP_COUNT][TARN_UFS_STATUS_COUNT];
     uint64_t requests;   /* sent to the store, retries included */
     uint64_t read_bytes; /* bodies received */
     uint64_t retries;
@@ -255,6 +256,25 @@ struct tarn_ufs_counts {
     uint64_t running, queued;
 };
 void tarn_ufs_counts(const struct tarn_ufs *u, struct tarn_ufs_counts *ret);
+
+/* Whether the store answers, as the last request of any kind found that tells. */
+struct tarn_ufs_health {
+    int rc;                 /* 0: it does, or was not asked yet; else why not */
+    struct tarn_errbuf err; /* text for people, when rc < 0 */
+    uint64_t down_since_ns; /* loop time of the first failure since the last answer */
+    uint64_t heard_ns;      /* loop time of the last byte or answer; 0: none yet */
+};
+const struct tarn_ufs_health *tarn_ufs_health(const struct tarn_ufs *u);
+/* `went_down` runs when a request finds the store down that was not; it must not ask at once. */
+void tarn_ufs_watch(struct tarn_ufs *u, void (*went_down)(void *arg), void *arg);
+/* A caller lost its patience with a question: counts as a failure if nothing else failed. */
+void tarn_ufs_unanswered(struct tarn_ufs *u, int rc, const struct tarn_errbuf *err);
+/* The store itself said something: success, or a refusal such as 404 or 403. */
+bool tarn_ufs_answer(int rc);
+/* Errors of questions (not of gets) that say nothing about the name: the store is down, slow,
+ * broken. */
+bool tarn_ufs_no_answer(int rc);
+
 /* The option `timeout`, and the loop time of the store's last sign of life (also: of our own
  * bandwidth limit holding requests back). For those who queue in front of it. */
 uint64_t tarn_ufs_timeout_ns(const struct tarn_ufs *u);

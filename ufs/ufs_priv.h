@@ -83,6 +83,9 @@ struct tarn_ufs {
     void (*closed)(void *arg);     /* runs when it is gone */
     void *closed_arg;              /* for closed */
     struct tarn_ufs_counts counts; /* running and queued are lengths of the lists */
+    struct tarn_ufs_health health; /* health.c */
+    void (*went_down)(void *arg);  /* or NULL */
+    void *went_down_arg;           /* for went_down */
 };
 
 /* ---- policy.c: queue, concurrency, retries, deadlines, bandwidth ---------------------------- */
@@ -102,6 +105,11 @@ void tarn_ufs_policy_progress(struct tarn_ufs_req *r, size_t n);
 int tarn_ufs_policy_data(struct tarn_ufs_get *g, const uint8_t *p, size_t n);
 /* From back ends: the attempt is over. May call the caller back; r may be gone afterwards. */
 void tarn_ufs_policy_done(struct tarn_ufs_req *r, int rc);
+
+/* ---- health.c ------------------------------------------------------------------------------- */
+
+/* A request of `kind` ended. */
+void tarn_ufs_health_note(struct tarn_ufs *u, int kind, int rc, const struct tarn_errbuf *err);
 
 /* ---- ufs.c ---------------------------------------------------------------------------------- */
 

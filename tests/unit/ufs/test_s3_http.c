@@ -413,6 +413,66 @@ static void test_stall(void **state)
     assert_int_equal(get(e, "big", 0, 1000), 0);
 }
 
+static uint64_t ended(struct env *e, enum tarn_ufs_op op, enum tarn_ufs_status status)
+{
+    struct tarn_ufs_counts c;
+
+    tarn_ufs_counts(e->fx.ufs, &c);
+    return c.ended[op][status];
+}
+
+static void count_down(void *arg)
+{
+    (*(unsigned *)arg)++;
+}
+
+/* The last request that tells of the store decides, a get like any other; each is counted. */
+static void test_health(void **state)
+{
+    struct env *e = *state;
+    const struct tarn_ufs_health *h;
+    unsigned downs = 0;
+    uint64_t since;
+
+    env_open(e, "s3://bkt", ",timeout=300ms,retries=0");
+    h = tarn_ufs_health(e->fx.ufs);
+    tarn_ufs_watch(e->fx.ufs, count_down, &downs);
+    assert_int_equal(h->rc, 0);
+    assert_int_equal(h->heard_ns, 0);
+    script(e, SRV_STALL, 64);
+    assert_int_equal(get(e, "big", 0, 1000), -TARN_E_UFS_STALLED);
+    assert_int_equal(ended(e, TARN_UFS_OP_GET, TARN_UFS_STATUS_NONE), 1);
+    assert_int_equal(h->rc, -TARN_E_UFS_STALLED);
+    assert_non_null(strstr(h->err.text, "no progress for"));
+    since = h->down_since_ns;
+    script(e, SRV_STALL_BODY, 64);
+    assert_int_equal(get(e, "big", 0, 1000), -TARN_E_UFS_STALLED);
+    assert_int_equal(ended(e, TARN_UFS_OP_GET, TARN_UFS_STATUS_NONE), 2);
+    assert_int_equal(h->down_since_ns, since);
+    assert_true(h->heard_ns > since); /* half of a body is no answer, but a sign of life */
+    assert_int_equal(fx_stat(&e->fx, ""), 0);
+    assert_int_equal(h->rc, -TARN_E_UFS_STALLED); /* for that nobody was asked */
+    assert_int_equal(downs, 1);
+    script(e, SRV_OK, 0);
+    assert_int_equal(get(e, "big", 0, 1000), 0);
+    assert_int_equal(h->rc, 0);
+    script(e, SRV_WRONG_RANGE, 64);
+    assert_int_equal(get(e, "big", 0, 1000), -TARN_E_UFS_LIED);
+    assert_int_equal(h->rc, 0); /* that is about one object */
+    script(e, SRV_STALL, 64);
+    assert_int_equal(fx_check(&e->fx), -TARN_E_UFS_STALLED);
+    assert_int_equal(ended(e, TARN_UFS_OP_LIST, TARN_UFS_STATUS_NONE), 1);
+    assert_true(h->rc < 0);
+    script(e, SRV_DENY, 64);
+    assert_int_equal(fx_check(&e->fx), -TARN_E_UFS_DENIED);
+    assert_int_equal(h->rc, 0); /* a refusal is an answer */
+    srv_stop(&e->srv);
+    e->srv = srv_start(objects, TARN_ARRAY_LEN(objects)); /* at another port */
+    assert_true(get(e, "big", 0, 1000) < 0);
+    assert_true(h->rc < 0);
+    assert_int_equal(downs, 3);
+}
+
 /* A kept connection that no longer answers costs a third of the timeout, not the request. */
 static void test_stall_on_reused(void **state)
 {
@@ -727,6 +787,7 @@ int main(void)
         T(test_retries),
         T(test_resume),
         T(test_stall),
+        T(test_health),
         T(test_stall_on_reused),
         T(test_refused),
         T(test_rotated_keys),

@@ -237,6 +237,47 @@ static void test_status_tells(void **state)
     mfx_free(&fx);
 }
 
+static int ask(struct mfx *fx, unsigned wait_ms, char *ret_text, size_t max)
+{
+    Tarn__Wire__StoreAskRequest msg = TARN__WIRE__STORE_ASK_REQUEST__INIT;
+    struct mfx_op op;
+    int rc;
+
+    msg.id = 1;
+    msg.wait_ms = wait_ms;
+    mfx_begin(fx, &op, TARN_RPC_store_ask, &msg.base, 20000);
+    rc = mfx_end(&op);
+    ret_text[0] = 0;
+    if (rc == 0)
+        (void)snprintf(ret_text, max, "%s",
+                       ((const Tarn__Wire__StoreAskResponse *)op.req.resp)->error_text);
+    mfx_op_fini(&op);
+    return rc;
+}
+
+static void test_the_store_is_asked_at_once(void **state)
+{
+    struct mfx *fx = start();
+    char text[512];
+
+    (void)state;
+    assert_int_equal(ask(fx, 20000, text, sizeof(text)), 0);
+    assert_string_equal(text, "");
+    assert_int_equal(mfx_requests(fx), 1);
+    mfx_script(fx, SRV_STALL, 64);
+    assert_int_equal(ask(fx, 50, text, sizeof(text)), 0);
+    assert_non_null(strstr(text, "no answer within 50ms"));
+    assert_true(tarn_ufs_health(fx->master->attach->ufs)->rc < 0);
+    mfx_script(fx, SRV_DENY, 64);
+    assert_int_equal(ask(fx, 20000, text, sizeof(text)), 0);
+    assert_non_null(strstr(text, "403"));
+    mfx_script(fx, SRV_OK, 0);
+    assert_int_equal(ask(fx, 20000, text, sizeof(text)), 0);
+    assert_string_equal(text, "");
+    assert_int_equal(tarn_ufs_health(fx->master->attach->ufs)->rc, 0);
+    mfx_free(&fx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -246,6 +287,7 @@ int main(void)
         cmocka_unit_test(test_du_ends_when_its_caller_has_gone),
         cmocka_unit_test(test_resolve_ends_when_its_caller_has_gone),
         cmocka_unit_test(test_status_tells),
+        cmocka_unit_test(test_the_store_is_asked_at_once),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

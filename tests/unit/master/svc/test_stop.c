@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 
 #define ROOT TARN_INO_ROOT.v
-#define OPS  20u
+#define OPS  21u
 
 static uint8_t body[64];
 static char many_keys[1500][24];
@@ -49,8 +49,11 @@ static void begin_all(struct mfx *fx, struct mfx_op *ops)
 {
     Tarn__Wire__Empty empty = TARN__WIRE__EMPTY__INIT;
     Tarn__Wire__SessionRequest session = TARN__WIRE__SESSION_REQUEST__INIT;
+    Tarn__Wire__StoreAskRequest ask = TARN__WIRE__STORE_ASK_REQUEST__INIT;
     unsigned n = 0;
 
+    ask.id = 1;
+    ask.wait_ms = 20000;
     mfx_begin(fx, &ops[n++], TARN_RPC_session_open, &session.base, 20000);
     begin_readdir(fx, &ops[n++], 20000);
     begin_readdir(fx, &ops[n++], 4);
@@ -66,6 +69,7 @@ static void begin_all(struct mfx *fx, struct mfx_op *ops)
     begin_path(fx, &ops[n++], TARN_RPC_du, "/d/e/f");
     begin_path(fx, &ops[n++], TARN_RPC_du, "/n000001");
     mfx_begin(fx, &ops[n++], TARN_RPC_status, &empty.base, 20000);
+    mfx_begin(fx, &ops[n++], TARN_RPC_store_ask, &ask.base, 20000);
     begin_readdir(fx, &ops[n++], 20000);
     assert_int_equal(n, OPS);
 }

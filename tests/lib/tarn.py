@@ -3,6 +3,7 @@
 
 TARN_BIN names the binary; tools/run-tests sets it to the release build.
 """
+import contextlib
 import json
 import os
 import re
@@ -121,6 +122,9 @@ class Tarn:
             util.end_group(self.process)
             self.process = None
         util.unmount(self.mnt)
+        for place in ("/run/tarn", self.env.get("XDG_RUNTIME_DIR", "/nonexistent") + "/tarn"):
+            with contextlib.suppress(FileNotFoundError):  # what a killed one left
+                os.unlink(f"{place}/{self.port}.token")
 
     # ---- what it says ----
 

@@ -264,7 +264,7 @@ static int mount_replace_dead(const char *path, struct tarn_errbuf *err)
 
         if (!fmount_is_dead(e))
             return fmount_refuse(path, &top, e, err);
-        rc = i < DEAD_MAX ? fmount_umount(path, true) : -ELOOP;
+        rc = i < DEAD_MAX ? fmount_umount(path, true, NULL) : -ELOOP;
         if (rc < 0)
             return tarn_err_set(
                 err, -TARN_E_MOUNTPOINT,
@@ -309,7 +309,7 @@ int fmount_start(const struct fmount_args *args, struct tarn_errbuf *err, struct
     return 0;
 }
 
-int fmount_umount(const char *path, bool lazy)
+int fmount_umount(const char *path, bool lazy, struct tarn_errbuf *err)
 {
     char prog[] = FUSERMOUNT, u[] = "-u", z[] = "-z", end[] = "--";
     TARN_AUTO_FREE char *target = tarn_xstrdup(path);
@@ -322,9 +322,10 @@ int fmount_umount(const char *path, bool lazy)
     if (errno != EPERM)
         return -errno;
     rc = spawn_fusermount(argv, -1, text, sizeof(text));
-    if (rc < 0)
-        tarn_debug("fuse", "%s: %s", FUSERMOUNT, text);
-    return rc < 0 && strstr(text, strerrordesc_np(EBUSY)) ? -EBUSY : rc;
+    text[strcspn(text, "\n")] = 0;
+    if (rc < 0 && strstr(text, strerrordesc_np(EBUSY)))
+        return -EBUSY;
+    return rc < 0 && text[0] ? tarn_err_set(err, rc, "%s", text) : rc;
 }
 
 int fmount_detach(const struct fmount *m, bool ended)
@@ -338,7 +339,7 @@ int fmount_detach(const struct fmount *m, bool ended)
     rc = fmi_load(&table);
     if (rc == 0 && fmi_at(tarn_str_z(&table), m->path, &top) && top.major == m->major &&
         top.minor == m->minor && (!ended || fmount_is_dead(fmount_probe(m->path))))
-        rc = fmount_umount(m->path, true);
+        rc = fmount_umount(m->path, true, NULL);
     tarn_str_fini(&table);
     return rc;
 }

@@ -117,6 +117,7 @@ bool tarn_fuse_find_mount(const char *path, char *ret_mountpoint)
 int tarn_fuse_umount(const char *mountpoint, bool lazy, struct tarn_errbuf *err)
 {
     char real[PATH_MAX];
+    struct tarn_errbuf why = {{0}};
     struct fmi top;
     int rc = fmount_canonical(mountpoint, real);
 
@@ -124,7 +125,7 @@ int tarn_fuse_umount(const char *mountpoint, bool lazy, struct tarn_errbuf *err)
         return tarn_err_set(err, -TARN_E_MOUNTPOINT, "%s: %s", mountpoint, strerrordesc_np(-rc));
     if (!fmount_fuse_at(real, &top) || strcmp(top.type, FUSE_FSTYPE) != 0)
         return tarn_err_set(err, -TARN_E_MOUNTPOINT, "%s: tarn is not mounted there", mountpoint);
-    rc = fmount_umount(real, lazy);
+    rc = fmount_umount(real, lazy, &why);
     if (rc == -EBUSY)
         return tarn_err_set(err, -TARN_E_MOUNTPOINT,
                             "%s: in use: a process has a file open or its working directory there "
@@ -132,6 +133,6 @@ int tarn_fuse_umount(const char *mountpoint, bool lazy, struct tarn_errbuf *err)
                             mountpoint);
     if (rc < 0)
         return tarn_err_set(err, -TARN_E_MOUNTPOINT, "%s: cannot unmount: %s", mountpoint,
-                            strerrordesc_np(-rc));
+                            why.text[0] ? why.text : strerrordesc_np(-rc));
     return 0;
 }

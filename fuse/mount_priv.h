@@ -73,7 +73,8 @@ int fmount_start(const struct fmount_args *args, struct tarn_errbuf *err, struct
  * may be another mount's by now, and only a dead mount can be ours. errno class.
  */
 int fmount_detach(const struct fmount *m, bool ended);
-/* Unmounts what is at `path`, with fusermount3 when not permitted. errno class. */
-int fmount_umount(const char *path, bool lazy);
+/* Unmounts what is at `path`, with fusermount3 when not permitted: `err` (may be NULL) then has its
+ * words. errno class. */
+int fmount_umount(const char *path, bool lazy, struct tarn_errbuf *err);
 /* Lets the kernel read ahead as much as one request can carry, where that is permitted. */
 void fmount_set_read_ahead(const struct fmount *m, unsigned kib);

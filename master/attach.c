@@ -29,7 +29,7 @@ static void attach_probe(struct tarn_timer *t, void *arg);
 
 static bool attach_wants_probe(const struct mattach *a)
 {
-    return !a->master->stopping && (a->down || tarn_ufs_health(a->ufs)->rc < 0);
+    return !a->master->stopping && a->ufs && (a->down || tarn_ufs_health(a->ufs)->rc < 0);
 }
 
 static void attach_probed(struct tarn_ufs_check *c, int rc)
@@ -191,7 +191,8 @@ static void attach_end(struct attach_op *op, int rc)
         return;
     }
     m->attach = op->a;
-    tarn_ufs_watch(op->a->ufs, attach_went_down, op->a);
+    if (op->a)
+        tarn_ufs_watch(op->a->ufs, attach_went_down, op->a);
     master_space(m);
     op->cb(op->arg, rc, &op->err);
     free(op);

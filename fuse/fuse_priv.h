@@ -208,7 +208,10 @@ void fuse_ops_meta(struct fuse_lowlevel_ops *ops);
 void fuse_ops_dir(struct fuse_lowlevel_ops *ops);
 void fuse_ops_file(struct fuse_lowlevel_ops *ops);
 void fuse_ops_xattr(struct fuse_lowlevel_ops *ops);
-/* Opens the file of node `id` and answers `req`. Not on the loop: it may wait for the disk. */
+/*
+ * Opens the file of node `id` and answers `req`. It may wait for the disk where the file is large:
+ * on the loop fpass_open_later() instead.
+ */
 void ffile_open(struct tarn_fuse *f, fuse_req_t req, uint64_t id, const struct tarn_attr *attr,
                 struct fuse_file_info *fi);
 void ffile_put(struct ffile *file);

@@ -180,7 +180,9 @@ static void pass_refused(struct fpass *p, int e)
     if (e == ENOMEM || e == EMFILE || e == ENFILE || e == EINTR || e == EIO)
         return;
     if (atomic_exchange(&p->usable, false))
-        tarn_info("fuse", "no passthrough, the kernel reads all files through this process: %s",
+        tarn_info("fuse",
+                  "mountpoint %s: no passthrough, the kernel reads all files through us: %s",
+                  p->f->args.mountpoint,
                   e == EPERM   ? "it needs CAP_SYS_ADMIN"
                   : e == ELOOP ? "the cache lies on a stacked file system"
                                : strerrordesc_np(e));

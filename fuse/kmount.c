@@ -20,6 +20,7 @@
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
 #include "lib/base/units.h"
+#include "lib/disk/probe.h"
 
 #define FUSERMOUNT "fusermount3"
 #define DEAD_MAX   16u /* dead mounts upon each other that are taken away */
@@ -230,6 +231,11 @@ static int mount_direct(const struct fmount_args *a, const char *path, int fd,
     return tarn_err_set(err, -TARN_E_FUSE, "mount on %s: %s", path, strerrordesc_np(e));
 }
 
+bool fmount_is_dead(int e)
+{
+    return e == ENOTCONN || e == ECONNABORTED;
+}
+
 bool fmount_fuse_at(const char *path, struct fmi *ret)
 {
     struct tarn_str table = {0};
@@ -260,7 +266,7 @@ static int mount_replace_dead(const char *path, struct tarn_errbuf *err)
     int rc;
 
     for (unsigned i = 0; fmount_fuse_at(path, &top); i++) {
-        int e = fmount_probe(path);
+        int e = tarn_probe_statfs(path);
 
         if (!fmount_is_dead(e))
             return fmount_refuse(path, &top, e, err);
@@ -338,7 +344,7 @@ int fmount_detach(const struct fmount *m, bool ended)
         return 0;
     rc = fmi_load(&table);
     if (rc == 0 && fmi_at(tarn_str_z(&table), m->path, &top) && top.major == m->major &&
-        top.minor == m->minor && (!ended || fmount_is_dead(fmount_probe(m->path))))
+        top.minor == m->minor && (!ended || fmount_is_dead(tarn_probe_statfs(m->path))))
         rc = fmount_umount(m->path, true, NULL);
     tarn_str_fini(&table);
     return rc;

@@ -15,6 +15,7 @@
 #include "fuse/fuse.h"
 #include "fuse/mount_priv.h"
 #include "lib/base/mem.h"
+#include "lib/disk/probe.h"
 
 static int prepare_fd(int fd, const char *path, struct tarn_errbuf *err)
 {
@@ -32,7 +33,7 @@ static int prepare_mounted(const char *path, struct tarn_errbuf *err)
 
     if (!fmount_fuse_at(path, &top))
         return 0;
-    e = fmount_probe(path);
+    e = tarn_probe_statfs(path);
     return fmount_is_dead(e) ? 1 : fmount_refuse(path, &top, e, err);
 }
 
@@ -107,7 +108,7 @@ bool tarn_fuse_find_mount(const char *path, char *ret_mountpoint)
     if (!(mount_absolute(path, abs) && mount_ours_over(abs, mountpoint)) &&
         !(realpath(path, abs) && mount_ours_over(abs, mountpoint)))
         return false;
-    e = fmount_probe(mountpoint);
+    e = tarn_probe_statfs(mountpoint);
     if (fmount_is_dead(e))
         return false;
     memcpy(ret_mountpoint, mountpoint, sizeof(mountpoint));

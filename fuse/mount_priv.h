@@ -32,11 +32,7 @@ bool fmi_at(const char *table, const char *path, struct fmi *ret);
 /* The mount that `path` lies in. */
 bool fmi_over(const char *table, const char *path, struct fmi *ret);
 
-/* ---- asking (probe.c) ------------------------------------------------------------------------ */
-
-/* The errno of statfs(2) on `path`, 0, or ETIMEDOUT: at most some seconds. Any thread. */
-int fmount_probe(const char *path);
-/* Of that errno: there is a FUSE mount whose server is gone. */
+/* Of the errno of a question: there is a FUSE mount whose server is gone. */
 bool fmount_is_dead(int e);
 
 /* ---- mounting (kmount.c) --------------------------------------------------------------------- */

@@ -14,6 +14,7 @@
 
 #include "fuse/fuse.h"
 #include "lib/base/mem.h"
+#include "lib/disk/probe.h"
 #include "tools/local.h"
 
 #define FD_PREFIX "/dev/fd/" /* a mount that was made for us: it has no place */
@@ -125,7 +126,7 @@ int local_check_places(struct local *l, const char *cache_dir)
     char served[PATH_MAX] = "", mountpoint[PATH_MAX] = "";
     int rc;
 
-    if (tarn_starts_with(l->uri, "file://") && !realpath(l->uri + 7, served))
+    if (tarn_starts_with(l->uri, "file://") && tarn_probe_realpath(l->uri + 7, served) < 0)
         served[0] = 0; /* the store's own check says what is wrong with it */
     if (!tarn_starts_with(l->mountpoint, FD_PREFIX) && !realpath(l->mountpoint, mountpoint))
         mountpoint[0] = 0;

@@ -27,6 +27,7 @@
 #include "lib/base/mem.h"
 #include "lib/base/name.h"
 #include "lib/base/units.h"
+#include "lib/disk/probe.h"
 #include "ufs/file_pool_priv.h"
 #include "ufs/file_priv.h"
 #include "ufs/ufs_priv.h"
@@ -632,12 +633,14 @@ static int file_open_store(struct tarn_ufs *u, const char *rest, struct tarn_err
 {
     char path[TARN_PATH_MAX], real[PATH_MAX];
     struct file_store *s;
+    int rc;
 
     if (rest[0] != '/' || tarn_path_normalize(rest, path) < 0)
         return file_uri_bad(err);
-    if (!realpath(path, real)) {
-        if (!file_later(errno))
-            return tarn_err_set(err, -errno, "file://%s: %s", path, strerrordesc_np(errno));
+    rc = tarn_probe_realpath(path, real);
+    if (rc < 0) {
+        if (!file_later(-rc))
+            return tarn_err_set(err, rc, "file://%s: %s", path, strerrordesc_np(-rc));
         memcpy(real, path, strlen(path) + 1);
     }
     s = tarn_xnew(struct file_store);

@@ -18,6 +18,7 @@ import pytest
 
 from tests.lib import local, sums, util
 from tests.lib.local import sha
+from tests.lib.tarn import binary
 
 BKT = "bkt"
 MIB = 1 << 20
@@ -630,6 +631,36 @@ def test_file_server_is_gone_at_the_start(tarn, root, workdir):
         assert server.stop() == 0
     finally:
         util.unmount(target)
+
+
+def test_file_server_hangs_at_the_start(tarn, workdir):
+    """Not even the name of the directory can be asked for: what is known is there, or a reason."""
+    source = f"{workdir}/source"
+    util.write_tree(f"{source}/s", FILES.items())
+    nas = tarn(f"file://{source}")
+    served = f"file://{nas.mnt}/s"
+    server = tarn(served, "-o", "timeout=1s,retries=1")
+    assert local.listed(server, "d") == ["big", "small"]
+    assert read(server) == RIGHT
+    assert server.stop() == 0
+    nas.restart()  # the kernel knows nothing of it now
+    freeze(nas)
+    try:
+        begun = time.monotonic()
+        server.start()
+        assert local.listed(server, "d") == ["big", "small"]
+        assert read(server) == RIGHT
+        assert errors(os.stat, server.path("unknown")) == "EIO"
+        assert server.stop() == 0
+        assert time.monotonic() - begun < 40
+        begun = time.monotonic()
+        os.makedirs(f"{workdir}/other")
+        done = util.run(binary(), "local", served, f"{workdir}/other", "--cache-dir",
+                        f"{workdir}/other-cache", "-o", "timeout=1s,retries=1", check=False)
+        assert (done.returncode, served in done.stderr) == (4, True), done.stderr
+        assert time.monotonic() - begun < 40
+    finally:
+        os.killpg(nas.process.pid, signal.SIGCONT)
 
 
 def test_times_of_files(tarn, workdir):

@@ -21,6 +21,7 @@
 #include "fuse/mount_priv.h"
 #include "lib/base/env.h"
 #include "lib/base/mem.h"
+#include "lib/disk/probe.h"
 
 /* A server in this process: it answers INIT and, unless `mute`, statfs. */
 struct raw {
@@ -77,6 +78,8 @@ static void raw_answer(struct raw *r, const struct fuse_in_header *in)
         atomic_fetch_add(&r->taken, 1);
         if (!atomic_load(&r->mute))
             raw_reply(r->fd, in->unique, 0, &st, sizeof(st));
+    } else if (in->opcode == FUSE_LOOKUP && atomic_load(&r->mute)) {
+        atomic_fetch_add(&r->taken, 1);
     } else if (in->opcode != FUSE_FORGET && in->opcode != FUSE_INTERRUPT &&
                in->opcode != FUSE_BATCH_FORGET) {
         raw_reply(r->fd, in->unique, -ENOSYS, NULL, 0);
@@ -157,9 +160,9 @@ static void dead_mounts_are_known(void **state)
 
     (void)state;
     raw_dir(dir);
-    assert_int_equal(fmount_probe(dir), 0); /* not mounted */
+    assert_int_equal(tarn_probe_statfs(dir), 0); /* not mounted */
     raw_dead(dir);
-    assert_true(fmount_is_dead(fmount_probe(dir)));
+    assert_true(fmount_is_dead(tarn_probe_statfs(dir)));
     assert_false(tarn_fuse_find_mount(dir, got));
     /* Usable, and still there: another one takes its place, or nothing. */
     assert_int_equal(tarn_fuse_mountpoint_prepare(dir, &err), 0);
@@ -177,7 +180,7 @@ static void dead_mounts_are_known_without_sigchld(void **state)
     raw_dir(dir);
     raw_dead(dir);
     assert_true(signal(SIGCHLD, SIG_IGN) != SIG_ERR);
-    e = fmount_probe(dir);
+    e = tarn_probe_statfs(dir);
     assert_true(signal(SIGCHLD, SIG_DFL) != SIG_ERR);
     assert_true(fmount_is_dead(e));
     raw_clean(dir);
@@ -200,7 +203,7 @@ static void dead_mounts_are_replaced(void **state)
     assert_int_equal(mounts_at(dir), 1);
     assert_string_equal(m.path, dir);
     assert_int_equal(close(fd), 0);
-    assert_true(fmount_is_dead(fmount_probe(dir)));
+    assert_true(fmount_is_dead(tarn_probe_statfs(dir)));
     assert_int_equal(fmount_detach(&m, true), 0); /* dead, and where ours was */
     assert_int_equal(mounts_at(dir), 0);
     assert_int_equal(fmount_detach(&m, false), 0); /* gone already */
@@ -222,7 +225,7 @@ static void live_mounts_are_not_touched(void **state)
     raw_dead(dir);
     assert_int_equal(umount2(dir, MNT_DETACH), 0);
     raw_start(&r, dir, false);
-    assert_int_equal(fmount_probe(dir), 0);
+    assert_int_equal(tarn_probe_statfs(dir), 0);
     assert_true(tarn_fuse_find_mount(dir, got));
     args.path = dir;
     assert_int_equal(fmount_start(&args, &err, &m, &fd), -TARN_E_MOUNTPOINT);
@@ -246,7 +249,7 @@ static void hung_mounts_do_not_hang_us(void **state)
 {
     struct tarn_errbuf err = {0};
     uint64_t begun;
-    char dir[PATH_MAX];
+    char dir[PATH_MAX], below[PATH_MAX + 2], real[PATH_MAX] = "as it was";
     struct raw r;
 
     (void)state;
@@ -259,6 +262,12 @@ static void hung_mounts_do_not_hang_us(void **state)
     assert_in_range(tarn_now_ns() - begun, TARN_NS_PER_S, 20 * TARN_NS_PER_S);
     assert_non_null(strstr(err.text, "does not answer"));
     assert_int_equal(atomic_load(&r.taken), 1);
+    (void)snprintf(below, sizeof(below), "%s/x", dir);
+    begun = tarn_now_ns();
+    assert_int_equal(tarn_probe_realpath(below, real), -ETIMEDOUT);
+    assert_in_range(tarn_now_ns() - begun, TARN_NS_PER_S, 20 * TARN_NS_PER_S);
+    assert_string_equal(real, "as it was");
+    assert_int_equal(atomic_load(&r.taken), 2);
     assert_int_equal(umount2(dir, MNT_DETACH), 0);
     raw_end(&r);
     raw_clean(dir);

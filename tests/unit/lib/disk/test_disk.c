@@ -8,8 +8,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -20,6 +22,7 @@
 #include "lib/base/fault.h"
 #include "lib/base/mem.h"
 #include "lib/disk/disk.h"
+#include "lib/disk/probe.h"
 
 #define MIB (1u << 20)
 
@@ -409,6 +412,39 @@ static void test_sim_follows_its_seed(void **state)
     assert_in_range(failed, 20, 80);
 }
 
+/* A probe finds what realpath(3) finds. */
+static void test_probe_realpath(void **state)
+{
+    char dir[] = "/tmp/tarn-probe-XXXXXX", path[64], want[PATH_MAX], got[PATH_MAX];
+    static const char *const names[] = {"",        "/link", "/link/link/../.", "/file", "/gone",
+                                        "/file/x", "/loop"};
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    (void)snprintf(path, sizeof(path), "%s/link", dir);
+    assert_int_equal(symlink(".", path), 0);
+    (void)snprintf(path, sizeof(path), "%s/loop", dir);
+    assert_int_equal(symlink("loop", path), 0);
+    (void)snprintf(path, sizeof(path), "%s/file", dir);
+    assert_int_equal(close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600)), 0);
+    for (size_t i = 0; i < TARN_ARRAY_LEN(names); i++) {
+        int rc;
+
+        (void)snprintf(path, sizeof(path), "%s%s", dir, names[i]);
+        (void)snprintf(got, sizeof(got), "as it was");
+        rc = realpath(path, want) ? 0 : -errno;
+        assert_int_equal(tarn_probe_realpath(path, got), rc);
+        assert_string_equal(got, rc == 0 ? want : "as it was");
+    }
+    assert_int_equal(tarn_probe_realpath("/", got), 0);
+    assert_string_equal(got, "/");
+    for (size_t i = 1; i < TARN_ARRAY_LEN(names); i++) {
+        (void)snprintf(path, sizeof(path), "%s%s", dir, names[i]);
+        (void)unlink(path); /* most of them are not there */
+    }
+    assert_int_equal(rmdir(dir), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -422,6 +458,7 @@ int main(void)
         TEST_POOL(test_many_submitters),
         TEST_SIM(test_sim_fails_and_tears),
         cmocka_unit_test(test_sim_follows_its_seed),
+        cmocka_unit_test(test_probe_realpath),
     };
 
     return cmocka_run_group_tests_name("disk", tests, NULL, NULL);

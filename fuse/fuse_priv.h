@@ -230,8 +230,11 @@ void fpass_free(struct fpass **p); /* nothing is open */
 void fpass_open_later(struct tarn_fuse *f, fuse_req_t req, uint64_t id,
                       const struct tarn_attr *attr, const struct fuse_file_info *fi);
 void fpass_offer(struct fpass *p, bool usable); /* INIT: whether the kernel has it */
-/* Decides how `file` of node `id`, being opened, is read, and says so in `fi`. */
-void fpass_open(struct ffile *file, uint64_t id, struct fuse_file_info *fi);
+/*
+ * Decides how `file` of node `id`, being opened, is read, and says so in `fi`. False: what the node
+ * reads is not to be opened any more.
+ */
+bool fpass_open(struct ffile *file, uint64_t id, struct fuse_file_info *fi);
 /* The kernel has released it, or will not open it. A second call does nothing. */
 void fpass_release(struct ffile *file);
 

@@ -25,6 +25,7 @@
 #define KIND_MODE     07777u
 #define KIND_TYPE     0x3000u /* enum tarn_file_type */
 #define KIND_SHIFT    12u
+#define KIND_RETIRED  0x4000u
 #define KIND_OUTDATED 0x8000u
 
 struct fnode {
@@ -93,7 +94,8 @@ static uint64_t nodes_key(uint32_t type, uint64_t version)
 
 static bool fnode_matches(const struct fnode *n, const struct tarn_attr *a)
 {
-    return n->ino == a->ino.v && (fnode_type(n) == TARN_TYPE_DIR) == (a->type == TARN_TYPE_DIR) &&
+    return n->ino == a->ino.v && !(n->kind & KIND_RETIRED) &&
+           (fnode_type(n) == TARN_TYPE_DIR) == (a->type == TARN_TYPE_DIR) &&
            nodes_key(fnode_type(n), n->version) == nodes_key(a->type, a->version);
 }
 
@@ -293,7 +295,7 @@ static bool nodes_order_versions(const struct nodes_shard *s, struct fnode *n)
     for (uint32_t at = *nodes_head(s, n->ino); at;) {
         struct fnode *o = nodes_slot(s, at - 1);
 
-        if (o->ino == n->ino && o != n) {
+        if (o->ino == n->ino && o != n && !(o->kind & KIND_RETIRED)) {
             if (o->version < n->version)
                 o->kind |= KIND_OUTDATED;
             else
@@ -416,6 +418,19 @@ void fnode_outdate(struct tarn_fnodes *t, uint64_t id)
     n = nodes_find_id(t, s, id);
     if (n)
         nodes_outdate(t, n);
+}
+
+void fnode_retire(struct tarn_fnodes *t, uint64_t id)
+{
+    struct nodes_shard *s = nodes_shard_of_id(t, id);
+    struct fnode *n;
+    TARN_GUARD(&s->mtx);
+
+    n = nodes_find_id(t, s, id);
+    if (!n || id == FNODE_ROOT)
+        return;
+    nodes_outdate(t, n);
+    n->kind |= KIND_RETIRED;
 }
 
 /* ---- invalidation ---------------------------------------------------------------------------- */

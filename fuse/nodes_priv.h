@@ -51,6 +51,8 @@ bool fnode_is_outdated(struct tarn_fnodes *t, const struct tarn_attr *attr);
  */
 bool fnode_refresh(struct tarn_fnodes *t, uint64_t id, const struct tarn_attr *attr);
 void fnode_outdate(struct tarn_fnodes *t, uint64_t id);
+/* Outdated for good: the next lookup makes another node, also of the same version. */
+void fnode_retire(struct tarn_fnodes *t, uint64_t id);
 
 /*
  * The master says that inode `ino` changed; version 0: it is gone. An answer may have told of a

@@ -82,7 +82,12 @@ void ffile_open(struct tarn_fuse *f, fuse_req_t req, uint64_t id, const struct t
 
     fi->fh = (uintptr_t)file;
     fi->noflush = 1;
-    fpass_open(file, id, fi);
+    if (!fpass_open(file, id, fi)) {
+        fnode_retire(f->nodes, id);
+        ffile_put(file);
+        fop_reply_err(req, FOP_NAME, -TARN_E_STALE);
+        return;
+    }
     if (fuse_reply_open(req, fi) < 0)
         ffile_put(file); /* interrupted: the kernel will not release it */
 }

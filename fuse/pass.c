@@ -6,7 +6,9 @@
  * The kernel reads all open files of a node in one way (mixing them is EIO), so a node with open
  * large files has an entry here that says how; the first open decides: passthrough if the file can
  * be lent, else through us, until the last one is closed. The kernel ends its side of that before
- * it sends RELEASE, so what is counted here never ends too early.
+ * it sends RELEASE, so what is counted here never ends too early. When what was lent turns out to
+ * have a bad byte, who has it open keeps it, and the node is opened no more: the next one gets
+ * another node, with the mended file.
  *
  * Lending a file opens it, which a disk may make last. So an open that was decided on the loop goes
  * to a thread of its own ("fuse-open"); the loop never takes the lock.
@@ -211,7 +213,7 @@ static void pass_try(struct tarn_fuse *f, struct pass_node *node, const struct t
     tarn_handle_close(&node->handle);
 }
 
-void fpass_open(struct ffile *file, uint64_t id, struct fuse_file_info *fi)
+bool fpass_open(struct ffile *file, uint64_t id, struct fuse_file_info *fi)
 {
     const struct tarn_attr *attr = tarn_handle_attr(file->handle);
     struct tarn_fuse *f = file->f;
@@ -226,6 +228,8 @@ void fpass_open(struct ffile *file, uint64_t id, struct fuse_file_info *fi)
             node->id = id;
             tarn_htab_insert(&f->pass->nodes, &node->hnode, tarn_hash_u64(id));
             pass_try(f, node, attr);
+        } else if (node->backing && tarn_handle_loan_bad(node->handle, node->loan)) {
+            return false;
         }
         node->opens++;
         file->pass_id = id;
@@ -236,6 +240,7 @@ void fpass_open(struct ffile *file, uint64_t id, struct fuse_file_info *fi)
         }
     }
     fstats_opened(f, fi->keep_cache == 0);
+    return true;
 }
 
 void fpass_release(struct ffile *file)

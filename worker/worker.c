@@ -362,6 +362,13 @@ static int local_lend(void *ctx, void *file, void **ret_loan)
     return fd;
 }
 
+static bool local_loan_bad(void *ctx, void *file, void *loan)
+{
+    (void)ctx;
+    (void)file; /* both in the loan */
+    return tarn_tier_loan_bad(loan);
+}
+
 static void local_give_back(void *ctx, void *file, void *loan)
 {
     struct local_file *lf;
@@ -455,6 +462,7 @@ void tarn_worker_local_ops(struct tarn_worker *w, struct tarn_local_ops *ret)
                                    .try_read = local_try_read,
                                    .cached = local_cached,
                                    .lend = local_lend,
+                                   .loan_bad = local_loan_bad,
                                    .give_back = local_give_back,
                                    .read = local_read,
                                    .cancel = local_cancel};

@@ -129,6 +129,8 @@ struct tarn_read;
  * errno class. Any thread.
  */
 int tarn_handle_lend(struct tarn_handle *h, void **ret_loan);
+/* Bytes of it were found to be bad: nobody else is to read it. Any thread. */
+bool tarn_handle_loan_bad(struct tarn_handle *h, void *loan);
 void tarn_handle_give_back(struct tarn_handle *h, void *loan);
 /* Counts, for reports, that a file was opened which is read through a loan. Any thread. */
 void tarn_handle_lent(struct tarn_handle *h);
@@ -177,8 +179,9 @@ struct tarn_local_ops {
     void (*close)(void *ctx, void *file);
     int64_t (*try_read)(void *ctx, void *file, uint64_t off, uint32_t len, void *dst);
     uint64_t (*cached)(void *ctx, void *file); /* bytes present */
-    /* tarn_handle_lend() and its end; NULL: nothing is ever lent. */
+    /* tarn_handle_lend() to its end; NULL: nothing is ever lent. */
     int (*lend)(void *ctx, void *file, void **ret_loan);
+    bool (*loan_bad)(void *ctx, void *file, void *loan);
     void (*give_back)(void *ctx, void *file, void *loan);
     /* The client's loop, which is the worker's. */
     void (*read)(void *ctx, struct tarn_local_read *r);

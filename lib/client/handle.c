@@ -111,6 +111,11 @@ int tarn_handle_lend(struct tarn_handle *h, void **ret_loan)
     return h->file && local->lend ? local->lend(local->ctx, h->file, ret_loan) : -TARN_E_NOT_CACHED;
 }
 
+bool tarn_handle_loan_bad(struct tarn_handle *h, void *loan)
+{
+    return h->client->local.loan_bad(h->client->local.ctx, h->file, loan);
+}
+
 void tarn_handle_give_back(struct tarn_handle *h, void *loan)
 {
     h->client->local.give_back(h->client->local.ctx, h->file, loan);

@@ -118,6 +118,8 @@ int64_t tarn_tier_try_read(struct tarn_tier_file *f, uint64_t off, uint32_t len,
  * TIER_OFFLINE, errno class.
  */
 int tarn_tier_lend(struct tarn_tier_file *f, struct tarn_tier_loan **ret_loan);
+/* A bad granule was found in what is lent: others are to borrow anew. Any thread. */
+bool tarn_tier_loan_bad(struct tarn_tier_loan *loan);
 /* Sets it to NULL; counts as a use of the whole file. f is the one that it was taken of. */
 void tarn_tier_give_back(struct tarn_tier_file *f, struct tarn_tier_loan **loan);
 

@@ -33,6 +33,7 @@
 struct tarn_tier_loan {
     struct tarn_tier *tier;
     uint32_t out;   /* borrowers */
+    bool bad;       /* it has a bad granule; the file is about to be unlinked, or was */
     bool unlinked;  /* the file has another inode by now, or none */
     uint64_t bytes; /* what it takes, once unlinked */
 };
@@ -132,6 +133,19 @@ int tarn_tier_lend(struct tarn_tier_file *f, struct tarn_tier_loan **ret_loan)
         tarn_tier_report(f, 0, fd);
     }
     return fd;
+}
+
+void tarn_tier_lend_bad(struct tarn_tier_file *f)
+{
+    TARN_GUARD(&f->tier->acct_mtx);
+    if (f->loan)
+        f->loan->bad = true;
+}
+
+bool tarn_tier_loan_bad(struct tarn_tier_loan *loan)
+{
+    TARN_GUARD(&loan->tier->acct_mtx);
+    return loan->bad;
 }
 
 void tarn_tier_give_back(struct tarn_tier_file *f, struct tarn_tier_loan **ploan)

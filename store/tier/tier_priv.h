@@ -289,6 +289,8 @@ enum tier_lent { TIER_LENT_NEVER, TIER_LENT_BEFORE, TIER_LENT_NOW };
 enum tier_lent tarn_tier_lent(struct tarn_tier_file *f);
 /* The inode as it is on disk: it may have been lent before the start. Any thread. */
 void tarn_tier_lend_seen(struct tarn_tier_file *f, const struct stat *st);
+/* A bad granule was found: no loan of it is for others. Any thread. */
+void tarn_tier_lend_bad(struct tarn_tier_file *f);
 /* Its name is gone, or taken by another inode; before the file's bytes are taken off the sum. */
 void tarn_tier_lend_unlinked(struct tarn_tier_file *f);
 /* A use: keeps the group from the evictor for a while. */

@@ -245,6 +245,7 @@ void tarn_tier_fix(struct tarn_tier_file *f, uint32_t group, uint64_t bad)
 
     TARN_ASSERT(bad && (bad & ~atomic_load(&g->present)) == 0);
     if (tarn_tier_lent(f)) {
+        tarn_tier_lend_bad(f);
         evict_file(f, false);
         return;
     }

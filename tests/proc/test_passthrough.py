@@ -239,6 +239,12 @@ def test_a_bad_byte_under_a_reader(served):
         seen = all_of(fd)
         assert seen[:MIB] == content("a")[:MIB]
         assert seen[MIB + 8:] == content("a")[MIB + 8:]
+        assert read(server.path("a")) == content("a"), "who opens beside the reader"
+        with opened(server.path("a")) as other:
+            assert all_of(other) == content("a")
+            assert os.fstat(other).st_ino == os.fstat(fd).st_ino
+            again = all_of(fd)
+            assert again[:MIB] + again[MIB + 8:] == content("a")[:MIB] + content("a")[MIB + 8:]
     assert read(server.path("a")) == content("a")
     assert server.json("du", "/a")["cached_bytes"] == BIG
 

@@ -217,6 +217,42 @@ static void an_invalidation_outdates(void **state)
     fnodes_free(&t);
 }
 
+/* The same version gets another node, which the retired one does not disturb. */
+static void a_retired_node_is_not_found(void **state)
+{
+    struct tarn_fnodes *t = fnodes_new();
+    struct tarn_attr v1 = file_attr(5, 1), v2 = file_attr(5, 2), got;
+    uint64_t old = fnode_ref(t, &v1, fnodes_gen(t)), young;
+    uint64_t ids[FNODE_IDS_MAX];
+    bool outdated = false;
+
+    (void)state;
+    fnode_retire(t, old);
+    assert_true(fnode_get(t, old, &got, &outdated));
+    assert_true(outdated);
+    assert_false(fnode_is_outdated(t, &v1)); /* the version is as good as before */
+    assert_false(fnode_refresh(t, old, &v1));
+    young = fnode_ref(t, &v1, fnodes_gen(t));
+    assert_true(young != old);
+    assert_true(fnode_get(t, young, &got, &outdated));
+    assert_false(outdated);
+    assert_int_equal(got.ino.v, 5);
+    assert_true(fnode_refresh(t, young, &v1));
+    assert_int_equal(fnode_ref(t, &v1, fnodes_gen(t)), young);
+    assert_int_equal(fnodes_ids_of(t, v1.ino, ids), 2);
+    fnode_retire(t, young); /* again and again */
+    assert_true(fnode_ref(t, &v1, fnodes_gen(t)) != young);
+    fnode_forget(t, old, 1);
+    assert_false(fnode_get(t, old, &got, &outdated));
+    (void)fnode_ref(t, &v2, fnodes_gen(t));
+    assert_true(fnode_is_outdated(t, &v1));
+    fnode_retire(t, FNODE_ROOT); /* never */
+    assert_true(fnode_get(t, FNODE_ROOT, &got, &outdated));
+    assert_false(outdated);
+    fnode_retire(t, old); /* unknown: nothing */
+    fnodes_free(&t);
+}
+
 /* Attributes read before an invalidation and put in after it are not trusted. */
 static void old_attributes_are_not_trusted(void **state)
 {
@@ -414,6 +450,7 @@ int test_nodes(void)
         cmocka_unit_test(a_directory_is_one_node),
         cmocka_unit_test(fresh_attributes_tell_versions_apart),
         cmocka_unit_test(an_invalidation_outdates),
+        cmocka_unit_test(a_retired_node_is_not_found),
         cmocka_unit_test(old_attributes_are_not_trusted),
         cmocka_unit_test(old_invalidations_do_not_outdate),
         cmocka_unit_test(what_is_found_is_not_outdated),

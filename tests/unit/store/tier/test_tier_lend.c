@@ -298,12 +298,13 @@ static void test_all_is_lent(void **state)
 static void test_bad_granule(void **state)
 {
     struct rig *r = *state;
-    struct tarn_tier_file *f;
-    struct tarn_tier_loan *loan;
+    struct tarn_tier_file *f, *other;
+    struct tarn_tier_loan *loan, *other_loan;
+    const uint8_t *p;
     char path[512];
     uint64_t good;
     uint8_t page[4096];
-    int fd, raw;
+    int fd, other_fd, raw;
 
     assert_int_equal(rig_fill(r, 1, LENGTH), 0);
     fd = lend(r, 1, &f, &loan);
@@ -314,13 +315,25 @@ static void test_bad_granule(void **state)
     assert_int_equal(pwrite(raw, "damaged", 7, 5 * MIB), 7);
     assert_int_equal(fsync(raw), 0);
     assert_int_equal(close(raw), 0);
+    assert_false(tarn_tier_loan_bad(loan));
     assert_int_equal(rig_load(r, f, 1, true, &good), 0);
     assert_true(good != ~0ull);
+    assert_true(tarn_tier_loan_bad(loan));
     rig_settle(r);
     assert_int_equal(tarn_tier_file_cached(f), 0); /* all of it, a new file will be built */
     assert_int_equal(pread(fd, page, sizeof(page), 6 * MIB), sizeof(page));
     assert_true(page[0] || page[1] || page[2] || page[3]); /* no hole */
     assert_int_equal(access(path, F_OK), -1);
+    /* The mended file is lent beside it. */
+    assert_int_equal(rig_fill(r, 1, LENGTH), 0);
+    other_fd = lend(r, 1, &other, &other_loan);
+    assert_true(other_fd >= 0);
+    assert_false(tarn_tier_loan_bad(other_loan));
+    assert_true(tarn_tier_loan_bad(loan));
+    p = map(other_fd);
+    assert_true(is_file(1, p));
+    unmap(p);
+    give_back(other_fd, &other, &other_loan);
     give_back(fd, &f, &loan);
     tarn_tier_check(r->tier);
 }

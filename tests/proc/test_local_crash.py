@@ -355,6 +355,8 @@ def test_two_files_of_the_cache_are_swapped(tarn, s3fault):
         s3fault.put(BKT, f"f{i}", content)
     server = tarn(f"s3://{BKT}", *local.fault_options(s3fault))
     check_all(server, right)
+    # A reader has its bytes before the cache has them.
+    util.wait_until("all files", lambda: server.json("du", "/")["cached_files"] == 10, 10)
     server.kill()
     files = sorted(p for p in local.below(f"{server.cache}/tier0/data") if os.path.isfile(p))
     assert len(files) == 10

@@ -19,6 +19,11 @@ def opens(server, how):
     return server.metric("tarn_fuse_opens_total", how=how)
 
 
+def released(server):
+    """Wait for the end of what was closed: the kernel tells of it later."""
+    util.wait_until("the release", lambda: server.metric("tarn_fuse_open_files") == 0, 10)
+
+
 def content(tag):
     return util.some_bytes(BIG, tag)
 
@@ -82,7 +87,7 @@ def test_every_way_of_reading(served):
     assert read(copy) == content("a")
     assert opens(server, "passthrough") == 4
     assert opens(server, "cached") == 0
-    assert server.metric("tarn_fuse_open_files") == 0
+    released(server)
     util.wait_until("the report", lambda: [s["passthrough_opens"] for s in server.json("status")["sessions"]
                                            if s["mountpoint"]] == [4], 10)
     assert "4 large files opened that the kernel read itself" in server.cli("status").out
@@ -113,6 +118,7 @@ def test_one_way_at_a_time(served):
             assert all_of(second) == content("a")
             assert all_of(cold) == content("a")
         assert opens(server, "passthrough") == 0
+    released(server)
     with opened(path) as third, opened(path) as fourth:
         assert all_of(third) == content("a")
         assert all_of(fourth) == content("a")
@@ -215,6 +221,7 @@ def test_not_before_it_was_verified(served):
         assert read(server.path(name)) == content(name)
     assert opens(server, "passthrough") == 0
     assert server.metric("tarn_checksum_errors_total") == 1
+    released(server)
     for name in ("a", "b"):
         util.wait_until("the mend", lambda n=name: server.json("du", f"/{n}")["cached_bytes"] == BIG, 10)
         assert read(server.path(name)) == content(name)

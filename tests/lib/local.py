@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tests of `tarn local` share: options of stores, starts that must fail, the cache's room."""
+import fcntl
 import hashlib
 import os
 import subprocess
+import tempfile
 import time
 from collections import namedtuple
+from contextlib import contextmanager
 
 from tests.lib import util
 from tests.lib.tarn import Done, binary
@@ -74,6 +77,14 @@ def says(text, *words):
     for word in words:
         wanted = word if isinstance(word, tuple) else (word,)
         assert any(w.lower() in text.lower() for w in wanted), f"no {word!r} in:\n{text}"
+
+
+@contextmanager
+def alone(what):
+    """For what a machine has once: the sessions of tests that run on it at a time take turns."""
+    with open(f"{tempfile.gettempdir()}/tarn-test-{what}-{os.getuid()}", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def count_mounts(path):

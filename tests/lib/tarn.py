@@ -38,8 +38,8 @@ def parse_metrics(text):
 class Tarn:
     """One `tarn local` (or another long-running subcommand) and the commands sent to it.
 
-    start() returns when the mount answers. Whatever happens, close() ends the processes and takes
-    the mount away; the fixture in conftest.py calls it.
+    start() returns when the mount answers and it says that all of it is there. Whatever happens,
+    close() ends the processes and takes the mount away; the fixture in conftest.py calls it.
     """
 
     def __init__(self, directory, uri, *args, env=None, prefix=()):
@@ -52,6 +52,7 @@ class Tarn:
         self.port, self.http_port = util.free_port(), util.free_port()
         self.master = f"127.0.0.1:{self.port}"
         self.process = None
+        self.log_before = 0  # bytes of earlier starts
         os.makedirs(self.mnt, exist_ok=True)
 
     def command(self):
@@ -70,6 +71,7 @@ class Tarn:
         """Start it and do not wait, for starts that are to fail."""
         assert self.process is None, "it runs already"
         with open(self.log, "ab") as log:
+            self.log_before = log.tell()
             self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=log, env=self.env, start_new_session=True)
         return self.process
@@ -79,7 +81,13 @@ class Tarn:
             raise AssertionError(f"tarn local ended with {self.process.returncode} at its start:\n"
                                  f"{self.log_tail()}")
         # Asked from another process: a mount that hangs must not hang the test.
-        return util.mounted(self.mnt, FSTYPE) and self.answers()
+        return self._says_so() and util.mounted(self.mnt, FSTYPE) and self.answers()
+
+    def _says_so(self):
+        """The mount answers before the metrics do, and before the pid file is written."""
+        with open(self.log, "rb") as log:
+            log.seek(self.log_before)
+            return b" (control " in log.read()
 
     def answers(self, seconds=5):
         """The mount does, not the directory below it where a dead mount has just been taken away."""

@@ -505,7 +505,7 @@ def test_load_of_what_the_store_cannot_give(tarn, s3fault):
     items = dict(util.tree_items(20, max_size=50_000))
     for name, data in items.items():
         s3fault.put(BKT, name, data)
-    server = tarn(f"s3://{BKT}", *local.fault_options(s3fault, timeout="1s", retries=1))
+    server = tarn(f"s3://{BKT}", *local.fault_options(s3fault, retries=1))
     bad = sorted(items)[3]
     s3fault.fail("status", op="get", key=bad, code=500)
     done = server.cli("load", "/", check=False)

@@ -222,6 +222,8 @@ def test_cache_directory_is_removed_while_it_runs(tarn, data):
     server = tarn(f"file://{root}")
     names = sorted(right)
     assert sums.read(server.mnt, names[:30]) == {n: right[n] for n in names[:30]}
+    # What is still being written would keep rm from removing its directory.
+    util.wait_until("all files", lambda: server.json("du", "/")["cached_files"] == 30, 10)
     util.run("rm", "-rf", server.cache)
     got = sums.read(server.mnt, names)
     wrong = {n: s for n, s in got.items() if s not in (right[n], "EIO")}

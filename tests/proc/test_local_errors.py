@@ -544,8 +544,15 @@ def printed_ports(text):
     return ports
 
 
+@pytest.fixture
+def default_ports_alone():
+    """Else another session of this test gives them up in the middle of ours."""
+    with local.alone("default-ports"):
+        yield
+
+
 @pytest.mark.parametrize("background", [False, True])
-def test_default_ports_that_are_taken(tarn, served, background):
+def test_default_ports_that_are_taken(default_ports_alone, tarn, served, background):
     held = []
     for port in (7100, 7101):
         s = socket.socket()

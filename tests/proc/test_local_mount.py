@@ -146,14 +146,15 @@ def fuse_for_all(root, workdir):
     node = os.path.join(workdir, "fuse")
     os.mknod(node, 0o666 | stat.S_IFCHR, os.stat("/dev/fuse").st_rdev)
     os.chmod(node, 0o666)
-    made = not os.path.lexists("/etc/mtab")
-    if made:  # fusermount3 looks there for whose mount it is; a minimal root lacks it
-        os.symlink("/proc/self/mounts", "/etc/mtab")
-    util.run("mount", "--bind", node, "/dev/fuse")
-    yield
-    util.run("umount", "--lazy", "/dev/fuse")
-    if made:
-        os.unlink("/etc/mtab")
+    with local.alone("fuse"):
+        made = not os.path.lexists("/etc/mtab")
+        if made:  # fusermount3 looks there for whose mount it is; a minimal root lacks it
+            os.symlink("/proc/self/mounts", "/etc/mtab")
+        util.run("mount", "--bind", node, "/dev/fuse")
+        yield
+        util.run("umount", "--lazy", "/dev/fuse")
+        if made:
+            os.unlink("/etc/mtab")
 
 
 @pytest.fixture

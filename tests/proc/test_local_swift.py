@@ -29,6 +29,7 @@ def big_swift(loopfs):
     store.stop()
 
 
+@pytest.mark.timeout(400)
 def test_ten_thousand_objects(tarn, big_swift, workdir):
     """A copy equals the source, also without the store, also after kill -9 without the store."""
     swift = big_swift
@@ -47,13 +48,15 @@ def test_ten_thousand_objects(tarn, big_swift, workdir):
     folders = sorted({name.split("/")[0] for name in source})
     copies = [subprocess.Popen(["cp", "-r", *(server.path(f) for f in folders[i::4]), copy])
               for i in range(4)]
-    assert [c.wait(timeout=170) for c in copies] == [0] * 4
+    assert [c.wait(timeout=300) for c in copies] == [0] * 4
     found = util.run("find", copy, "-type", "f", "-printf", "%P\\n").stdout.splitlines()
     assert sorted(found) == sorted(source)
     assert sums.read(copy, source, keep=True) == source
     gets = len(swift.requests("GET", "data"))
     assert gets < OBJECTS * 1.1, "more than a request for each object, and some for listings"
 
+    # A reader has its bytes before the cache has them.
+    util.wait_until("all files", lambda: server.json("du", "/")["cached_files"] == OBJECTS, 20)
     swift.kill()
     assert sums.read(server.mnt, source, threads=4) == source
     server.kill()
@@ -206,7 +209,7 @@ def test_replaced_objects(tarn, swift, bucket, workdir):
 def test_store_hangs_and_goes_on(tarn, swift, bucket, workdir):
     data = util.some_bytes(3 * MIB, "hangs")
     swift.client.put(bucket, "f", data)
-    server = start(tarn, swift, bucket, workdir, timeout="1s", retries="1")
+    server = start(tarn, swift, bucket, workdir, timeout="3s", retries="1")
     assert local.listed(server) == ["f"]
     swift.stall()
     assert sums.read(server.mnt, ["f"], seconds=30) == {"f": "EIO"}

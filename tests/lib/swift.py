@@ -44,11 +44,16 @@ log_address = /dev/null
 fallocate_reserve = 0
 disable_fallocate = true
 """
+# On a busy machine a server may take long, and what was put is to be in the next listing all the same.
+_PATIENCE = """conn_timeout = 20
+node_timeout = 60
+"""
 _STORAGE = """[pipeline:main]
 pipeline = {kind}-server
 [app:{kind}-server]
 use = egg:swift#{kind}
-"""
+container_update_timeout = 60
+""" + _PATIENCE
 _FILTERS = ("catch_errors", "listing_formats", "bulk", "slo", "dlo", "copy", "symlink")
 _PROXY = """[pipeline:main]
 pipeline = access catch_errors cache listing_formats bulk s3api tempauth slo dlo versioned_writes symlink copy proxy-server
@@ -56,7 +61,7 @@ pipeline = access catch_errors cache listing_formats bulk s3api tempauth slo dlo
 use = egg:swift#proxy
 allow_account_management = true
 account_autocreate = true
-[filter:access]
+""" + _PATIENCE + """[filter:access]
 paste.filter_factory = swift_access:filter_factory
 log_path = {dir}/access.log
 [filter:s3api]

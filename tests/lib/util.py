@@ -2,27 +2,41 @@
 """Small things that every process test needs: ports, deadlines, checksums, trees, clean mounts."""
 import ctypes
 import ctypes.util
+import fcntl
 import hashlib
 import os
 import random
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 LOOPBACK = "127.0.0.1"
+_PORTS = range(20000, 32000)  # below those that the kernel gives to connections and to port 0
 _given_ports = set()
+_port_locks = []
 
 
 def free_port():
-    """A loopback TCP port that nobody listens on and that this session has not given out yet."""
+    """A loopback TCP port that nobody listens on and that this session has not given out yet.
+
+    It stays this session's: others of this user on the machine find its byte of a file locked.
+    """
+    if not _port_locks:
+        _port_locks.append(open(f"{tempfile.gettempdir()}/tarn-test-ports-{os.getuid()}", "ab"))
     while True:
-        with socket.socket() as s:
-            s.bind((LOOPBACK, 0))
-            port = s.getsockname()[1]
-        if port not in _given_ports:
-            _given_ports.add(port)
-            return port
+        port = random.SystemRandom().choice(_PORTS)
+        if port in _given_ports:
+            continue
+        try:
+            fcntl.lockf(_port_locks[0], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            with socket.socket() as s:
+                s.bind((LOOPBACK, port))
+        except OSError:
+            continue  # another's
+        _given_ports.add(port)
+        return port
 
 
 def wait_until(what, probe, seconds=30.0, step=0.02):
@@ -60,6 +74,18 @@ def alive(pid):
             return f.read().rsplit(")", 1)[1].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def has_thread(pid, name):
+    """True while a process has a thread of that name."""
+    for task in os.listdir(f"/proc/{pid}/task"):
+        try:
+            with open(f"/proc/{pid}/task/{task}/comm", encoding="utf-8", errors="replace") as f:
+                if f.read().strip() == name:
+                    return True
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return False
 
 
 def end_group(process, seconds=5.0):

@@ -271,9 +271,11 @@ def test_ls_of_nothing(server):
 
 
 def test_ls_ends_when_nobody_reads(server):
-    with subprocess.Popen([binary(), "ls", "-R", "/"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    reader, writer = os.pipe()
+    os.close(reader)
+    with subprocess.Popen([binary(), "ls", "-R", "/"], stdout=writer, stderr=subprocess.PIPE,
                           env={**server.env, "TARN_MASTER": server.master}) as p:
-        p.stdout.close()
+        os.close(writer)
         err = p.stderr.read()
         assert p.wait(30) == -signal.SIGPIPE and err == b""
 
@@ -306,6 +308,8 @@ def test_stat(server):
     assert before["cached_bytes"] == 0 and before["loaded"] is False and before["workers"] == []
     assert before["pinned"] is False
     read(server.path("train/x.tar"))
+    # A reader has its bytes before the cache has them.
+    util.wait_until("the file", lambda: server.json("stat", "/train/x.tar")["loaded"], 10)
     after = server.json("stat", "/train/x.tar")
     assert after["cached_bytes"] == 300_000 and after["cached_ratio"] == 1.0
     assert after["loaded"] is True and after["replicas"] == 1 and len(after["workers"]) == 1
@@ -759,7 +763,7 @@ def start_slow_load(server, *args):
                                env={**server.env, "TARN_MASTER": server.master})
     jobs = util.wait_until("the job runs", lambda: [j for j in server.json("job", "ls")
                                                     if j["state"] == "running"], 20)
-    time.sleep(0.3)  # let it wait for the job
+    util.wait_until("its wait for the job", lambda: util.has_thread(process.pid, "signals"), 20)
     return process, jobs[-1]["id"]
 
 
@@ -906,7 +910,9 @@ def test_doctor_of_a_host(alone):
     assert checks["server"]["state"] == "fail"  # named by TARN_MASTER, and not there
     text = alone("doctor")[1].splitlines()
     assert all(re.match(r"(ok|warn|fail)  |  +mend: ", line) for line in text)
-    assert not [d for d in os.listdir("/tmp") if d.startswith("tarn-doctor")]
+    # Another's on this machine may be at work just now.
+    util.wait_until("the end of its directory",
+                    lambda: not [d for d in os.listdir("/tmp") if d.startswith("tarn-doctor")], 20)
 
 
 def test_doctor_of_limits(workdir):

@@ -158,7 +158,9 @@ def test_files_that_cannot_be_made(tarn, served, workdir, flag):
 
 def test_closed_streams_do_not_become_files(tarn, served):
     """What is said would go into the cache."""
-    server = tarn(f"file://{served}", prefix=["bash", "-c", "exec \"$@\" <&- >&- 2>&-", "-"])
+    server = tarn(f"file://{served}", prefix=["bash", "-c", "exec \"$@\" <&- >&- 2>&-", "-"], start=False)
+    server.spawn()
+    util.wait_until("the mount", server.answers, 30)  # it cannot say so
     for fd in (0, 1, 2):
         assert os.readlink(f"/proc/{server.process.pid}/fd/{fd}") == "/dev/null"
     assert local.listed(server) == ["big", "d"]
@@ -193,7 +195,7 @@ def start_waiting(server, *args):
                                env=server.cli_env())
     util.wait_until("the job runs", lambda: [j for j in server.json("job", "ls")
                                              if j["state"] == "running"], 20)
-    time.sleep(0.3)  # let it wait for the job
+    util.wait_until("its wait for the job", lambda: util.has_thread(process.pid, "signals"), 20)
     return process
 
 
@@ -288,6 +290,8 @@ def test_reads_of_commands_count(tarn, served, workdir):
     first = reads()
     assert first["ufs_bytes"] + first["local_bytes"] + first["remote_bytes"] == size
     assert first["ufs_bytes"] > 0
+    # A reader has its bytes before the cache has them.
+    util.wait_until("the file", lambda: server.json("du", "/big")["cached_bytes"] == size, 10)
     for i in range(3):
         server.cli("get", "/big", f"{workdir}/b")
     last = reads()

@@ -17,7 +17,8 @@ from tests.lib import local, util
 from tests.lib.local import NOBODY, check_refused
 from tests.lib.tarn import binary
 
-CANARY = "C4N4RY-s3cr3t-k3y-n0b0dy-5ees-m3"
+# Of this run: another on this machine has its own in its processes.
+CANARY = f"C4N4RY-s3cr3t-k3y-n0b0dy-5ees-m3-{secrets.token_hex(8)}"
 BKT = "bkt"
 
 
@@ -96,10 +97,15 @@ def test_another_user_cannot_see_the_cache(root, tarn, served):
     server = tarn(f"file://{served}")
     with open(server.path("d/f"), "rb") as f:
         f.read()
-    for path in [server.cache, *local.below(server.cache)]:
-        mode = os.lstat(path).st_mode
-        if path == server.cache or os.path.dirname(path) == server.cache:
+    # A reader has its bytes before the cache has them.
+    util.wait_until("the file", lambda: server.json("stat", "/d/f")["loaded"], 10)
+    for path in local.below(server.cache):
+        if os.path.dirname(path) == server.cache:
             continue
+        try:
+            mode = os.lstat(path).st_mode
+        except FileNotFoundError:
+            continue  # it was of a moment
         assert stat.S_ISDIR(mode) or not mode & 0o022, path
     done = subprocess.run([
         "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "grep", "-r",
@@ -116,6 +122,8 @@ def test_careless_umask(root, tarn, served):
     server.start()
     with open(server.path("d/f"), "rb") as f:
         f.read()
+    # A reader has its bytes before the cache has them.
+    util.wait_until("the file", lambda: server.json("stat", "/d/f")["loaded"], 10)
     for path in local.below(server.cache):
         if os.path.dirname(path) == server.cache:
             assert not os.lstat(path).st_mode & 0o022, path
@@ -146,20 +154,21 @@ def test_token_file(root, tarn, served):
 def test_token_of_a_service(root, tarn, served, workdir):
     """It ran without the runtime directory that its user's shell has."""
     server = tarn(f"file://{served}")
-    place, run = f"/tmp/tarn-{NOBODY}", os.path.join(workdir, "run")
+    user = server.port  # that of no other run of this test on this machine
+    place, run = f"/tmp/tarn-{user}", os.path.join(workdir, "run")
     os.mkdir(run)
-    os.chown(run, NOBODY, NOBODY)
+    os.chown(run, user, user)
     made = not os.path.exists(place)
     os.makedirs(place, mode=0o700, exist_ok=True)
     copy = f"{place}/{server.port}.token"
     shutil.copyfile(token_file(server), copy)
     os.chmod(copy, 0o600)
     try:
-        for owner, code in ((NOBODY, 0), (0, 5)):  # a directory of another user is none
+        for owner, code in ((user, 0), (0, 5)):  # a directory of another user is none
             os.chown(place, owner, owner)
-            os.chown(copy, NOBODY, NOBODY)
+            os.chown(copy, user, user)
             done = subprocess.run([
-                "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
+                "setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups",
                 binary(), "status"
             ], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False,
                                   env={"TARN_MASTER": server.master, "XDG_RUNTIME_DIR": run})

@@ -64,6 +64,7 @@ def test_gets_that_hang(tarn, store, kind, args):
     server = start(tarn, store)
     check_up(server)
     assert no_answer(server) == 0
+    store.fail("stall_headers", op="list")  # nor does the server's own question find that it is up
     store.fail(kind, op="get", **args)
     assert read(server, "d/1") == "EIO"
     assert no_answer(server) >= 1
@@ -76,9 +77,11 @@ def test_gets_that_hang(tarn, store, kind, args):
 def test_gets_that_hang_are_followed_by_a_question(tarn, store):
     """Nobody reads again: the server itself finds that the store is back."""
     server = start(tarn, store)
+    store.fail("stall_headers", op="list")  # until we have looked
     store.fail("stall_headers", op="get", times=4)
     assert read(server, "d/1") == "EIO"
     check_down(server, "no progress for")
+    store.heal()
     util.wait_until("the probe", lambda: mount(server)["state"] == "up", 20, step=0.2)
 
 

@@ -207,7 +207,7 @@ def test_stalls(store):
             connection.request("GET", f"/{BKT}/a/k")
             connection.getresponse().read()
         connection.close()
-    assert store.requests("get")[-1].sent == 1000
+    util.wait_until("the log", lambda: store.requests("get")[-1].sent == 1000, 10)
     store.heal()
     assert get(store).body == DATA
 

@@ -26,7 +26,7 @@ static void sizes_at_borders(void **state)
         rig_put(&r, name, i, sizes[i]);
         rig_find(&r, &o, 0, name, i);
         rig_read_all(&r, &o, 1 << 20);
-        rig_run_for(&r, 20 * TARN_NS_PER_MS); /* stored */
+        rig_stored(&r);
         fetches = r.worker->counts.fetches;
         rig_read_all(&r, &o, 700001);
         for (uint64_t at = 4 * MIB; at + 1 < sizes[i]; at += 4 * MIB) {

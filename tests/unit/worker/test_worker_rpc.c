@@ -178,7 +178,7 @@ static void reads_with_sums(void **state)
     rig_put(&n.rig, "f", 4, 8 * MIB + 70000);
     rig_find(&n.rig, &o, 0, "f", 4);
     read_ranges(&n, &o); /* from the store */
-    rig_run_for(&n.rig, 30 * TARN_NS_PER_MS);
+    rig_stored(&n.rig);
     read_ranges(&n, &o); /* from the tier */
     assert_int_equal(n.rig.worker->counts.fetches, 3);
     assert_int_equal(n.rig.worker->serve_bytes, 0);
@@ -508,6 +508,7 @@ static void one_report_of_a_change(void **state)
     struct op ops[6];
     struct net n;
     struct obj o;
+    uint64_t begun;
 
     (void)state;
     net_init(&n, &(struct rig_args){.quota = 64 * MIB}, true);
@@ -525,9 +526,10 @@ static void one_report_of_a_change(void **state)
     rig_until(&n.rig, &n.reports, 1);
     rig_run_for(&n.rig, 20 * TARN_NS_PER_MS);
     assert_int_equal(n.reports, 1);
+    begun = tarn_loop_now_ns(n.rig.loop);
     tarn_worker_stop(n.rig.worker, net_stopped, &n.rig);
-    rig_run_for(&n.rig, 20 * TARN_NS_PER_MS);
-    assert_int_equal(n.rig.stopped, 1);
+    rig_until(&n.rig, &n.rig.stopped, 1);
+    assert_true(tarn_loop_now_ns(n.rig.loop) - begun < 10 * TARN_NS_PER_S); /* no timeout */
     net_fini(&n);
 }
 
@@ -543,10 +545,11 @@ static void calls_after_stop(void **state)
     rig_put(&n.rig, "f", 1, 100000);
     rig_find(&n.rig, &o, 0, "f", 1);
     assert_int_equal(net_read(&n, &o, 0, 10), 0);
-    rig_run_for(&n.rig, 30 * TARN_NS_PER_MS);
+    rig_stored(&n.rig);
     tarn_worker_stop(n.rig.worker, net_stopped, &n.rig);
     assert_int_equal(net_free(&n, &o), -TARN_E_SHUTDOWN);
     assert_int_equal(net_read(&n, &o, 0, 10), -TARN_E_SHUTDOWN);
+    rig_until(&n.rig, &n.rig.stopped, 1);
     rig_run_for(&n.rig, 10 * TARN_NS_PER_MS);
     assert_int_equal(n.rig.stopped, 1);
     net_fini(&n);

@@ -163,6 +163,12 @@ void rig_until(struct rig *r, const unsigned *flag, unsigned n)
     turns_until(r->loop, flag, n);
 }
 
+void rig_stored(struct rig *r)
+{
+    while (r->worker->units.count > 0)
+        rig_run_for(r, TARN_NS_PER_MS);
+}
+
 void rig_put(struct rig *r, const char *name, unsigned seed, uint64_t size)
 {
     uint8_t *bytes = tarn_xcalloc(1, size ? size : 1);

@@ -57,6 +57,8 @@ void rig_close_store(struct rig *r, unsigned slot);
 void rig_run_for(struct rig *r, uint64_t ns);
 /* Turns the loop until *flag is at least `n`. */
 void rig_until(struct rig *r, const unsigned *flag, unsigned n);
+/* Turns the loop until nothing is fetched or stored any more. */
+void rig_stored(struct rig *r);
 
 void rig_put(struct rig *r, const char *name, unsigned seed, uint64_t size);
 

@@ -18,6 +18,8 @@
 #include "lib/base/str.h"
 #include "lib/base/units.h"
 
+#define PATIENCE (10 * TARN_NS_PER_S)
+
 static void test_port_zero_and_in_use(void **state)
 {
     struct tarn_listener *a = NULL, *b = NULL, *c = NULL;
@@ -44,7 +46,7 @@ static void test_a_port_is_free_again(void **state)
 
     assert_int_equal(tarn_listen(*state, "127.0.0.1:0", net_end_accept, &server, &s), 0);
     snprintf(addr, sizeof(addr), "%s", tarn_listener_addr(s));
-    tarn_connect(*state, addr, TARN_NS_PER_S, net_end_connected, &e);
+    tarn_connect(*state, addr, PATIENCE, net_end_connected, &e);
     while (!e.c || !server.c)
         net_run_for(*state, NET_MS);
     tarn_listener_close(&s);
@@ -77,7 +79,7 @@ static void test_unix_mode_and_peer(void **state)
     assert_int_equal(lstat(file_of(path), &st), 0);
     assert_int_equal(st.st_mode, S_IFSOCK | S_IRUSR | S_IWUSR);
     assert_string_equal(tarn_listener_addr(s), path);
-    tarn_connect(*state, path, TARN_NS_PER_S, net_end_connected, &e);
+    tarn_connect(*state, path, PATIENCE, net_end_connected, &e);
     while (!e.c || !server.c)
         net_run_for(*state, NET_MS);
     snprintf(who, sizeof(who), "unix:uid=%u", (unsigned)getuid());
@@ -147,8 +149,8 @@ static void test_close_the_listener_in_accept(void **state)
 
     assert_int_equal(tarn_listen(*state, "127.0.0.1:0", gate_accept, &g, &g.s), 0);
     snprintf(addr, sizeof(addr), "%s", tarn_listener_addr(g.s));
-    tarn_connect(*state, addr, TARN_NS_PER_S, net_end_connected, &a);
-    tarn_connect(*state, addr, TARN_NS_PER_S, net_end_connected, &b);
+    tarn_connect(*state, addr, PATIENCE, net_end_connected, &a);
+    tarn_connect(*state, addr, PATIENCE, net_end_connected, &b);
     net_run(*state);
     while (a.connects + b.connects < 2)
         net_run_for(*state, NET_MS);

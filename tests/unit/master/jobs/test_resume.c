@@ -270,6 +270,14 @@ static void test_cancel(void **state)
     tarn__wire__job__free_unpacked(job, NULL);
 }
 
+static bool four_run(struct jfx *fx)
+{
+    struct tarn_master_counts counts;
+
+    tarn_master_counts(fx->master, &counts);
+    return counts.jobs_running == 4;
+}
+
 static void test_four_run_at_a_time(void **state)
 {
     struct jfx *fx = *state;
@@ -290,7 +298,8 @@ static void test_four_run_at_a_time(void **state)
         ids[i] = jfx_load(fx, path);
         assert_true(i == 0 || ids[i] > ids[i - 1]);
     }
-    jfx_run_ms(fx, 100);
+    jfx_run_until(fx, four_run);
+    jfx_run_ms(fx, 100); /* and no more */
     assert_int_equal(jfx_call(fx, TARN_RPC_job_list, &msg.base, &resp), 0);
     list = (Tarn__Wire__JobListResponse *)resp;
     assert_int_equal(list->n_jobs, 6);
@@ -313,11 +322,22 @@ static void test_four_run_at_a_time(void **state)
         tarn__wire__job__free_unpacked(jfx_wait(fx, ids[i]), NULL);
 }
 
+static bool so_many_are_listed(struct jfx *fx)
+{
+    Tarn__Wire__Empty msg = TARN__WIRE__EMPTY__INIT;
+    ProtobufCMessage *resp = NULL;
+    size_t n;
+
+    assert_int_equal(jfx_call(fx, TARN_RPC_job_list, &msg.base, &resp), 0);
+    n = ((Tarn__Wire__JobListResponse *)resp)->n_jobs;
+    protobuf_c_message_free_unpacked(resp, NULL);
+    return n == TARN_JOBS_KEPT;
+}
+
 /* Old jobs are forgotten, with their lines. */
 static void test_only_so_many_are_kept(void **state)
 {
     struct jfx *fx = *state;
-    Tarn__Wire__Empty msg = TARN__WIRE__EMPTY__INIT;
     Tarn__Wire__ManifestRequest lines = TARN__WIRE__MANIFEST_REQUEST__INIT;
     ProtobufCMessage *resp = NULL;
     uint64_t first = 0, last = 0;
@@ -328,11 +348,7 @@ static void test_only_so_many_are_kept(void **state)
         tarn__wire__job__free_unpacked(jfx_wait(fx, last), NULL);
         first = first ? first : last;
     }
-    jfx_run_ms(fx, 50);
-    assert_int_equal(jfx_call(fx, TARN_RPC_job_list, &msg.base, &resp), 0);
-    assert_int_equal(((Tarn__Wire__JobListResponse *)resp)->n_jobs, TARN_JOBS_KEPT);
-    protobuf_c_message_free_unpacked(resp, NULL);
-    resp = NULL;
+    jfx_run_until(fx, so_many_are_listed);
     lines.id = first;
     assert_int_equal(jfx_call(fx, TARN_RPC_job_manifest, &lines.base, &resp), -TARN_E_NO_JOB);
     if (resp)

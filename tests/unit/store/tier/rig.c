@@ -11,6 +11,7 @@
 
 #include "lib/base/fault.h"
 #include "lib/base/hash.h"
+#include "store/tier/tier_priv.h"
 #include "tests/unit/turns.h"
 
 void rig_init(struct rig *r, unsigned threads, const char *parent)
@@ -90,6 +91,11 @@ void rig_run_for(struct rig *r, uint64_t ns)
     turns_for(r->loop, ns);
 }
 
+static bool rig_quiet(struct rig *r)
+{
+    return r->tier->evicting == 0 && !atomic_load(&r->tier->walking);
+}
+
 /* A reservation waits for the walk, and is granted at once otherwise; used stands still afterwards.
  */
 void rig_settle(struct rig *r)
@@ -102,7 +108,10 @@ void rig_settle(struct rig *r)
         tarn_tier_info(r->tier, &a);
         rig_run_for(r, 4 * TARN_NS_PER_MS);
         tarn_tier_info(r->tier, &b);
-        same = a.used_bytes == b.used_bytes && a.evicted_bytes == b.evicted_bytes ? same + 1 : 0;
+        if (!rig_quiet(r) || a.used_bytes != b.used_bytes || a.evicted_bytes != b.evicted_bytes)
+            same = 0;
+        else
+            same++;
     }
 }
 

@@ -191,7 +191,7 @@ static void test_resolve_ends_when_its_caller_has_gone(void **state)
     (void)state;
     mfx_script(fx, SRV_STALL, 64);
     msg.path = tarn_wire_bytes("/d/one", 6);
-    mfx_begin(fx, &op, TARN_RPC_resolve, &msg.base, 1000);
+    mfx_begin(fx, &op, TARN_RPC_resolve, &msg.base, 500);
     assert_int_equal(mfx_end(&op), -TARN_E_DEADLINE);
     mfx_op_fini(&op);
     for (unsigned i = 0; i < 400 && fx->master->busy > 1; i++)

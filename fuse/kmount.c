@@ -328,7 +328,6 @@ int fmount_umount(const char *path, bool lazy, struct tarn_errbuf *err)
     if (errno != EPERM)
         return -errno;
     rc = spawn_fusermount(argv, -1, text, sizeof(text));
-    text[strcspn(text, "\n")] = 0;
     if (rc < 0 && strstr(text, strerrordesc_np(EBUSY)))
         return -EBUSY;
     return rc < 0 && text[0] ? tarn_err_set(err, rc, "%s", text) : rc;

@@ -409,28 +409,29 @@ bool fnode_refresh(struct tarn_fnodes *t, uint64_t id, const struct tarn_attr *a
     return true;
 }
 
-void fnode_outdate(struct tarn_fnodes *t, uint64_t id)
+/* `kind`: KIND_* to add. */
+static void nodes_outdate_id(struct tarn_fnodes *t, uint64_t id, uint32_t kind)
 {
     struct nodes_shard *s = nodes_shard_of_id(t, id);
     struct fnode *n;
     TARN_GUARD(&s->mtx);
 
     n = nodes_find_id(t, s, id);
-    if (n)
-        nodes_outdate(t, n);
+    if (!n)
+        return;
+    nodes_outdate(t, n);
+    n->kind |= kind;
+}
+
+void fnode_outdate(struct tarn_fnodes *t, uint64_t id)
+{
+    nodes_outdate_id(t, id, 0);
 }
 
 void fnode_retire(struct tarn_fnodes *t, uint64_t id)
 {
-    struct nodes_shard *s = nodes_shard_of_id(t, id);
-    struct fnode *n;
-    TARN_GUARD(&s->mtx);
-
-    n = nodes_find_id(t, s, id);
-    if (!n || id == FNODE_ROOT)
-        return;
-    nodes_outdate(t, n);
-    n->kind |= KIND_RETIRED;
+    if (id != FNODE_ROOT)
+        nodes_outdate_id(t, id, KIND_RETIRED);
 }
 
 /* ---- invalidation ---------------------------------------------------------------------------- */

@@ -71,19 +71,18 @@ static void doctor_tier(struct doctor *d, const Tarn__Wire__Tier *t)
 
 static int doctor_status(struct cli *c, struct doctor *d)
 {
-    Tarn__Wire__Empty msg = TARN__WIRE__EMPTY__INIT;
-    const Tarn__Wire__StatusResponse *st;
-    struct tarn_rpc_req req;
-    int rc = cli_call(c, &req, TARN_RPC_status, &msg.base, "status");
+    Tarn__Wire__StatusResponse *st;
+    int rc = cli_status(c, &st);
 
-    st = (const Tarn__Wire__StatusResponse *)req.resp;
-    for (size_t i = 0; rc == 0 && i < st->n_mounts; i++)
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < st->n_mounts; i++)
         doctor_mount(c, d, st->mounts[i]);
-    for (size_t i = 0; rc == 0 && i < st->n_workers; i++)
+    for (size_t i = 0; i < st->n_workers; i++)
         for (size_t t = 0; t < st->workers[i]->n_tiers; t++)
             doctor_tier(d, st->workers[i]->tiers[t]);
-    tarn_rpc_req_fini(&req);
-    return rc;
+    tarn__wire__status_response__free_unpacked(st, NULL);
+    return 0;
 }
 
 static void doctor_server(struct cli *c, struct doctor *d)

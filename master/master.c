@@ -219,6 +219,11 @@ int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err
         free(m);
         return err && err->text[0] ? rc : tarn_err_set(err, rc, "master: %s", tarn_strerror(rc));
     }
+    m->peers = tarn_peers_new(&(struct tarn_peers_args){.loop = args->loop,
+                                                        .rng = args->rng,
+                                                        .token = args->token,
+                                                        .token_len = args->token_len,
+                                                        .cluster_id = m->cluster_id});
     m->jobs = mjobs_new(m);
     tarn_timer_start(args->loop, &m->gc_timer, GC_EVERY_NS, gc_run, m);
     *ret = m;
@@ -240,11 +245,16 @@ void tarn_master_serve(struct tarn_master *m, struct tarn_rpc_server *s)
 
 void tarn_master_set_worker(struct tarn_master *m, struct tarn_rpc_client *worker)
 {
+    struct tarn_place *alone = tarn_place_single(MASTER_LONE_WORKER);
+
     m->worker = worker;
+    tarn_peers_set_place(m->peers, alone);
+    tarn_peers_preset(m->peers, MASTER_LONE_WORKER, worker);
+    tarn_place_unref(&alone);
     mjobs_resume(m->jobs);
 }
 
-static void master_ufs_closed(void *arg)
+static void master_part_closed(void *arg)
 {
     master_idle(arg);
 }
@@ -261,9 +271,11 @@ void tarn_master_stop(struct tarn_master *m, void (*done)(void *arg), void *arg)
     mlist_stop_all(m);
     mreport_stop_all(m);
     mattach_stop(m);
+    master_busy(m);
+    tarn_peers_stop(m->peers, master_part_closed, m);
     if (m->attach) {
         master_busy(m);
-        tarn_ufs_close(&m->attach->ufs, master_ufs_closed, m);
+        tarn_ufs_close(&m->attach->ufs, master_part_closed, m);
     }
     master_idle(m);
 }
@@ -282,6 +294,7 @@ void tarn_master_free(struct tarn_master **pm)
     msession_free_all(m);
     mnames_fini(m);
     mattach_free(&m->attach);
+    tarn_peers_free(&m->peers);
     tarn_wipe(m->cap_key, sizeof(m->cap_key));
     free(m);
     *pm = NULL;

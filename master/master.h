@@ -23,8 +23,16 @@ struct tarn_master_args {
     struct tarn_loop *loop;
     struct tarn_clock *clock;
     struct tarn_rng *rng;
-    struct tarn_kv *kv;     /* open, with the families of tarn_core_cf_names; stays the caller's */
-    const uint8_t *cap_key; /* 32 bytes: makes capabilities */
+    struct tarn_kv *kv; /* open, with the families of tarn_core_cf_names; stays the caller's */
+    /* 32 bytes: makes capabilities. NULL: the store's own, made once, so that they outlive us. */
+    const uint8_t *cap_key;
+    /* A cluster: workers register, clients are told of them. Else tarn_master_set_worker(). */
+    bool cluster;
+    const void *token; /* of the workers' listeners; copied */
+    size_t token_len;
+    uint64_t worker_lost_ns; /* absent for so long: no member any more; 0: 10 min */
+    uint64_t lease_ns;       /* of sessions and workers; 0: 10 s */
+    uint64_t move_rate; /* bytes per second and worker handed over to new owners; 0: no limit */
 };
 /* Makes the cluster id when the store is empty (one synced entry). */
 int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err,
@@ -47,6 +55,12 @@ void tarn_master_attach(struct tarn_master *m, const struct tarn_master_attach *
  * -TARN_E_NO_ATTACH. */
 int tarn_master_attached(struct tarn_master *m, const char *path, struct tarn_str *ret_uri,
                          struct tarn_str *ret_store_id);
+/*
+ * Opens the stores of all attachments that the journal has, without asking them: once, at the start
+ * of a cluster's master. One that cannot be opened is logged and tried again every 5 s; calls below
+ * it fail meanwhile unless what they ask is known.
+ */
+void tarn_master_open_attachments(struct tarn_master *m);
 struct tarn_ufs *tarn_master_ufs(struct tarn_master *m, uint32_t attachment,
                                  const char **ret_isolation);
 /* Jobs need a worker; goes on with jobs that were running. */

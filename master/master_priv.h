@@ -13,6 +13,7 @@
 #include "lib/base/list.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
+#include "lib/client/peers.h"
 #include "master/core/core.h"
 #include "master/core/journal.h"
 #include "master/master.h"
@@ -23,6 +24,7 @@
 #define MASTER_ASKS_LIST       8u     /* single names asked in a directory that start its listing */
 #define MASTER_DIRS_MAX        16384u /* directories remembered in memory */
 #define MASTER_LISTINGS_MAX    4096u  /* listings under way that clients may start */
+#define MASTER_LONE_WORKER     1u     /* id of the worker in a process that is all three */
 
 struct mlisting;
 
@@ -348,6 +350,7 @@ struct tarn_master {
     struct attach_op *attaching;
     struct tarn_list reports; /* struct mreport */
     struct tarn_rpc_client *worker;
+    struct tarn_peers *peers;  /* connections to workers; its place is the published topology */
     struct tarn_htab dirs;     /* struct mdir by ino */
     struct tarn_list dirs_lru; /* unused ones, oldest first */
     struct tarn_htab asks;     /* struct mask by (parent, name): questions under way */

@@ -18,6 +18,7 @@
 
 struct tarn_clock;
 struct tarn_disk;
+struct tarn_peers;
 struct tarn_tier;
 struct tarn_ufs;
 struct tarn_worker;
@@ -37,6 +38,13 @@ struct tarn_worker_args {
     struct tarn_ufs *(*ufs_of)(void *ctx, uint32_t attachment, const char **ret_isolation);
 };
 int tarn_worker_new(const struct tarn_worker_args *args, struct tarn_worker **ret);
+/* A member of a cluster: its number, the key of capabilities (32 bytes, copied). */
+void tarn_worker_set_identity(struct tarn_worker *w, uint64_t id, const uint8_t *cap_key);
+/*
+ * Connections to the other workers, whose topology says who may have what is missing here: they are
+ * asked before the store. Stays the caller's; NULL: nobody is.
+ */
+void tarn_worker_set_peers(struct tarn_worker *w, struct tarn_peers *peers);
 void tarn_worker_set_master(struct tarn_worker *w, struct tarn_rpc_client *master);
 /* Registers read, fill, free, cached, worker_status. */
 void tarn_worker_serve(struct tarn_worker *w, struct tarn_rpc_server *s);
@@ -52,5 +60,6 @@ struct tarn_worker_counts {
     uint64_t fetch_errors;
     uint64_t uncached_bytes; /* served without keeping them: no room */
     uint64_t fetching;       /* units in memory now */
+    uint64_t peer_bytes;     /* fetched from other workers */
 };
 void tarn_worker_counts(const struct tarn_worker *w, struct tarn_worker_counts *ret);

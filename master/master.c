@@ -321,6 +321,14 @@ void tarn_master_counts(struct tarn_master *m, struct tarn_master_counts *ret)
     ret->sessions++;
 }
 
+void tarn_master_each_store(struct tarn_master *m,
+                            void (*fn)(void *arg, uint32_t attachment, struct tarn_ufs *ufs),
+                            void *arg)
+{
+    if (m->attach && m->attach->ufs)
+        fn(arg, m->attach->id, m->attach->ufs);
+}
+
 void tarn_master_space(struct tarn_master *m, uint64_t *ret_files, uint64_t *ret_bytes)
 {
     *ret_files = atomic_load_explicit(&m->space_files, memory_order_relaxed);

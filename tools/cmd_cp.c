@@ -463,12 +463,8 @@ static const struct tarn_flags_spec get_spec = {
 const struct cli_command cmd_cp_command = {.name = "cp",
                                            .spec = &cp_spec,
                                            .run = cp_run,
-                                           .own = &cli_cp_table,
-                                           .own_size = sizeof(struct cli_cp),
-                                           .remote = true};
+                                           .own = &cli_cp_table};
 const struct cli_command cmd_get_command = {.name = "get",
                                             .spec = &get_spec,
                                             .run = get_run,
-                                            .own = &cli_cp_table,
-                                            .own_size = sizeof(struct cli_cp),
-                                            .remote = true};
+                                            .own = &cli_cp_table};

@@ -82,7 +82,6 @@ static const struct tarn_flags_spec version_spec = {.command = "tarn version",
 const struct cli_command cmd_help_command = {.name = "help",
                                              .spec = &help_spec,
                                              .run = help_run,
-                                             .own = &help_table,
-                                             .own_size = sizeof(struct cli_help)};
+                                             .own = &help_table};
 const struct cli_command cmd_version_command = {
     .name = "version", .spec = &version_spec, .run = version_run};

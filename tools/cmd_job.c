@@ -213,4 +213,4 @@ static const struct tarn_flags_spec job_spec = {
     .tables = job_tables,
     .max_args = 2};
 const struct cli_command cmd_job_command = {
-    .name = "job", .spec = &job_spec, .run = job_run, .remote = true};
+    .name = "job", .spec = &job_spec, .run = job_run};

@@ -81,9 +81,7 @@ static const struct tarn_flags_spec load_spec = {
 const struct cli_command cmd_load_command = {.name = "load",
                                              .spec = &load_spec,
                                              .run = load_run,
-                                             .own = &cli_load_table,
-                                             .own_size = sizeof(struct cli_load),
-                                             .remote = true};
+                                             .own = &cli_load_table};
 
 /* ---- free -------------------------------------------------------------------------------------
  */
@@ -135,6 +133,4 @@ static const struct tarn_flags_spec free_spec = {
 const struct cli_command cmd_free_command = {.name = "free",
                                              .spec = &free_spec,
                                              .run = free_run,
-                                             .own = &cli_free_table,
-                                             .own_size = sizeof(struct cli_free),
-                                             .remote = true};
+                                             .own = &cli_free_table};

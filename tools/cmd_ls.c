@@ -286,6 +286,4 @@ static const struct tarn_flags_spec ls_spec = {
 const struct cli_command cmd_ls_command = {.name = "ls",
                                            .spec = &ls_spec,
                                            .run = ls_run,
-                                           .own = &cli_ls_table,
-                                           .own_size = sizeof(struct cli_ls),
-                                           .remote = true};
+                                           .own = &cli_ls_table};

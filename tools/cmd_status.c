@@ -201,4 +201,4 @@ static const struct tarn_flags_spec status_spec = {
     .summary = "Show what is attached, cached, read and running.",
     .tables = tables};
 const struct cli_command cmd_status_command = {
-    .name = "status", .spec = &status_spec, .run = status_run, .remote = true};
+    .name = "status", .spec = &status_spec, .run = status_run};

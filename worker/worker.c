@@ -471,6 +471,8 @@ void tarn_worker_local_ops(struct tarn_worker *w, struct tarn_local_ops *ret)
 /* ---- handlers
  * ------------------------------------------------------------------------------------------- */
 
+#define WORKER_AHEAD_MAX 16u /* groups of a segment */
+
 struct rpc_read {
     struct wread read;
     struct wloc *loc;
@@ -547,6 +549,7 @@ static void worker_read_handler(void *ctx, struct tarn_rpc_call *call)
     rr->read.loc = loc;
     rr->read.off_bytes = req->offset / TARN_GRANULE_BYTES * TARN_GRANULE_BYTES;
     rr->read.len_bytes = (uint32_t)(end - rr->read.off_bytes);
+    rr->read.ahead_units = TARN_MIN(req->ahead, WORKER_AHEAD_MAX);
     rr->read.sums = true;
     rr->read.sum = rr->sums;
     rr->read.cls = req->background ? TARN_UFS_BACKGROUND : TARN_UFS_FOREGROUND;

@@ -612,7 +612,7 @@ static int file_uri_bad(struct tarn_errbuf *err)
 
 /* The directory may be mounted later, or its file server answer again: what is known of it can be
  * used meanwhile. */
-static bool file_later(int err)
+bool tarn_ufs_file_later(int err)
 {
     switch (err) {
     case ENOENT:
@@ -629,6 +629,13 @@ static bool file_later(int err)
     }
 }
 
+bool tarn_ufs_file_path(const char *uri, char ret[TARN_PATH_MAX])
+{
+    const char *rest = strncmp(uri, "file://", 7) == 0 ? uri + 7 : "";
+
+    return rest[0] == '/' && tarn_path_normalize(rest, ret) >= 0;
+}
+
 static int file_open_store(struct tarn_ufs *u, const char *rest, struct tarn_errbuf *err)
 {
     char path[TARN_PATH_MAX], real[PATH_MAX];
@@ -637,9 +644,13 @@ static int file_open_store(struct tarn_ufs *u, const char *rest, struct tarn_err
 
     if (rest[0] != '/' || tarn_path_normalize(rest, path) < 0)
         return file_uri_bad(err);
-    rc = tarn_probe_realpath(path, real);
+    rc = 0;
+    if (u->real_path)
+        (void)snprintf(real, sizeof(real), "%s", u->real_path); /* realpath's own bound */
+    else
+        rc = tarn_probe_realpath(path, real);
     if (rc < 0) {
-        if (!file_later(-rc))
+        if (!tarn_ufs_file_later(-rc))
             return tarn_err_set(err, rc, "file://%s: %s", path, strerrordesc_np(-rc));
         memcpy(real, path, strlen(path) + 1);
     }

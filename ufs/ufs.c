@@ -83,7 +83,9 @@ int tarn_ufs_open(const struct tarn_ufs_args *args, struct tarn_errbuf *err,
     u->loop = args->loop;
     tarn_ufs_opts_copy(args->opts, &u->opts);
     tarn_ufs_policy_init(u);
+    u->real_path = args->real_path;
     rc = ops->open(u, rest, err);
+    u->real_path = NULL;
     if (rc < 0) {
         ufs_free(u);
         if (!err || strstr(err->text, args->uri))

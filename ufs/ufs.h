@@ -25,6 +25,7 @@
 #include "lib/base/ids.h"
 #include "lib/base/limits.h"
 #include "lib/base/list.h"
+#include "lib/base/name.h"
 #include "lib/base/str.h"
 #include "lib/net/net.h"
 
@@ -67,8 +68,15 @@ struct tarn_ufs_args {
     struct tarn_loop *loop;           /* where it lives */
     const char *uri;                  /* s3://bucket/prefix, file:///dir */
     const struct tarn_ufs_opts *opts; /* copied */
+    /* What tarn_probe_realpath() said of a file:// URI's path: opening asks nothing then, so that a
+     * dead file server holds nobody up. NULL: not asked yet. */
+    const char *real_path;
 };
 
+/* The normalized path of a file:// URI; false: another store's, or malformed. */
+bool tarn_ufs_file_path(const char *uri, char ret[TARN_PATH_MAX]);
+/* Whether opening goes on without the canonical path, after this errno of the probe. */
+bool tarn_ufs_file_later(int err);
 /* Checks the URI and options and finds credentials; does not ask the store. CONFIG,
  * UFS_CREDENTIALS, UNSUPPORTED. */
 int tarn_ufs_open(const struct tarn_ufs_args *args, struct tarn_errbuf *err,

@@ -58,6 +58,7 @@ struct tarn_ufs {
     const struct tarn_ufs_ops *ops; /* back end */
     struct tarn_loop *loop;         /* where it lives */
     struct tarn_ufs_opts opts;      /* owned copy */
+    const char *real_path;          /* while it is opened: the caller's, or NULL */
     char *uri;                      /* without user info, for people */
     char *store_id;                 /* part of every cid */
     char *prefix;                   /* "" or "a/b/" */

@@ -53,16 +53,6 @@ void client_notice(void *ctx, uint32_t method, const ProtobufCMessage *msg)
         c->args.on_invalidate(c->args.ctx, inv);
 }
 
-static void session_meta(struct tarn_client *c, ProtobufCBinaryData cap)
-{
-    Tarn__Wire__CallMeta meta = TARN__WIRE__CALL_META__INIT;
-
-    meta.uid = (uint32_t)getuid();
-    meta.gid = (uint32_t)getgid();
-    meta.capability = cap;
-    tarn_rpc_client_set_meta(c->rpc, &meta);
-}
-
 static void session_renew_later(struct tarn_client *c);
 static void session_end(struct tarn_client *c);
 
@@ -79,7 +69,7 @@ static void session_renewed(struct tarn_rpc_req *req, int rc)
         return;
     }
     if (rc == 0) {
-        session_meta(c, resp->capability);
+        client_meta(c, resp->capability);
         if (c->have_seq && resp->seq > c->seq) { /* the connection keeps order: a gap is a loss */
             session_everything(c);
             c->seq = resp->seq;
@@ -169,7 +159,7 @@ static void session_opened(struct tarn_rpc_req *req, int rc)
         atomic_store(&c->kernel_trust_ns, resp->kernel_trust_ms >= UINT64_MAX / TARN_NS_PER_MS
                                               ? UINT64_MAX
                                               : resp->kernel_trust_ms * TARN_NS_PER_MS);
-        session_meta(c, resp->capability);
+        client_meta(c, resp->capability);
         if (!c->stopping)
             session_renew_later(c);
     } else if (!cb && !c->stopping) {

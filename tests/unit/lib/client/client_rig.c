@@ -33,7 +33,7 @@ static void attr_fill(Tarn__Wire__Attr *a, const struct rig *r, uint64_t ino)
     a->ino = ino;
     a->parent = 1;
     a->type = TARN_TYPE_FILE;
-    a->size = RIG_SIZE;
+    a->size = r->size;
     a->cid = (ProtobufCBinaryData){sizeof(cid), cid};
     a->trust_ms = r->trust_ms;
 }
@@ -71,7 +71,7 @@ static void locate_reply(struct rig *r, struct tarn_rpc_call *call)
 
     attr_fill(&attr, r, 10);
     memset(cid, r->locate_cid, sizeof(cid));
-    v.size = RIG_SIZE;
+    v.size = r->size;
     loc.ino = 10;
     loc.cid = (ProtobufCBinaryData){sizeof(cid), cid};
     loc.key = tarn_wire_bytes("k", 1);
@@ -203,6 +203,12 @@ static void on_gone(void *ctx, struct tarn_rpc_session *s)
 
 void rig_init(struct rig *r, const struct tarn_local_ops *local)
 {
+    rig_init_with(r, local, NULL);
+}
+
+void rig_init_with(struct rig *r, const struct tarn_local_ops *local,
+                   void (*tweak)(struct rig *r, struct tarn_client_args *args))
+{
     struct tarn_rpc_server_args s = {
         .rng = tarn_rng_system(), .cluster_id = "c", .ctx = r, .on_gone = on_gone};
     struct tarn_client_args c = {.rng = tarn_rng_system(),
@@ -212,7 +218,7 @@ void rig_init(struct rig *r, const struct tarn_local_ops *local)
                                  .ctx = r,
                                  .on_invalidate = on_invalidate};
 
-    *r = (struct rig){.trust_ms = 60000, .lookup_ino = 10, .locate_cid = 5};
+    *r = (struct rig){.trust_ms = 60000, .lookup_ino = 10, .locate_cid = 5, .size = RIG_SIZE};
     assert_int_equal(tarn_loop_new(&r->loop), 0);
     turns_guard(r->loop, &r->watchdog, 30 * TARN_NS_PER_S);
     s.loop = c.loop = r->loop;
@@ -224,6 +230,8 @@ void rig_init(struct rig *r, const struct tarn_local_ops *local)
     tarn_rpc_server_handle(r->server, TARN_RPC_read, on_read, r);
     assert_int_equal(tarn_rpc_server_listen(r->server, "127.0.0.1:0", &r->addr), 0);
     c.addrs = r->addr;
+    if (tweak)
+        tweak(r, &c);
     assert_int_equal(tarn_client_new(&c, &r->client), 0);
     tarn_client_connect(r->client, 5 * TARN_NS_PER_S, on_connected, r);
     rig_until(r, &r->flag, 1);

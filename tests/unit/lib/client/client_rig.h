@@ -18,7 +18,7 @@
 #include "lib/client/client_priv.h"
 
 #define KIB      1024ull
-#define RIG_SIZE (3000 * KIB) /* of the file that reads are of */
+#define RIG_SIZE (3000 * KIB) /* of the file that reads are of, unless a test says otherwise */
 
 struct rig {
     struct tarn_loop *loop;
@@ -39,6 +39,7 @@ struct rig {
     int lookup_rc;       /* NO_ENTRY: negative */
     uint64_t lookup_ino; /* of answers */
     uint64_t trust_ms;   /* of answers */
+    uint64_t size;       /* of the file; RIG_SIZE */
     int locate_rc;
     uint8_t locate_cid;   /* each byte of the locator's cid */
     unsigned spoil;       /* answers of read to be damaged */
@@ -48,6 +49,9 @@ struct rig {
 };
 
 void rig_init(struct rig *r, const struct tarn_local_ops *local);
+/* The same; `tweak` may change the client's arguments. */
+void rig_init_with(struct rig *r, const struct tarn_local_ops *local,
+                   void (*tweak)(struct rig *r, struct tarn_client_args *args));
 void rig_fini(struct rig *r);
 void rig_run_for(struct rig *r, uint64_t ns);
 void rig_until(struct rig *r, const unsigned *flag, unsigned n);

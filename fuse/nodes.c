@@ -242,11 +242,8 @@ static void nodes_remove(struct tarn_fnodes *t, struct nodes_shard *s, struct fn
 struct tarn_fnodes *fnodes_new(tarn_ino_t ino)
 {
     struct tarn_fnodes *t = tarn_xnew(struct tarn_fnodes);
-    struct tarn_attr root = {.ino = ino,
-                             .parent = ino,
-                             .type = TARN_TYPE_DIR,
-                             .mode = 0755,
-                             .nlink = 2};
+    struct tarn_attr root = {
+        .ino = ino, .parent = ino, .type = TARN_TYPE_DIR, .mode = 0755, .nlink = 2};
     struct nodes_shard *s = &t->shards[nodes_shard_of(ino.v)];
 
     for (unsigned i = 0; i < NODES_SHARDS; i++) {

@@ -321,12 +321,11 @@ void tarn_master_counts(struct tarn_master *m, struct tarn_master_counts *ret)
     ret->sessions++;
 }
 
-void tarn_master_each_store(struct tarn_master *m,
-                            void (*fn)(void *arg, uint32_t attachment, struct tarn_ufs *ufs),
-                            void *arg)
+void tarn_master_ufs_counts(struct tarn_master *m, struct tarn_ufs_counts *ret)
 {
+    *ret = (struct tarn_ufs_counts){0};
     if (m->attach && m->attach->ufs)
-        fn(arg, m->attach->id, m->attach->ufs);
+        tarn_ufs_counts(m->attach->ufs, ret);
 }
 
 void tarn_master_space(struct tarn_master *m, uint64_t *ret_files, uint64_t *ret_bytes)

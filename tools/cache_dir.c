@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The cache directory of `tarn local`: where it is (dir.c holds it), how much it may hold and holds.
+ * The cache directory of `tarn local`: where it is (dir.c holds it), how much it may hold and
+ * holds.
  */
 #include "tools/cache_dir.h"
 

@@ -60,8 +60,8 @@ static const struct tarn_conf_param listen_rows[] = {
 #include "tools/listen_params.def"
 #undef TARN_PARAM
 };
-const struct tarn_conf_table cli_listen_table =
-    TARN_CONF_TABLE("listen", "Servers that others talk to (tarn local, master, worker)", listen_rows);
+const struct tarn_conf_table cli_listen_table = TARN_CONF_TABLE(
+    "listen", "Servers that others talk to (tarn local, master, worker)", listen_rows);
 #undef TARN_CONF_STRUCT
 
 #define TARN_CONF_STRUCT struct cli_cache
@@ -94,12 +94,25 @@ const struct tarn_conf_table cli_store_table =
     TARN_CONF_TABLE("store", "What attaches a store (tarn local, attach)", store_rows);
 #undef TARN_CONF_STRUCT
 
-const struct tarn_conf_table *const cli_all_tables[] = {
-    &cli_common_table, &cli_remote_table, &cli_server_table, &cli_listen_table,
-    &cli_cache_table,  &cli_fuse_table,   &cli_store_table,  &cli_local_table,
-    &cli_master_table, &cli_worker_table, &cli_mount_table,  &cli_attach_table,
-    &cli_load_table,   &cli_free_table,   &cli_ls_table,     &cli_cp_table,
-    &cli_umount_table, &tarn_ufs_opts_table, NULL};
+const struct tarn_conf_table *const cli_all_tables[] = {&cli_common_table,
+                                                        &cli_remote_table,
+                                                        &cli_server_table,
+                                                        &cli_listen_table,
+                                                        &cli_cache_table,
+                                                        &cli_fuse_table,
+                                                        &cli_store_table,
+                                                        &cli_local_table,
+                                                        &cli_master_table,
+                                                        &cli_worker_table,
+                                                        &cli_mount_table,
+                                                        &cli_attach_table,
+                                                        &cli_load_table,
+                                                        &cli_free_table,
+                                                        &cli_ls_table,
+                                                        &cli_cp_table,
+                                                        &cli_umount_table,
+                                                        &tarn_ufs_opts_table,
+                                                        NULL};
 
 bool cli_given(const struct cli *c, const char *key)
 {
@@ -236,6 +249,11 @@ int cli_failed(struct cli *c, int rc, const char *what)
     default:
         return c->err.text[0] ? rc : tarn_err_set(&c->err, rc, "%s: %s", what, tarn_strerror(rc));
     }
+}
+
+int cli_told(struct cli *c, int rc, const char *what, const char *text)
+{
+    return text[0] ? tarn_err_set(&c->err, rc, "%s: %s", what, text) : rc;
 }
 
 int cli_call_waiting(struct cli *c, struct tarn_rpc_req *req, uint32_t method,

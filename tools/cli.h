@@ -70,8 +70,8 @@ struct cli_command {
     const struct tarn_flags_spec *spec;
     int (*run)(struct cli *c);
     const struct tarn_conf_table *own; /* the command's own parameters, NULL: none */
-    bool server; /* it serves: what it remarks is logged */
-    bool words;  /* it serves only without a positional */
+    bool server;                       /* it serves: what it remarks is logged */
+    bool words;                        /* it serves only without a positional */
 };
 const struct cli_command *cli_find(const char *name);
 const struct cli_command *cli_at(size_t i); /* NULL behind the last */
@@ -130,6 +130,9 @@ int cli_token(struct cli *c, struct tarn_str *ret);
 int cli_status(struct cli *c, Tarn__Wire__StatusResponse **ret);
 /* What a call failed of, as c->err ("WHAT: reason", unless a text is there) and as the code. */
 int cli_failed(struct cli *c, int rc, const char *what);
+/* A server's own text for why a call failed, as c->err ("WHAT: text") if there is one; returns rc.
+ */
+int cli_told(struct cli *c, int rc, const char *what, const char *text);
 /* One metadata call. Sets c->err to "WHAT: reason". */
 int cli_op(struct cli *c, struct tarn_client_op *op, const char *what);
 /* Attributes of a path in normal form. */

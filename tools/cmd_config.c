@@ -98,8 +98,9 @@ static int config_run(struct cli *c)
 }
 
 static const struct tarn_conf_table *const config_tables[] = {
-    &cli_common_table, &cli_remote_table, &cli_local_table, &cli_server_table,
-    &cli_listen_table, &cli_cache_table,  &cli_fuse_table,  &cli_store_table, NULL};
+    &cli_common_table, &cli_remote_table, &cli_local_table,
+    &cli_server_table, &cli_listen_table, &cli_cache_table,
+    &cli_fuse_table,   &cli_store_table,  NULL};
 static const struct tarn_flags_spec config_spec = {
     .command = "tarn config",
     .args = "",

@@ -8,6 +8,7 @@
 #include "lib/base/units.h"
 #include "tools/cache_dir.h"
 #include "tools/local.h"
+#include "tools/store_opts.h"
 
 #define MASTER_DEFAULT "127.0.0.1:7100" /* where commands look: remote_params.def */
 
@@ -84,23 +85,6 @@ static const struct serve_role local_role = {.name = "local",
 /* ---- the command ------------------------------------------------------------------------------
  */
 
-/*
- * Options of the store: -o, then the section `ufs` of the configuration file (secrets only there,
- * and only when its mode is 0600).
- */
-static int local_store_options(struct local *l)
-{
-    const struct cli *c = l->serve.cli;
-    struct tarn_conf_bind bind = {&tarn_ufs_opts_table, &l->opts,
-                                  TARN_CONF_FROM_OPT | TARN_CONF_FROM_FILE};
-    struct tarn_conf_input in = {.opts = c->store.option.v,
-                                 .n_opts = c->store.option.n,
-                                 .file = c->common.config[0] ? c->common.config : NULL,
-                                 .others = cli_all_tables};
-
-    return tarn_conf_load(&bind, 1, &in, &l->opts_conf, l->serve.err);
-}
-
 /* Where the cache is, and the store's options; everything is checked that can be. */
 static int local_prepare(struct local *l)
 {
@@ -112,7 +96,7 @@ static int local_prepare(struct local *l)
         return tarn_err_set(err, -TARN_E_USAGE, "the URI or the mountpoint is too long");
     memcpy(l->uri, args[0], strlen(args[0]) + 1);
     memcpy(l->mountpoint, args[1], strlen(args[1]) + 1);
-    rc = local_store_options(l);
+    rc = store_opts_load(l->serve.cli, &l->opts, &l->opts_conf);
     if (rc == 0 && l->p->cache_dir[0])
         tarn_str_adds(&l->cache_dir, l->p->cache_dir);
     else if (rc == 0)
@@ -140,7 +124,7 @@ static int local_run(struct cli *c)
 }
 
 static const struct tarn_conf_table *const local_tables[] = {
-    &cli_local_table, &cli_store_table,  &cli_cache_table,  &cli_fuse_table,
+    &cli_local_table,  &cli_store_table,  &cli_cache_table,  &cli_fuse_table,
     &cli_server_table, &cli_listen_table, &cli_common_table, NULL};
 static const struct tarn_conf_table *const local_opt_tables[] = {&tarn_ufs_opts_table, NULL};
 static const struct tarn_flags_short local_shorts[] = {{'d', "daemon"}, {'o', "option"}};

@@ -108,8 +108,8 @@ static int master_open_server(void *arg)
     int rc = serve_rpc_open(&m->serve, &args, &m->rpc);
 
     if (rc == 0 && !m->serve.cli->remote.token_file[0])
-        rc = cli_token_place(cli_port(m->rpc.addr), &m->rpc.token, &m->rpc.token_path,
-                             m->serve.err);
+        rc =
+            cli_token_place(cli_port(m->rpc.addr), &m->rpc.token, &m->rpc.token_path, m->serve.err);
     if (rc < 0)
         return rc;
     tarn_master_open_attachments(m->master.master);
@@ -262,15 +262,15 @@ static int master_run(struct cli *c)
     if (strcmp(word, "ls") == 0)
         return master_ls(c);
     if (strcmp(word, "add") == 0 || strcmp(word, "remove") == 0)
-        return tarn_err_set(&c->err, -TARN_E_USAGE,
-                            "%s: groups of masters are not offered yet", word);
-    return tarn_err_set(&c->err, -TARN_E_USAGE, "\"%s\": a server takes no word; the only one is ls",
-                        word);
+        return tarn_err_set(&c->err, -TARN_E_USAGE, "%s: groups of masters are not offered yet",
+                            word);
+    return tarn_err_set(&c->err, -TARN_E_USAGE,
+                        "\"%s\": a server takes no word; the only one is ls", word);
 }
 
-static const struct tarn_conf_table *const master_tables[] = {
-    &cli_master_table, &cli_server_table, &cli_listen_table,
-    &cli_remote_table, &cli_common_table, NULL};
+static const struct tarn_conf_table *const master_tables[] = {&cli_master_table, &cli_server_table,
+                                                              &cli_listen_table, &cli_remote_table,
+                                                              &cli_common_table, NULL};
 static const struct tarn_flags_short master_shorts[] = {{'d', "daemon"}};
 static const struct tarn_flags_spec master_spec = {
     .command = "tarn master",

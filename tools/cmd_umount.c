@@ -78,7 +78,5 @@ static const struct tarn_flags_spec umount_spec = {
     .n_shorts = TARN_ARRAY_LEN(umount_shorts),
     .min_args = 1,
     .max_args = 1};
-const struct cli_command cmd_umount_command = {.name = "umount",
-                                               .spec = &umount_spec,
-                                               .run = umount_run,
-                                               .own = &cli_umount_table};
+const struct cli_command cmd_umount_command = {
+    .name = "umount", .spec = &umount_spec, .run = umount_run, .own = &cli_umount_table};

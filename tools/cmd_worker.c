@@ -47,18 +47,23 @@ static int worker_run(struct cli *c)
                         near.best[0] ? "?" : "");
 }
 
-static const struct tarn_conf_table *const worker_tables[] = {
-    &cli_worker_table, &cli_cache_table,  &cli_server_table, &cli_listen_table,
-    &cli_remote_table, &cli_common_table, NULL};
+static const struct tarn_conf_table *const worker_tables[] = {&cli_worker_table,
+                                                              &cli_cache_table,
+                                                              &cli_server_table,
+                                                              &cli_listen_table,
+                                                              &cli_remote_table,
+                                                              &cli_common_table,
+                                                              NULL};
 static const struct tarn_flags_short worker_shorts[] = {{'d', "daemon"}};
 static const struct tarn_flags_spec worker_spec = {
     .command = "tarn worker",
     .args = "[ls | drain ID | remove ID]",
     .summary = "Keep bytes for a cluster; or list, drain or remove who does.",
-    .text = "A worker is known by the directory of its tier: with it, what it owns moves to another\n"
-            "process or host. `drain` has it hand over what it has (--undo: no more), `remove`\n"
-            "takes it out of the cluster.\n\n"
-            "  tarn worker --master 127.0.0.1:7100 --tier SSD:/data/tarn:500GiB -d",
+    .text =
+        "A worker is known by the directory of its tier: with it, what it owns moves to another\n"
+        "process or host. `drain` has it hand over what it has (--undo: no more), `remove`\n"
+        "takes it out of the cluster.\n\n"
+        "  tarn worker --master 127.0.0.1:7100 --tier SSD:/data/tarn:500GiB -d",
     .tables = worker_tables,
     .shorts = worker_shorts,
     .n_shorts = TARN_ARRAY_LEN(worker_shorts),

@@ -36,15 +36,15 @@ static int dir_mkdirs(const struct dir_kind *kind, const char *path, struct tarn
     return 0;
 }
 
-static int dir_locked(const struct dir_kind *kind, int lock_fd, const char *path, struct tarn_errbuf *err)
+static int dir_locked(const struct dir_kind *kind, int lock_fd, const char *path,
+                      struct tarn_errbuf *err)
 {
     pid_t pid = lock_holder(lock_fd);
     char who[32] = "";
 
     if (pid)
         (void)snprintf(who, sizeof(who), " (pid %d)", (int)pid); /* fits */
-    return tarn_err_set(err, -TARN_E_DIR_LOCKED,
-                        "%s %s: another tarn%s uses it; %s", kind->what,
+    return tarn_err_set(err, -TARN_E_DIR_LOCKED, "%s %s: another tarn%s uses it; %s", kind->what,
                         path, who, kind->advice);
 }
 
@@ -76,8 +76,7 @@ int dir_open(const struct dir_kind *kind, const char *path, struct dir *ret,
     had_lock = faccessat(dir_fd, "LOCK", F_OK, AT_SYMLINK_NOFOLLOW) == 0;
     ret->lock_fd = openat(dir_fd, "LOCK", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (ret->lock_fd < 0) {
-        rc =
-            tarn_err_set(err, -errno, "%s %s: LOCK: %s", kind->what, real, strerrordesc_np(errno));
+        rc = tarn_err_set(err, -errno, "%s %s: LOCK: %s", kind->what, real, strerrordesc_np(errno));
         goto out;
     }
     if (flock(ret->lock_fd, LOCK_EX | LOCK_NB) < 0)

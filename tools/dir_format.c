@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * FORMAT is one line: "tarn cache N" (or "tarn master N"), and the XXH3-64 of that in hex, so that
- * damage is no newer version. A newer version's is refused, nothing is touched. What is damaged is taken for ours and
- * written anew: what lies beside it has checksums of its own, and a cache that does not start helps
- * nobody. The first versions wrote the line without a sum.
+ * damage is no newer version. A newer version's is refused, nothing is touched. What is damaged is
+ * taken for ours and written anew: what lies beside it has checksums of its own, and a cache that
+ * does not start helps nobody. The first versions wrote the line without a sum.
  *
  * A directory without FORMAT is taken when it is empty, so that nobody's files are mixed with ours,
  * or when all that is in it bears our names: a power cut may have taken FORMAT alone.
@@ -176,8 +176,8 @@ static int format_damaged(const struct dir_kind *kind, int dir_fd, const char *p
     if (rc < 0)
         return format_fail(err, rc, kind, path, "read");
     if (found.others)
-        return tarn_err_set(err, -TARN_E_DIR_FOREIGN, "%s %s: FORMAT is not one of tarn", kind->what,
-                            path);
+        return tarn_err_set(err, -TARN_E_DIR_FOREIGN, "%s %s: FORMAT is not one of tarn",
+                            kind->what, path);
     tarn_warn("cache", "FORMAT is damaged and is written anew: path=%s", path);
     return 0;
 }

@@ -85,8 +85,8 @@ static int check_file(struct local *l, const char *flag, const char *path, const
     path_settle(path, real);
     if (!path_inside(real, mountpoint))
         return 0;
-    return tarn_err_set(l->serve.err, -TARN_E_CONFIG, "%s %s: lies below the mountpoint %s", flag, path,
-                        mountpoint);
+    return tarn_err_set(l->serve.err, -TARN_E_CONFIG, "%s %s: lies below the mountpoint %s", flag,
+                        path, mountpoint);
 }
 
 /* The file of AWS credentials, where it may be needed; it is read again when keys change. */
@@ -110,9 +110,12 @@ static int check_files(struct local *l, const char *mountpoint)
 {
     const struct {
         const char *flag, *path;
-    } files[] = {{"--pid-file", l->serve.cli->server.pid_file},        {"--log-file", l->serve.cli->server.log_file},
-                 {"-o key-file", l->opts.key_file},     {"-o secret-file", l->opts.secret_file},
-                 {"-o token-file", l->opts.token_file}, {"-o tls-ca", l->opts.tls_ca}};
+    } files[] = {{"--pid-file", l->serve.cli->server.pid_file},
+                 {"--log-file", l->serve.cli->server.log_file},
+                 {"-o key-file", l->opts.key_file},
+                 {"-o secret-file", l->opts.secret_file},
+                 {"-o token-file", l->opts.token_file},
+                 {"-o tls-ca", l->opts.tls_ca}};
     int rc = 0;
 
     for (size_t i = 0; i < TARN_ARRAY_LEN(files) && rc == 0; i++)
@@ -140,24 +143,11 @@ int local_check_places(struct local *l, const char *cache_dir)
 
 /* ---- all ------------------------------------------------------------------------------------- */
 
-/* Others see the command line: no password there, in whatever form. */
-static int check_proxy(struct local *l)
-{
-    if (!strchr(l->opts.proxy, '@') ||
-        !tarn_starts_with(tarn_conf_source(l->opts_conf, "proxy"), "option"))
-        return 0;
-    return tarn_err_set(l->serve.err, -TARN_E_SECRET_ARGV,
-                        "-o proxy: a password is not taken on the command line, where others can "
-                        "read it; use \"proxy:\" in a config file of mode 0600");
-}
-
 int local_check(struct local *l, const char *cache_dir)
 {
     char real[PATH_MAX];
     int rc = serve_check_addrs(l->serve.cli, false);
 
-    if (rc == 0)
-        rc = check_proxy(l);
     if (rc == 0 && !l->serve.cli->fuse.read_only)
         rc = tarn_err_set(l->serve.err, -TARN_E_CONFIG,
                           "--no-read-only: there is no mount that takes changes yet");

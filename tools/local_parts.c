@@ -136,8 +136,8 @@ static int parts_open_server(void *local)
 
     cli_token_new(&l->rpc.token);
     if (rc == 0)
-        rc = cli_token_place(cli_port(l->rpc.addr), &l->rpc.token, &l->rpc.token_path,
-                             l->serve.err);
+        rc =
+            cli_token_place(cli_port(l->rpc.addr), &l->rpc.token, &l->rpc.token_path, l->serve.err);
     if (rc < 0)
         return rc;
     serve_rpc_admit(&l->rpc);
@@ -203,20 +203,23 @@ static int parts_open_fuse(void *local)
 static int parts_open_metrics(void *local)
 {
     struct local *l = local;
-    struct metrics_args args = {.serve = &l->serve,
-                                .port = LOCAL_HTTP_PORT,
-                                .parts = {metrics_of_stores(&l->stores),
-                                          metrics_of_master(&l->master),
-                                          metrics_of_worker(&l->worker),
-                                          metrics_of_mount(&l->mount)},
-                                .own = tarn_fuse_stats(l->mount.fuse)};
+    struct metrics_args args = {
+        .serve = &l->serve,
+        .port = LOCAL_HTTP_PORT,
+        .parts = {metrics_of_stores(&l->stores), metrics_of_master(&l->master),
+                  metrics_of_worker(&l->worker), metrics_of_mount(&l->mount)},
+        .own = tarn_fuse_stats(l->mount.fuse)};
 
     l->stores.master = &l->master;
     return metrics_start(&args, &l->metrics);
 }
 
-serve_step_fn *const local_steps[] = {parts_open_master,  parts_open_worker, parts_open_server,
-                                      parts_open_clients, parts_open_fuse,   parts_open_metrics,
+serve_step_fn *const local_steps[] = {parts_open_master,
+                                      parts_open_worker,
+                                      parts_open_server,
+                                      parts_open_clients,
+                                      parts_open_fuse,
+                                      parts_open_metrics,
                                       NULL};
 
 /* ---- stop: the reverse ------------------------------------------------------------------------

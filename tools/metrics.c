@@ -14,7 +14,7 @@
 #include "lib/http/http.h"
 #include "tools/serve.h"
 
-#define METRICS_PORTS 100u                    /* how many are tried */
+#define METRICS_PORTS 100u                   /* how many are tried */
 #define COPY_WAIT_NS  (500 * TARN_NS_PER_MS) /* a loop that is busy longer: the last figures */
 
 enum process_stat {

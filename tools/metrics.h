@@ -47,7 +47,8 @@ const char *metrics_addr(const struct metrics *m); /* "none" without a listener 
 /* Accepts NULL inside. Thread: the loop's, which must turn once more (tarn_loop_free does). */
 void metrics_stop(struct metrics **m);
 
-/* ---- parts (metrics_parts.c) ------------------------------------------------------------------ */
+/* ---- parts (metrics_parts.c) ------------------------------------------------------------------
+ */
 
 /* Stores: one attachment's counters in a process begin anew when its store is opened anew. */
 struct metrics_stores {

@@ -55,37 +55,50 @@ static void store_add(struct tarn_stats *stats, unsigned id, unsigned series, ui
     tarn_stats_add(stats, id, series, now >= last ? now - last : now);
 }
 
-static void store_look(void *arg, uint32_t attachment, struct tarn_ufs *ufs)
+static void store_figures(struct tarn_stats *st, const struct tarn_ufs_counts *last,
+                          const struct tarn_ufs_counts *now)
 {
-    struct store_look *look = arg;
-    struct metrics_store *seen = store_seen(look->stores, attachment);
-    const struct tarn_ufs_counts last = seen->last;
-    struct tarn_stats *st = look->stats;
-    struct tarn_ufs_counts now;
-
-    tarn_ufs_counts(ufs, &now);
-    look->running += now.running;
-    store_add(st, STORE_STAT_ufs_read_bytes, 0, last.read_bytes, now.read_bytes);
-    store_add(st, STORE_STAT_ufs_requests_sent, 0, last.requests, now.requests);
-    store_add(st, STORE_STAT_ufs_retries, 0, last.retries, now.retries);
-    store_add(st, STORE_STAT_ufs_failures, 0, last.failures, now.failures);
+    store_add(st, STORE_STAT_ufs_read_bytes, 0, last->read_bytes, now->read_bytes);
+    store_add(st, STORE_STAT_ufs_requests_sent, 0, last->requests, now->requests);
+    store_add(st, STORE_STAT_ufs_retries, 0, last->retries, now->retries);
+    store_add(st, STORE_STAT_ufs_failures, 0, last->failures, now->failures);
     for (unsigned op = 0; op < TARN_UFS_OP_COUNT; op++)
         for (unsigned s = 0; s < TARN_UFS_STATUS_COUNT; s++)
             store_add(st, STORE_STAT_ufs_requests,
-                      tarn_stats_series(st, STORE_STAT_ufs_requests, op, s, 0), last.ended[op][s],
-                      now.ended[op][s]);
-    seen->last = now;
+                      tarn_stats_series(st, STORE_STAT_ufs_requests, op, s, 0), last->ended[op][s],
+                      now->ended[op][s]);
+}
+
+static void store_take(struct store_look *look, uint32_t attachment,
+                       const struct tarn_ufs_counts *now)
+{
+    struct metrics_store *seen = store_seen(look->stores, attachment);
+
+    look->running += now->running;
+    store_figures(look->stats, &seen->last, now);
+    seen->last = *now;
+}
+
+static void store_look(void *arg, uint32_t attachment, struct tarn_ufs *ufs)
+{
+    struct tarn_ufs_counts now;
+
+    tarn_ufs_counts(ufs, &now);
+    store_take(arg, attachment, &now);
 }
 
 static void copy_stores(struct tarn_stats *stats, void *arg)
 {
     struct metrics_stores *s = arg;
     struct store_look look = {.stores = s, .stats = stats};
+    struct tarn_ufs_counts all;
 
     if (s->stores)
         tarn_stores_each(s->stores, store_look, &look);
-    if (s->master)
-        tarn_master_each_store(s->master->master, store_look, &look);
+    if (s->master) { /* it sums them up itself */
+        tarn_master_ufs_counts(s->master->master, &all);
+        store_take(&look, 0, &all);
+    }
     metrics_copy(&store_table, stats, STORE_STAT_ufs_requests_running, 0, look.running);
 }
 

@@ -39,7 +39,8 @@ static uint64_t record_start(pid_t pid)
     p = strrchr(line, ')');                     /* behind its name, which may hold anything */
     for (unsigned field = 2; p && field < 22; field++)
         p = strchr(p + 1, ' ');
-    if (p && sscanf(p, " %" SCNu64, &start) != 1) /* NOLINT(cert-err34-c): the kernel's own format */
+    if (p &&
+        sscanf(p, " %" SCNu64, &start) != 1) /* NOLINT(cert-err34-c): the kernel's own format */
         start = 0;
     return start;
 }

@@ -7,6 +7,7 @@
 #include "lib/base/env.h"
 #include "lib/client/client.h"
 #include "tools/mount_record.h"
+#include "worker/stores.h"
 
 #define FUSE_TIMEOUT_NS (30 * TARN_NS_PER_S)
 
@@ -16,6 +17,22 @@ static void mount_invalidate(void *ctx, const Tarn__Wire__Invalidate *inv)
 
     if (m->fuse)
         tarn_fuse_invalidate(m->fuse, inv);
+}
+
+static bool mount_direct_ok(void *ctx, uint32_t attachment)
+{
+    struct role_mount *m = ctx;
+    const char *isolation;
+
+    return m->stores && tarn_stores_of(m->stores, attachment, &isolation) != NULL;
+}
+
+static void mount_attachments(void *ctx, const Tarn__Wire__AttachmentList *list)
+{
+    struct role_mount *m = ctx;
+
+    if (m->stores)
+        tarn_stores_apply(m->stores, list);
 }
 
 static void mount_ended(void *ctx, int rc)
@@ -46,6 +63,8 @@ int role_mount_connect(struct serve *s, struct role_mount *m, struct tarn_client
     args->rng = tarn_rng_system();
     args->kind = "mount";
     args->ctx = m;
+    args->direct_ok = mount_direct_ok;
+    args->on_attachments = mount_attachments;
     args->on_invalidate = mount_invalidate;
     rc = tarn_client_new(args, &m->client);
     if (rc < 0)

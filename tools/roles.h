@@ -15,7 +15,8 @@
 #include "tools/serve.h"
 #include "worker/worker.h"
 
-/* ---- master (role_master.c) ------------------------------------------------------------------- */
+/* ---- master (role_master.c) -------------------------------------------------------------------
+ */
 
 struct role_master {
     struct tarn_kv *kv; /* the names */
@@ -33,7 +34,8 @@ void role_master_stop(struct serve *s, struct role_master *m);
 /* After its RPC server has stopped. */
 void role_master_close(struct role_master *m);
 
-/* ---- worker (role_worker.c) ------------------------------------------------------------------- */
+/* ---- worker (role_worker.c) -------------------------------------------------------------------
+ */
 
 struct role_worker {
     struct tarn_tier *tier; /* the bytes; NULL: it keeps none */
@@ -49,14 +51,16 @@ void role_worker_close(struct role_worker *w);
 /* Ends a connection, if there is one. */
 void role_rpc_stop(struct serve *s, struct tarn_rpc_client **c);
 
-/* ---- mount (role_mount.c) --------------------------------------------------------------------- */
+/* ---- mount (role_mount.c) ---------------------------------------------------------------------
+ */
 
 struct role_mount {
     struct serve *serve;
     struct tarn_client *client;
     struct tarn_fuse *fuse;
-    struct tarn_str record; /* the file that names us for `tarn umount` */
-    void *owner;            /* the two are the composing server's */
+    struct tarn_str record;     /* the file that names us for `tarn umount` */
+    struct tarn_stores *stores; /* of attachments that may be read from here; or NULL */
+    void *owner;                /* the two are the composing server's */
     void (*space)(void *owner, struct tarn_fuse_space *ret); /* as statfs of fuse.h; or NULL */
 };
 /* Makes the client and opens its session. Loop, generator and on_invalidate are set here. */

@@ -25,12 +25,12 @@ typedef int serve_step_fn(void *role);
 
 /* What a kind of server does. Immutable. Its functions get the role's own struct. */
 struct serve_role {
-    const char *name;             /* of the command, and of its lines in the log: "worker" */
-    serve_step_fn *hold;          /* takes its directories, in the background already; or NULL */
-    serve_step_fn *const *steps;  /* NULL-terminated: make its parts in order, the loop turning */
+    const char *name;            /* of the command, and of its lines in the log: "worker" */
+    serve_step_fn *hold;         /* takes its directories, in the background already; or NULL */
+    serve_step_fn *const *steps; /* NULL-terminated: make its parts in order, the loop turning */
     void (*ready)(void *role, struct tarn_str *ret); /* logs it, and says where it serves */
-    void (*stop)(void *role);     /* takes its parts away in reverse, those that are there */
-    void (*let_go)(void *role);   /* of its directories, when all else has ended; or NULL */
+    void (*stop)(void *role);   /* takes its parts away in reverse, those that are there */
+    void (*let_go)(void *role); /* of its directories, when all else has ended; or NULL */
 };
 
 struct serve {
@@ -56,7 +56,8 @@ void serve_want_stop(struct serve *s);
 /* The same, and with this code and text in the end. Loop's thread. */
 void serve_fail(struct serve *s, int rc, const char *text);
 
-/* ---- steps that wait -------------------------------------------------------------------------- */
+/* ---- steps that wait --------------------------------------------------------------------------
+ */
 
 /* Valid until its callback; one that may outlive the wait for it lies in the role's struct. */
 struct serve_step {
@@ -78,7 +79,8 @@ int serve_wait_or_stop(struct serve_step *st);
 /* Runs the loop for a while, or until a stop is wanted. */
 void serve_sleep(struct serve *s, uint64_t ns);
 
-/* ---- listeners -------------------------------------------------------------------------------- */
+/* ---- listeners --------------------------------------------------------------------------------
+ */
 
 /* An RPC listener. */
 struct serve_rpc {
@@ -103,7 +105,8 @@ void serve_rpc_admit(struct serve_rpc *r);
 /* Also of one that was never opened. */
 void serve_rpc_stop(struct serve *s, struct serve_rpc *r);
 
-/* ---- checks before anything is made ----------------------------------------------------------- */
+/* ---- checks before anything is made -----------------------------------------------------------
+ */
 
 /*
  * --listen and --http-listen: beyond loopback only with --insecure; the control port also with a

@@ -22,8 +22,7 @@ static int spec_medium(const char *text, size_t n, enum tarn_medium *ret)
     static const struct {
         const char *name;
         enum tarn_medium medium;
-    } media[] = {
-        {"MEM", TARN_MEDIUM_MEM}, {"SSD", TARN_MEDIUM_SSD}, {"HDD", TARN_MEDIUM_HDD}};
+    } media[] = {{"MEM", TARN_MEDIUM_MEM}, {"SSD", TARN_MEDIUM_SSD}, {"HDD", TARN_MEDIUM_HDD}};
 
     for (size_t i = 0; i < TARN_ARRAY_LEN(media); i++)
         if (strlen(media[i].name) == n && strncmp(media[i].name, text, n) == 0) {
@@ -87,7 +86,7 @@ int tier_spec_parse(const char *text, struct tier_spec *ret, struct tarn_errbuf 
                             form);
     marked = tarn_xstrdup(rest + 1);
     plain = tarn_xstrdup(rest + 1);
-    path = spec_with_marks(marked, &spec)    ? marked
+    path = spec_with_marks(marked, &spec)     ? marked
            : spec_without_marks(plain, &spec) ? plain
                                               : NULL;
     if (!path || !path[0])

@@ -32,8 +32,8 @@ static void worker_room(const Tarn__Wire__WorkerStatus *w, uint64_t *ret_used, u
 static void ls_text(const Tarn__Wire__StatusResponse *st)
 {
     if (st->n_workers > 0)
-        (void)printf("%-20s %-22s %-16s %-9s %-5s %6s %22s %10s\n", "ID", "ADDRESS", "HOST", "STATE",
-                     "ALIVE", "WEIGHT", "USED", "LEFT");
+        (void)printf("%-20s %-22s %-16s %-9s %-5s %6s %22s %10s\n", "ID", "ADDRESS", "HOST",
+                     "STATE", "ALIVE", "WEIGHT", "USED", "LEFT");
     for (size_t i = 0; i < st->n_workers; i++) {
         const Tarn__Wire__WorkerStatus *w = st->workers[i];
         uint64_t used, room;
@@ -47,8 +47,8 @@ static void ls_text(const Tarn__Wire__StatusResponse *st)
         (void)printf("%*s ", (int)(strlen(w->addr) < 22 ? 22 - strlen(w->addr) : 0), "");
         cli_put_name(stdout, w->host, strlen(w->host));
         (void)printf("%*s ", (int)(strlen(w->host) < 16 ? 16 - strlen(w->host) : 0), "");
-        (void)printf("%-9s %-5s %6u %22s %10s\n", w->state, w->alive ? "yes" : "no", w->weight, both,
-                     tarn_format_size(w->left_bytes, a));
+        (void)printf("%-9s %-5s %6u %22s %10s\n", w->state, w->alive ? "yes" : "no", w->weight,
+                     both, tarn_format_size(w->left_bytes, a));
     }
 }
 
@@ -61,12 +61,16 @@ static json_t *ls_json(const Tarn__Wire__StatusResponse *st)
         uint64_t used, room;
 
         worker_room(w, &used, &room);
-        (void)json_array_append_new( /* out of memory only */
-            list, json_pack("{s:I, s:o, s:o, s:o, s:b, s:I, s:I, s:I, s:I, s:b, s:I}", "id", U(w->id),
-                            "addr", cli_json_text(w->addr), "host", cli_json_text(w->host), "state",
-                            cli_json_text(w->state), "alive", w->alive, "weight", U(w->weight),
-                            "used_bytes", U(used), "capacity_bytes", U(room), "left_bytes",
-                            U(w->left_bytes), "settled", w->settled, "heard_ms", U(w->heard_ms)));
+        (void)json_array_append_new(/* out of memory only */
+                                    list,
+                                    json_pack(
+                                        "{s:I, s:o, s:o, s:o, s:b, s:I, s:I, s:I, s:I, s:b, s:I}",
+                                        "id", U(w->id), "addr", cli_json_text(w->addr), "host",
+                                        cli_json_text(w->host), "state", cli_json_text(w->state),
+                                        "alive", w->alive, "weight", U(w->weight), "used_bytes",
+                                        U(used), "capacity_bytes", U(room), "left_bytes",
+                                        U(w->left_bytes), "settled", w->settled, "heard_ms",
+                                        U(w->heard_ms)));
     }
     return list;
 }
@@ -116,8 +120,8 @@ static int admin_call(struct cli *c, uint32_t method, const char *id, uint64_t *
     resp = (const Tarn__Wire__WorkerAdminResponse *)req.resp;
     if (resp)
         *ret_left = resp->left_bytes;
-    if (rc < 0 && resp && resp->error_text[0])
-        rc = tarn_err_set(&c->err, rc, "%s: %s", what, resp->error_text);
+    if (rc < 0 && resp)
+        rc = cli_told(c, rc, what, resp->error_text);
     tarn_rpc_req_fini(&req);
     return rc;
 }

@@ -39,9 +39,9 @@ struct worker_server {
     int link_rc;                    /* why it was not, last */
     struct tarn_rpc_client *master; /* keeps connected from then on */
     struct role_worker worker;
-    struct tarn_stores *stores; /* of the attachments */
-    struct tarn_peers *peers;   /* the other workers */
-    struct serve_rpc rpc;       /* listens; its token is the cluster's */
+    struct tarn_stores *stores;         /* of the attachments */
+    struct tarn_peers *peers;           /* the other workers */
+    struct serve_rpc rpc;               /* listens; its token is the cluster's */
     struct tarn_str addr, host, socket; /* as others are told */
     struct serve_step registering;
     struct tarn_member *member;
@@ -78,9 +78,10 @@ static void patience_over(struct tarn_timer *t, void *arg)
     char limit[32];
 
     (void)t; /* the server's */
-    text = tarn_xasprintf("%s: no master took this worker within %s%s%s", w->cli->remote.master,
-                          tarn_format_duration(w->cli->remote.timeout, limit),
-                          w->link_rc < 0 ? ": " : "", w->link_rc < 0 ? tarn_strerror(w->link_rc) : "");
+    text =
+        tarn_xasprintf("%s: no master took this worker within %s%s%s", w->cli->remote.master,
+                       tarn_format_duration(w->cli->remote.timeout, limit),
+                       w->link_rc < 0 ? ": " : "", w->link_rc < 0 ? tarn_strerror(w->link_rc) : "");
     serve_fail(&w->serve, -TARN_E_ABSENT_DAEMON, text);
 }
 
@@ -178,13 +179,11 @@ static int worker_open(void *arg)
                                     .rng = tarn_rng_system(),
                                     .token = w->rpc.token.len ? w->rpc.token.p : NULL,
                                     .token_len = w->rpc.token.len,
-                                    .cluster_id = tarn_rpc_client_cluster_id(w->master)};
-    uint8_t nobody[32]; /* until the master gives the key of capabilities */
-    struct tarn_worker_args args = {
-        .cluster_id = peers.cluster_id, .cap_key = nobody, .ufs_of = tarn_stores_of};
+                                    .cluster_id = tarn_rpc_client_cluster_id(w->master),
+                                    .host = w->p->host};
+    struct tarn_worker_args args = {.cluster_id = peers.cluster_id, .ufs_of = tarn_stores_of};
     int rc;
 
-    tarn_rng_system()->fill(tarn_rng_system(), nobody, sizeof(nobody));
     args.ctx = w->stores = tarn_stores_new(w->serve.loop, w->serve.disk);
     w->peers = tarn_peers_new(&peers);
     rc = role_worker_open(&w->serve, &w->worker, &args);
@@ -371,9 +370,8 @@ static void worker_stop(void *arg)
     tarn_str_fini(&w->socket);
 }
 
-static serve_step_fn *const worker_steps[] = {worker_link,         worker_open_tier,
-                                              worker_open,         worker_listen,
-                                              worker_open_metrics, worker_register,
+static serve_step_fn *const worker_steps[] = {worker_link,   worker_open_tier,    worker_open,
+                                              worker_listen, worker_open_metrics, worker_register,
                                               NULL};
 static const struct serve_role worker_role = {.name = "worker",
                                               .hold = worker_hold,

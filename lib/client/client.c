@@ -37,7 +37,8 @@ int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **re
                                     .rng = args->rng,
                                     .token = args->token,
                                     .token_len = args->token_len,
-                                    .timeout_ns = args->timeout_ns};
+                                    .timeout_ns = args->timeout_ns,
+                                    .host = args->host};
     int rc;
 
     c->args = *args;

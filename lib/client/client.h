@@ -207,6 +207,7 @@ struct tarn_client_args {
     size_t token_len;
     const char *kind;                   /* "mount", "cli": for reports */
     const char *mountpoint;             /* may be NULL */
+    const char *host;                   /* as in tarn_peers_args */
     const struct tarn_local_ops *local; /* copied; may be NULL */
     /* A worker inside this process that keeps nothing and reads stores itself, for when no other
      * can be reached; copied; may be NULL. open, close, read and cancel are used. */
@@ -219,6 +220,12 @@ struct tarn_client_args {
     void *ctx;
     /* Whether `direct` may read this attachment; NULL: none. On the loop. */
     bool (*direct_ok)(void *ctx, uint32_t attachment);
+    /* Once cut off from the masters for longer than the lease, calls end with LEASE_ENDED instead
+     * of answers from what was known. */
+    bool partition_fails;
+    /* With `direct`: the attachments that may be read so, as they are from now on; on the loop. May
+     * be NULL. */
+    void (*on_attachments)(void *ctx, const Tarn__Wire__AttachmentList *list);
     /* Names or inodes that sessions must forget; on the loop, after the cache dropped them. May be
      * NULL. */
     void (*on_invalidate)(void *ctx, const Tarn__Wire__Invalidate *inv);

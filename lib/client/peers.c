@@ -12,6 +12,7 @@
 #include "lib/client/peers.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -80,7 +81,10 @@ struct tarn_peers *tarn_peers_new(const struct tarn_peers_args *args)
     tarn_list_init(&p->all);
     tarn_list_init(&p->leaving);
     tarn__wire__call_meta__init(&p->meta);
-    (void)gethostname(p->host, sizeof(p->host) - 1); /* "": no socket is used */
+    if (args->host && args->host[0])
+        (void)snprintf(p->host, sizeof(p->host), "%s", args->host); /* a cut one is nobody's */
+    else
+        (void)gethostname(p->host, sizeof(p->host) - 1); /* "": no socket is used */
     return p;
 }
 

@@ -22,6 +22,7 @@ struct tarn_peers_args {
     size_t token_len;
     uint64_t timeout_ns;    /* of calls; 0: 30 s */
     const char *cluster_id; /* copied; workers of another one are not used; NULL: any */
+    const char *host;       /* ours, as workers here have it; copied; NULL, "": the host's name */
 };
 struct tarn_peers *tarn_peers_new(const struct tarn_peers_args *args);
 /* Where it became known later; copied. */

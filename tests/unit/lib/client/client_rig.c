@@ -249,10 +249,17 @@ void rig_fini(struct rig *r)
     tarn_client_stop(r->client, on_stopped, &stopped);
     rig_until(r, &stopped, 1);
     rig_run_for(r, 2 * TARN_NS_PER_MS); /* closed handles go */
+    rig_fini_stopped(r);
+}
+
+void rig_fini_stopped(struct rig *r)
+{
+    unsigned stopped = 0;
+
     tarn_client_free(&r->client);
     rig_release(r);
     tarn_rpc_server_stop(r->server, on_stopped, &stopped);
-    rig_until(r, &stopped, 2);
+    rig_until(r, &stopped, 1);
     tarn_rpc_server_free(&r->server);
     tarn_timer_stop(&r->watchdog);
     tarn_loop_free(&r->loop);

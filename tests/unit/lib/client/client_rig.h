@@ -53,6 +53,8 @@ void rig_init(struct rig *r, const struct tarn_local_ops *local);
 void rig_init_with(struct rig *r, const struct tarn_local_ops *local,
                    void (*tweak)(struct rig *r, struct tarn_client_args *args));
 void rig_fini(struct rig *r);
+/* The same, of a client that was stopped. */
+void rig_fini_stopped(struct rig *r);
 void rig_run_for(struct rig *r, uint64_t ns);
 void rig_until(struct rig *r, const unsigned *flag, unsigned n);
 /* Answers the calls that are held. */

@@ -321,13 +321,6 @@ void tarn_master_counts(struct tarn_master *m, struct tarn_master_counts *ret)
     ret->sessions++;
 }
 
-void tarn_master_ufs_counts(struct tarn_master *m, struct tarn_ufs_counts *ret)
-{
-    *ret = (struct tarn_ufs_counts){0};
-    if (m->attach && m->attach->ufs)
-        tarn_ufs_counts(m->attach->ufs, ret);
-}
-
 void tarn_master_space(struct tarn_master *m, uint64_t *ret_files, uint64_t *ret_bytes)
 {
     *ret_files = atomic_load_explicit(&m->space_files, memory_order_relaxed);

@@ -17,7 +17,6 @@ struct tarn_clock;
 struct tarn_kv;
 struct tarn_master;
 struct tarn_ufs;
-struct tarn_ufs_counts;
 struct tarn_ufs_opts;
 
 struct tarn_master_args {
@@ -82,7 +81,5 @@ struct tarn_master_counts {
     uint64_t sessions;
 };
 void tarn_master_counts(struct tarn_master *m, struct tarn_master_counts *ret);
-/* What was asked of all stores, also of those that are closed; `running` and `queued` now. */
-void tarn_master_ufs_counts(struct tarn_master *m, struct tarn_ufs_counts *ret);
 /* Files and their bytes, as far as their names are known. Any thread. */
 void tarn_master_space(struct tarn_master *m, uint64_t *ret_files, uint64_t *ret_bytes);

@@ -124,7 +124,7 @@ static void status_text_worker(const Tarn__Wire__WorkerStatus *w)
 static void status_text(const Tarn__Wire__StatusResponse *st)
 {
     struct status_sums s = {0};
-    char a[32];
+    char a[32], b[32];
 
     status_sum(st, &s);
     (void)printf("cluster   %s, up %s\n", st->cluster_id,

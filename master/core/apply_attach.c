@@ -234,6 +234,16 @@ static void way_remove_own(struct core_tx *tx, const struct way *w, size_t i)
     tx->res->removed++;
 }
 
+static void way_unhold(struct core_tx *tx, const struct way *w, size_t i)
+{
+    const struct way_step *s = &w->steps[i];
+
+    s->inode->held = false;
+    s->inode->changed = tx->index;
+    core_tx_put_inode(tx, s->ino, s->inode);
+    core_tx_change(tx, s->ino, w->steps[i - 1].ino, s->inode->version, s->name, s->len);
+}
+
 /* The name of the last step is free again: lets go of what was held for it alone. */
 static int way_release(struct core_tx *tx, const struct way *w, const struct attach_set *left)
 {
@@ -252,10 +262,7 @@ static int way_release(struct core_tx *tx, const struct way *w, const struct att
             way_remove_own(tx, w, i);
             continue;
         }
-        s->inode->held = false;
-        s->inode->changed = tx->index;
-        core_tx_put_inode(tx, s->ino, s->inode);
-        core_tx_change(tx, s->ino, w->steps[i - 1].ino, s->inode->version, s->name, s->len);
+        way_unhold(tx, w, i);
     }
     return 0;
 }
@@ -300,6 +307,24 @@ static int attach_check_way(const struct way *w)
  * A directory of a store, on the way to others, becomes the root of an attachment: those others
  * lose their names below it first, and get them anew below the root that takes its place.
  */
+static void below_gather(struct core_tx *tx, const struct attach_set *set, const char *path,
+                         struct attach_set *ret)
+{
+    ret->all = core_arena_alloc(&tx->arena, (set->n + 1) * sizeof(Tarn__Core__Attachment *));
+    for (size_t i = 0; i < set->n; i++) {
+        const char *p = set->all[i]->path;
+        bool deeper = false; /* it moves with the one that it lies in */
+
+        if (!tarn_core_path_below(p, path, strlen(path)))
+            continue;
+        for (size_t k = 0; k < set->n; k++)
+            deeper |= tarn_core_path_below(p, set->all[k]->path, strlen(set->all[k]->path)) &&
+                      tarn_core_path_below(set->all[k]->path, path, strlen(path));
+        if (!deeper)
+            ret->all[ret->n++] = set->all[i];
+    }
+}
+
 static int below_unlink(struct core_tx *tx, const struct attach_set *below)
 {
     for (size_t k = 0; k < below->n; k++) {
@@ -317,8 +342,9 @@ static int below_unlink(struct core_tx *tx, const struct attach_set *below)
     return 0;
 }
 
-/* Directories of no store on those ways, below step `top`; others go with what they are in. */
-static int below_remove_own(struct core_tx *tx, const struct attach_set *below, size_t top)
+/* Directories of no store on those ways, below step `top`, go; those of the store go later, with
+ * what they are in. */
+static int below_let_go(struct core_tx *tx, const struct attach_set *below, size_t top)
 {
     for (size_t k = 0; k < below->n; k++) {
         const struct attach_set later = {.all = below->all + k + 1, .n = below->n - k - 1};
@@ -327,10 +353,14 @@ static int below_remove_own(struct core_tx *tx, const struct attach_set *below, 
 
         if (rc < 0)
             return rc;
-        for (size_t i = q.n - 2; i > top; i--)
-            if (q.steps[i].ino.v && q.steps[i].inode->attachment == 0 &&
-                !set_below(&later, q.path, q.steps[i].path_len))
+        for (size_t i = q.n - 2; i > top; i--) {
+            if (!q.steps[i].ino.v || set_below(&later, q.path, q.steps[i].path_len))
+                continue;
+            if (q.steps[i].inode->attachment == 0)
                 way_remove_own(tx, &q, i);
+            else
+                way_unhold(tx, &q, i);
+        }
     }
     return 0;
 }
@@ -369,13 +399,10 @@ static int attach_replace(struct core_tx *tx, const struct attach_set *set, stru
     struct attach_set below = {.n = 0};
     int rc;
 
-    below.all = core_arena_alloc(&tx->arena, (set->n + 1) * sizeof(Tarn__Core__Attachment *));
-    for (size_t i = 0; i < set->n; i++)
-        if (tarn_core_path_below(set->all[i]->path, w->path, s->path_len))
-            below.all[below.n++] = set->all[i];
+    below_gather(tx, set, w->path, &below);
     rc = below_unlink(tx, &below);
     if (rc == 0)
-        rc = below_remove_own(tx, &below, w->n - 1);
+        rc = below_let_go(tx, &below, w->n - 1);
     if (rc == 0)
         rc = core_tx_open_counts(tx, old.inode->attachment);
     if (rc == 0)

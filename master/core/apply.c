@@ -242,8 +242,9 @@ static int apply_init(struct core_tx *tx, const Tarn__Core__Init *m)
 
 static bool apply_one_kind(const Tarn__Core__Entry *e)
 {
-    return !!e->init + !!e->attach + !!e->detach + !!e->list_begin + !!e->list_page + !!e->found + !!e->gone +
-               !!e->collect + !!e->job_put + !!e->job_lines + !!e->job_drop + !!e->job_items ==
+    return !!e->init + !!e->attach + !!e->detach + !!e->list_begin + !!e->list_page + !!e->found +
+               !!e->gone + !!e->collect + !!e->job_put + !!e->job_lines + !!e->job_drop +
+               !!e->job_items ==
            1;
 }
 

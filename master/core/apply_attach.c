@@ -162,8 +162,7 @@ static int way_walk(struct core_tx *tx, const char *path, struct way *w)
             .name = name, .len = len, .path_len = (size_t)(name - path) + len, .ino = {0}};
         if (!above->ino.v || above->inode->type != CORE_TYPE_DIR)
             continue;
-        rc =
-            core_get_dentry(&tx->src, above->ino.v, name, len, &tx->al, &s->ino, &type);
+        rc = core_get_dentry(&tx->src, above->ino.v, name, len, &tx->al, &s->ino, &type);
         if (rc == 0)
             rc = core_tx_inode(tx, s->ino, &s->inode);
         if (rc == -TARN_E_NO_ENTRY)

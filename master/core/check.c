@@ -27,7 +27,7 @@ struct check {
     uint64_t ino_max;                   /* greatest id */
     Tarn__Core__Attachment *attachments[TARN_ATTACHMENTS_MAX]; /* decoded */
     size_t attachment_count;                                   /* of them */
-    uint64_t applied;                   /* index */
+    uint64_t applied;                                          /* index */
 };
 
 #define CHECK_FAIL(c, ...) tarn_err_set((c)->err, -TARN_E_KV_CORRUPT, __VA_ARGS__)
@@ -350,7 +350,7 @@ static int check_stored_counts(struct check *c, struct tarn_kv_slice key,
     if (s->dirs == 0 && s->files == 0 && s->symlinks == 0)
         rc = CHECK_FAIL(c, "attachment %u: counts of nothing", n->id);
     else if (s->files != n->c.files || s->dirs != n->c.dirs || s->bytes != n->c.bytes ||
-        s->symlinks != n->c.symlinks || s->dirs_listed != n->c.dirs_listed)
+             s->symlinks != n->c.symlinks || s->dirs_listed != n->c.dirs_listed)
         rc = CHECK_FAIL(c,
                         "attachment %u: files %" PRIu64 "/%" PRIu64 " dirs %" PRIu64 "/%" PRIu64
                         " bytes %" PRIu64 "/%" PRIu64 " symlinks %" PRIu64 "/%" PRIu64
@@ -491,7 +491,7 @@ int tarn_core_check(struct tarn_kv *kv, struct tarn_errbuf *err)
         check_fn *fn;
     } walks[] = {
         {TARN_CF_META, CORE_TAG_ATTACHMENT, check_attachment}, /* first: inodes are held for them */
-        {TARN_CF_META, CORE_TAG_INODE, check_inode}, /* adds up what the others compare */
+        {TARN_CF_META, CORE_TAG_INODE, check_inode},           /* adds up what the others compare */
         {TARN_CF_META, CORE_TAG_DENTRY, check_dentry},
         {TARN_CF_META, CORE_TAG_ORDER, check_order},
         {TARN_CF_META, CORE_TAG_GARBAGE, check_garbage},

@@ -24,8 +24,8 @@
  * listing distrusted when one went and the key of the object that it may have hidden is not in the
  * same page); Found does, it asked for both;
  * - a removed directory is detached: its name goes at once, what is below goes by Collect;
- * - a name that is held for an attachment (its root, a directory on the way to it) is neither removed
- * nor replaced by any answer of a store (apply_attach.c).
+ * - a name that is held for an attachment (its root, a directory on the way to it) is neither
+ * removed nor replaced by any answer of a store (apply_attach.c).
  */
 #pragma once
 

@@ -41,8 +41,8 @@
 #define CORE_TAG_SINGLE     'x'
 
 #define CORE_X_APPLIED  "applied"
-#define CORE_X_ATTACHED "attached"  /* index of the last attach or detach */
-#define CORE_X_NEXT_ATT "next_att"  /* smallest id of a new attachment */
+#define CORE_X_ATTACHED "attached" /* index of the last attach or detach */
+#define CORE_X_NEXT_ATT "next_att" /* smallest id of a new attachment */
 #define CORE_X_CLUSTER  "cluster"
 #define CORE_X_FORMAT   "format"
 #define CORE_X_NEXT_INO "next_ino"

@@ -37,8 +37,8 @@ int tarn_core_inode(struct tarn_kv *kv, tarn_ino_t ino, Tarn__Core__Inode **ret)
     return rc;
 }
 
-/* 0 when names may be looked for in `dir`. What was attached at the root, and is being collected, is
- * not to be seen: only the root keeps its own name meanwhile. */
+/* 0 when names may be looked for in `dir`. What was attached at the root, and is being collected,
+ * is not to be seen: only the root keeps its own name meanwhile. */
 static int read_visible(struct tarn_kv *kv, tarn_ino_t dir)
 {
     Tarn__Core__Inode *root;

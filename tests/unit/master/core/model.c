@@ -657,6 +657,14 @@ static void model_sweep(struct model *m, uint64_t index, uint64_t ino, const cha
     }
 }
 
+static int attachment_order(const void *a, const void *b)
+{
+    uint32_t x = ((const struct model_attachment *)a)->id,
+             y = ((const struct model_attachment *)b)->id;
+
+    return (x > y) - (x < y);
+}
+
 /* What is attached below a directory of a store, which makes room for a root. */
 static void model_replace(struct model *m, uint64_t index, int64_t now, const char *path,
                           uint64_t old, uint64_t *ret, struct model_result *r)
@@ -687,10 +695,11 @@ static void model_replace(struct model *m, uint64_t index, int64_t now, const ch
     *ret = model_make(m, index, dir, name, len, 2, r);
     model_changed(r, *ret, dir, index);
     m->inodes[*ret].held = true;
+    qsort(below, MODEL_ATTACHMENTS, sizeof(below[0]), attachment_order); /* ids of new inodes */
     for (size_t i = 0; i < MODEL_ATTACHMENTS; i++) {
         if (!below[i].id)
             continue;
-        m->attached[i] = below[i];
+        *model_attachment(m, 0) = below[i];
         model_hold(m, index, now, below[i].path, r);
         model_link(m, model_at(m, below[i].path, path_depth(below[i].path) - 1), below[i].root);
         m->inodes[below[i].root].changed = index;
@@ -702,7 +711,7 @@ static void model_replace(struct model *m, uint64_t index, int64_t now, const ch
 static void model_attach_new(struct model *m, uint64_t index, int64_t now,
                              const Tarn__Core__Attachment *a, struct model_result *r)
 {
-    struct model_attachment *to = model_attachment(m, 0);
+    struct model_attachment *to;
     size_t depth = path_depth(a->path), len;
     uint64_t ino, dir;
     char upto[64];
@@ -720,7 +729,7 @@ static void model_attach_new(struct model *m, uint64_t index, int64_t now,
             r->rc = -TARN_E_NOT_DIR;
     if (r->rc < 0)
         return;
-    assert_non_null(to);
+    assert_non_null(model_attachment(m, 0));
     model_hold(m, index, now, a->path, r);
     ino = model_at(m, a->path, depth);
     if (!ino) {
@@ -737,6 +746,7 @@ static void model_attach_new(struct model *m, uint64_t index, int64_t now,
     }
     m->inodes[ino].attachment = a->id;
     m->inodes[ino].held = ino != 1;
+    to = model_attachment(m, 0);
     *to = (struct model_attachment){.id = a->id, .root = ino, .since_ns = a->since_ns};
     snprintf(to->path, sizeof(to->path), "%s", a->path);
     snprintf(to->store_id, sizeof(to->store_id), "%s", a->store_id);

@@ -304,7 +304,8 @@ static void gen_attach(struct gen_entry *g, const struct model *m, struct tarn_r
         g->attach.id = 0;
         g->attach.path = (char *)(uintptr_t) "/";
     } else {
-        g->attach.id = (uint32_t)pick(rng, 10) == 0 ? 1 : m->next_attachment + (uint32_t)pick(rng, 2);
+        g->attach.id =
+            (uint32_t)pick(rng, 10) == 0 ? 1 : m->next_attachment + (uint32_t)pick(rng, 2);
         g->attach.path = (char *)(uintptr_t)paths[pick(rng, TARN_ARRAY_LEN(paths))];
         g->attach.store_id = (char *)(uintptr_t)(chance(rng, 50) ? "s1" : "s");
         if (m->attached[0].id == 0 && m->next_attachment == 1 && chance(rng, 60))

@@ -188,3 +188,11 @@ void msession_invalidate(struct tarn_master *m, const struct tarn_core_change *c
     free(items);
     free(ptrs);
 }
+
+void msession_everything(struct tarn_master *m)
+{
+    Tarn__Wire__Invalidate inv = TARN__WIRE__INVALIDATE__INIT;
+
+    inv.everything = true;
+    session_push(m, &inv);
+}

@@ -200,7 +200,7 @@ static void store_open_now(struct store *st, const char *real)
     struct tarn_conf *conf = NULL;
     struct tarn_ufs_opts opts;
     struct tarn_ufs_args args = {
-        .loop = st->stores->loop, .uri = st->uri, .opts = &opts, .real_path = real};
+        .loop = st->stores->loop, .uri = st->uri, .opts = &opts, .resolved = real};
     int rc = tarn_ufs_opts_parse((const char *const *)st->texts, st->n, true, &opts, &conf, &err);
 
     if (rc == 0)

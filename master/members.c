@@ -650,17 +650,24 @@ void mmembers_arm(struct mmembers *s)
                          members_tick, s);
 }
 
-/* This loop did not run: nobody could be heard of. */
+static uint64_t later(uint64_t at, uint64_t by, uint64_t now)
+{
+    return TARN_MAX(at, TARN_MIN(at + by, now));
+}
+
+/* This loop did not run: nobody could be heard of. Everybody has the time for two more beats. */
 static void members_slept(struct mmembers *s, uint64_t ns)
 {
+    uint64_t now = members_now(s), by = ns + s->lease_ns / MEMBERS_BEATS * 2;
+
     tarn_warn("members", "the master did not run for %" PRIu64 " ms",
               (uint64_t)(ns / TARN_NS_PER_MS));
     TARN_LIST_FOREACH(n, &s->all)
     {
         struct mmember *w = TARN_LIST_ENTRY(n, struct mmember, node);
 
-        w->heard_ns += ns;
-        w->gone_ns += ns;
+        w->heard_ns = later(w->heard_ns, by, now);
+        w->gone_ns = later(w->gone_ns, by, now);
     }
     if (s->grace_ns)
         s->grace_ns += ns;

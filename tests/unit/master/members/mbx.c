@@ -79,6 +79,8 @@ static void mbx_on_topology(struct tarn_master *m)
     assert_ptr_equal(m, mbx_current->master);
     assert_int_equal(mmembers_topology(m)->version, tarn_place_version(tarn_peers_place(m->peers)));
     mbx_current->published++;
+    if (mbx_current->watch)
+        mbx_current->watch(mbx_current);
 }
 
 static struct tarn_rpc_client *mbx_client(struct mbx *fx, void *ctx,
@@ -236,6 +238,7 @@ static void mbw_send_beat(struct mbw *w)
     msg.incarnation = w->incarnation;
     msg.topology = w->topology ? w->topology->version : 0;
     msg.settled = w->settle == MBX_SETTLE ? msg.topology : w->settle;
+    w->sent_settled = msg.settled;
     msg.left_bytes = w->left_bytes;
     msg.n_tiers = 1;
     msg.tiers = tiers;
@@ -334,7 +337,7 @@ unsigned mbw_flood(struct mbw *w, unsigned n)
     return refused;
 }
 
-static int mbw_call(struct mbw *w, uint32_t method, const ProtobufCMessage *msg)
+static void mbw_begin(struct mbw *w, uint32_t method, const ProtobufCMessage *msg)
 {
     w->calling = false;
     w->call = (struct tarn_rpc_req){.method = method,
@@ -344,11 +347,16 @@ static int mbw_call(struct mbw *w, uint32_t method, const ProtobufCMessage *msg)
                                     .cb = mbw_called,
                                     .arg = w};
     tarn_rpc_start(w->client, &w->call);
+}
+
+static int mbw_call(struct mbw *w, uint32_t method, const ProtobufCMessage *msg)
+{
+    mbw_begin(w, method, msg);
     mbx_wait(w->fx, &w->calling);
     return w->rc;
 }
 
-int mbw_register(struct mbw *w)
+void mbw_begin_register(struct mbw *w)
 {
     Tarn__Wire__WorkerRegister msg = TARN__WIRE__WORKER_REGISTER__INIT;
     Tarn__Wire__Tier tier = TARN__WIRE__TIER__INIT, *tiers[] = {&tier};
@@ -365,7 +373,19 @@ int mbw_register(struct mbw *w)
     msg.tiers = tiers;
     msg.incarnation = w->incarnation;
     msg.topology = w->topology ? w->topology->version : 0;
-    return mbw_call(w, TARN_RPC_worker_register, &msg.base);
+    mbw_begin(w, TARN_RPC_worker_register, &msg.base);
+}
+
+void mbw_end_register(struct mbw *w)
+{
+    mbx_wait(w->fx, &w->calling);
+}
+
+int mbw_register(struct mbw *w)
+{
+    mbw_begin_register(w);
+    mbw_end_register(w);
+    return w->rc;
 }
 
 int mbw_start(struct mbw *w)
@@ -373,6 +393,7 @@ int mbw_start(struct mbw *w)
     int rc;
 
     assert_null(w->client);
+    w->sent_settled = 0;
     w->incarnation = 1 + tarn_rng_u64(tarn_rng_system()) / 2;
     w->client = mbx_client(w->fx, w, mbw_notice);
     rc = mbw_register(w);

@@ -34,6 +34,7 @@ struct mbw {
     uint64_t incarnation;    /* of the process that runs */
     uint64_t settle;         /* in: reported with each beat */
     uint64_t left_bytes;     /* in: the same */
+    uint64_t sent_settled;   /* the last one reported by this process */
     bool mute;               /* in: sends no beats */
     struct tarn_rpc_client *client;
     struct tarn_timer beat_timer;
@@ -59,6 +60,8 @@ struct mbx {
     const char *addr; /* of the server, when real */
     struct tarn_rpc_client *admin;
     unsigned published;
+    void (*watch)(struct mbx *fx); /* in: called for each topology; may be NULL */
+    void *watch_arg;
     bool done;
 };
 
@@ -73,10 +76,12 @@ void mbw_init(struct mbx *fx, struct mbw *w, const char *uuid, const char *addr)
 int mbw_start(struct mbw *w);
 /* Many registrations at a time, each with a uuid of its own: how many were refused (TOO_BIG). */
 unsigned mbw_flood(struct mbw *w, unsigned n);
-int mbw_register(struct mbw *w); /* once more, over its connection */
-int mbw_beat(struct mbw *w);     /* one at once */
-int mbw_leave(struct mbw *w);    /* and its process ends */
-void mbw_kill(struct mbw *w);    /* the connection ends without a word */
+int mbw_register(struct mbw *w);        /* once more, over its connection */
+void mbw_begin_register(struct mbw *w); /* the same without waiting */
+void mbw_end_register(struct mbw *w);   /* however it ended */
+int mbw_beat(struct mbw *w);            /* one at once */
+int mbw_leave(struct mbw *w);           /* and its process ends */
+void mbw_kill(struct mbw *w);           /* the connection ends without a word */
 void mbw_fini(struct mbw *w);
 
 /* worker_drain or worker_remove; w->error has the text. */

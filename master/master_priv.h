@@ -304,6 +304,26 @@ void mreport_reply(struct mreport *r, int rc, const ProtobufCMessage *resp);
 /* Attaches under way fail, probes end, stores are closed. */
 void mattach_stop(struct tarn_master *m);
 
+/* ---- members (members.c, members_topology.c, members_admin.c)
+ * ---------------------------------------------------------------------------------- */
+
+struct mmembers;
+/* Takes up the journal's workers; nothing unless args.cluster. -TARN_E_KV…: free follows. */
+int mmembers_new(struct tarn_master *m);
+void mmembers_handlers(struct tarn_master *m, struct tarn_rpc_server *s);
+void mmembers_session_gone(struct tarn_master *m, struct tarn_rpc_session *s);
+void mmembers_stop(struct tarn_master *m); /* nothing is published any more */
+void mmembers_free(struct tarn_master *m);
+/* What is published now; valid until the next one (on_topology). NULL: no cluster. */
+const Tarn__Wire__Topology *mmembers_topology(const struct tarn_master *m);
+/* A client has that version; one that is greater than ours makes ours grow. */
+void mmembers_seen(struct tarn_master *m, uint64_t version);
+/* The list of attachments changed: to all workers. */
+void mmembers_push_attachments(struct tarn_master *m);
+/* Rows of status; free() them. They point into what is known of the workers: use them at once. */
+Tarn__Wire__WorkerStatus **mmembers_status(struct tarn_master *m, size_t *ret_n);
+void mmembers_counts(const struct tarn_master *m, uint64_t *ret_alive, uint64_t *ret_registered);
+
 struct mjobs;
 struct mjobs *mjobs_new(struct tarn_master *m);
 void mjobs_resume(struct mjobs *j); /* a worker is there: goes on with what was running */
@@ -428,11 +448,13 @@ struct tarn_master {
     struct tarn_ufs_counts ufs_gone;               /* of stores that are closed */
     struct tarn_list reports;                      /* struct mreport */
     struct tarn_rpc_client *worker;
-    struct tarn_peers *peers;  /* connections to workers; its place is the published topology */
-    struct tarn_htab dirs;     /* struct mdir by ino */
-    struct tarn_list dirs_lru; /* unused ones, oldest first */
-    struct tarn_htab asks;     /* struct mask by (parent, name): questions under way */
-    struct tarn_htab asked;    /* what was answered lately, by (parent, name); bounded */
+    struct tarn_peers *peers; /* connections to workers; its place is the published topology */
+    struct mmembers *members; /* of a cluster; NULL: one process */
+    void (*on_topology)(struct tarn_master *m); /* there is another topology; NULL: nobody asks */
+    struct tarn_htab dirs;                      /* struct mdir by ino */
+    struct tarn_list dirs_lru;                  /* unused ones, oldest first */
+    struct tarn_htab asks;  /* struct mask by (parent, name): questions under way */
+    struct tarn_htab asked; /* what was answered lately, by (parent, name); bounded */
     struct tarn_list asked_fifo;
     size_t name_waiters;       /* struct mname_req that wait */
     struct tarn_list listings; /* under way */

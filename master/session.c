@@ -41,6 +41,7 @@ void tarn_master_session_gone(struct tarn_master *m, struct tarn_rpc_session *rp
 {
     struct msession *s = session_of(m, rpc);
 
+    mmembers_session_gone(m, rpc);
     if (!s)
         return;
     m->counts.sessions--;

@@ -251,9 +251,9 @@ int cli_failed(struct cli *c, int rc, const char *what)
     }
 }
 
-int cli_told(struct cli *c, int rc, const char *what, const char *text)
+int cli_told(struct cli *c, int rc, const char *text)
 {
-    return text[0] ? tarn_err_set(&c->err, rc, "%s: %s", what, text) : rc;
+    return text[0] ? tarn_err_set(&c->err, rc, "%s", text) : rc;
 }
 
 int cli_call_waiting(struct cli *c, struct tarn_rpc_req *req, uint32_t method,

@@ -130,9 +130,9 @@ int cli_token(struct cli *c, struct tarn_str *ret);
 int cli_status(struct cli *c, Tarn__Wire__StatusResponse **ret);
 /* What a call failed of, as c->err ("WHAT: reason", unless a text is there) and as the code. */
 int cli_failed(struct cli *c, int rc, const char *what);
-/* A server's own text for why a call failed, as c->err ("WHAT: text") if there is one; returns rc.
- */
-int cli_told(struct cli *c, int rc, const char *what, const char *text);
+/* A server's own text for why a call failed, which names what it is about, as c->err if there is
+ * one; returns rc. */
+int cli_told(struct cli *c, int rc, const char *text);
 /* One metadata call. Sets c->err to "WHAT: reason". */
 int cli_op(struct cli *c, struct tarn_client_op *op, const char *what);
 /* Attributes of a path in normal form. */

@@ -77,7 +77,7 @@ static int attach_call(struct cli *c, const char *path, const struct store_texts
     msg.direct = !cli_given(c, "direct") ? 0 : p->direct ? 2 : 1;
     rc = cli_call_waiting(c, &req, TARN_RPC_attach, &msg.base, CHECK_NS, path);
     if (rc < 0 && req.resp)
-        rc = cli_told(c, rc, path, ((const Tarn__Wire__AttachResponse *)req.resp)->error_text);
+        rc = cli_told(c, rc, ((const Tarn__Wire__AttachResponse *)req.resp)->error_text);
     tarn_rpc_req_fini(&req);
     return rc;
 }
@@ -127,7 +127,7 @@ static int detach_run(struct cli *c)
     msg.path = tarn_wire_text(path);
     rc = cli_call(c, &req, TARN_RPC_detach, &msg.base, path);
     if (rc < 0 && req.resp)
-        rc = cli_told(c, rc, path, ((const Tarn__Wire__DetachResponse *)req.resp)->error_text);
+        rc = cli_told(c, rc, ((const Tarn__Wire__DetachResponse *)req.resp)->error_text);
     tarn_rpc_req_fini(&req);
     if (rc == 0 && c->common.json)
         cli_json(json_pack("{s:o}", "path", cli_json_text(path)));

@@ -2,12 +2,13 @@
 /* Documents about attachments and workers. */
 #include "tools/report.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #include <jansson.h>
 
-#include "lib/base/units.h"
+#include "lib/base/env.h"
 #include "tools/cli.h"
 
 #define U(x) ((json_int_t)(x))
@@ -15,9 +16,12 @@
 
 const char *report_ttl(uint64_t ttl_ns, char buf[32])
 {
-    if (ttl_ns != TARN_TTL_ALWAYS && ttl_ns != TARN_TTL_FOREVER)
-        return tarn_format_duration(ttl_ns, buf);
-    (void)snprintf(buf, 32, "%s", ttl_ns == TARN_TTL_ALWAYS ? "always" : "forever"); /* fits */
+    if (ttl_ns == TARN_TTL_ALWAYS || ttl_ns == TARN_TTL_FOREVER)
+        (void)snprintf(buf, 32, "%s", ttl_ns ? "forever" : "always"); /* fits, as all of these */
+    else if (ttl_ns % TARN_NS_PER_S == 0)
+        (void)snprintf(buf, 32, "%" PRIu64 "s", (uint64_t)(ttl_ns / TARN_NS_PER_S));
+    else
+        (void)snprintf(buf, 32, "%" PRIu64 "ns", ttl_ns);
     return buf;
 }
 

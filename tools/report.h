@@ -11,7 +11,7 @@
 
 struct json_t;
 
-/* "forever", "always", "60s"; returns buf. */
+/* "forever", "always", "60s": as --meta-ttl takes it; returns buf. */
 const char *report_ttl(uint64_t ttl_ns, char buf[32]);
 /* What is attached; workers. Arrays, new references. `addr`: of a worker that tells none. */
 struct json_t *report_mounts(const Tarn__Wire__StatusResponse *st);

@@ -121,7 +121,7 @@ static int admin_call(struct cli *c, uint32_t method, const char *id, uint64_t *
     if (resp)
         *ret_left = resp->left_bytes;
     if (rc < 0 && resp)
-        rc = cli_told(c, rc, what, resp->error_text);
+        rc = cli_told(c, rc, resp->error_text); /* it names the worker */
     tarn_rpc_req_fini(&req);
     return rc;
 }
@@ -209,7 +209,11 @@ int worker_drain(struct cli *c, const char *id)
         left = 0;
     }
     if (rc == 0)
-        admin_say(c, number, p->undo ? "live" : p->wait ? "drained" : "draining", left);
+        admin_say(c, number,
+                  p->undo   ? "live"
+                  : p->wait ? "drained"
+                            : "draining",
+                  p->undo ? 0 : left);
     return rc;
 }
 

@@ -124,7 +124,8 @@ static int texts_add(void *arg, char *part)
     (void)tarn_conf_key(p, key);
     if (!value && p->type != TARN_CONF_T_BOOL)
         return tarn_err_set(t->err, -TARN_E_CONFIG, "option %s: needs a value", key);
-    if (t->secret != !!(p->flags & TARN_CONF_F_SECRET))
+    if (t->secret != !!(p->flags & TARN_CONF_F_SECRET) &&
+        !(t->secret && strcmp(p->name, "proxy") == 0)) /* it may hold a password */
         return tarn_err_set(t->err, -TARN_E_CONFIG,
                             t->secret ? "option %s: is no secret"
                                       : "option %s: is a secret, and "

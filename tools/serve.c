@@ -47,7 +47,7 @@ void serve_want_stop(struct serve *s)
 void serve_fail(struct serve *s, int rc, const char *text)
 {
     if (s->end_rc == 0)
-        s->end_rc = tarn_err_set(s->err, rc, "%s", text);
+        s->end_rc = tarn_err_set(&s->end_err, rc, "%s", text);
     serve_want_stop(s);
 }
 
@@ -188,6 +188,13 @@ static void serve_say(const struct serve *s, const char *text)
     (void)fputc('\n', stderr);
 }
 
+/* What serve_fail() said. */
+static int serve_end(struct serve *s)
+{
+    *s->err = s->end_err;
+    return s->end_rc;
+}
+
 static int serve_start(struct serve *s)
 {
     int rc = tarn_loop_new(&s->loop);
@@ -206,7 +213,7 @@ static int serve_start(struct serve *s)
     if (rc == 0)
         rc = daemon_pid_write(s->cli->server.pid_file, s->err);
     if (s->end_rc < 0)
-        return s->end_rc;
+        return serve_end(s);
     if (rc < 0 && atomic_load(&s->stop_wanted)) /* whatever failed, that was asked for */
         rc = tarn_err_set(s->err, -TARN_E_CANCELLED, "stopped while starting");
     return rc;
@@ -240,8 +247,8 @@ static int serve_parts(struct serve *s)
     }
     while (rc == 0 && !atomic_load(&s->stop_wanted))
         tarn_loop_run(s->loop);
-    if (rc == 0)
-        rc = s->end_rc;
+    if (rc == 0 && s->end_rc < 0)
+        rc = serve_end(s);
     if (rc == 0 || rc == -TARN_E_CANCELLED)
         tarn_info(s->role->name, "stopping: %s",
                   rc < 0                   ? s->err->text

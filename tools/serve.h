@@ -46,7 +46,8 @@ struct serve {
     struct tarn_loop *loop;        /* of all parts */
     struct tarn_disk *disk;        /* threads for block I/O */
     _Atomic bool ended;            /* it stops because the kernel ended its mount */
-    int end_rc;                    /* how it ends after an orderly stop */
+    int end_rc;                    /* how it ends after an orderly stop, */
+    struct tarn_errbuf end_err;    /* and why */
 };
 
 /* From the flags, checked, to the end. Returns the command's code. */

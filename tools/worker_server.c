@@ -148,6 +148,8 @@ static int worker_link(void *arg)
         tarn_warn_limited("worker", "waiting for a master: addr=%s: %s", w->cli->remote.master,
                           tarn_strerror(rc));
         serve_sleep(s, RETRY_NS);
+        if (atomic_load(&s->stop_wanted))
+            return -TARN_E_CANCELLED;
     }
     return 0;
 }

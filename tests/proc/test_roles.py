@@ -541,7 +541,7 @@ def test_attach_checks_its_line(roles, workdir):
 def test_attach_sends_secrets_and_nobody_prints_them(roles, workdir, s3fault):
     s3fault.bucket("bkt")
     s3fault.put("bkt", "f", b"x")
-    for name, text in (("key", "KEYCANARY,1"), ("secret", "CANARY\\0123,456789")):
+    for name, text in (("key", "KEYID,1"), ("secret", "CANARY\\0123,456789")):
         with open(os.open(f"{workdir}/{name}", os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as f:
             f.write(text + "\n")
     roles.start_master("--log-level", "debug")
@@ -549,7 +549,7 @@ def test_attach_sends_secrets_and_nobody_prints_them(roles, workdir, s3fault):
     done = roles.run("attach", "s3://bkt", "/", "-o", options)
     assert done.code == DONE, done
     sent = [r.headers.get("Authorization", "") for r in s3fault.requests()]
-    assert any("KEYCANARY,1/" in text for text in sent), sent
+    assert any("KEYID,1/" in text for text in sent), sent
     said = done.out + done.err + roles.run("mounts", "--json").out + roles.run("status", "--json").out
     assert "CANARY" not in said + roles.log("master")
 

@@ -71,7 +71,7 @@ static int mount_connect(void *arg)
                                     .mountpoint = m->mountpoint,
                                     .direct = &direct,
                                     .host = m->p->host,
-                                    .partition_fails = m->p->on_partition == 0};
+                                    .on_partition = (enum tarn_on_partition)m->p->on_partition};
     int rc = cli_token(c, &token);
 
     if (rc < 0)

@@ -198,6 +198,13 @@ struct tarn_client_counts { /* bytes delivered since the start, by origin */
     uint64_t hedges;      /* parts that a second worker was asked for, since the first was late */
 };
 
+/* What is worth what is known, once the lease is over and no master was reached since. */
+enum tarn_on_partition {
+    TARN_PARTITION_AUTO, /* what is trusted for ever goes on, the rest fails */
+    TARN_PARTITION_FAIL, /* nothing: what must be asked fails at once */
+    TARN_PARTITION_STALE /* as much as before, beyond its own time too */
+};
+
 struct tarn_client_args {
     struct tarn_loop *loop;
     struct tarn_rng *rng;
@@ -217,18 +224,16 @@ struct tarn_client_args {
     uint64_t timeout_ns;      /* of calls and reads; 0: 30 s, reads 60 s */
     uint64_t lost_timeout_ns; /* without any master; 0: calls wait for their deadlines */
     uint64_t no_worker_ns;    /* a read waits so long for a worker to come back; 0: 5 s */
+    enum tarn_on_partition on_partition;
     void *ctx;
     /* Whether `direct` may read this attachment; NULL: none. On the loop. */
     bool (*direct_ok)(void *ctx, uint32_t attachment);
-    /* Once cut off from the masters for longer than the lease, calls end with LEASE_ENDED instead
-     * of answers from what was known. */
-    bool partition_fails;
-    /* With `direct`: the attachments that may be read so, as they are from now on; on the loop. May
-     * be NULL. */
-    void (*on_attachments)(void *ctx, const Tarn__Wire__AttachmentList *list);
     /* Names or inodes that sessions must forget; on the loop, after the cache dropped them. May be
      * NULL. */
     void (*on_invalidate)(void *ctx, const Tarn__Wire__Invalidate *inv);
+    /* The attachments whose stores may be read directly, whenever they change. May be NULL: they
+     * are not asked for. On the loop. */
+    void (*on_attachments)(void *ctx, const Tarn__Wire__AttachmentList *l);
 };
 int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **ret);
 /*

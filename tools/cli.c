@@ -94,25 +94,12 @@ const struct tarn_conf_table cli_store_table =
     TARN_CONF_TABLE("store", "What attaches a store (tarn local, attach)", store_rows);
 #undef TARN_CONF_STRUCT
 
-const struct tarn_conf_table *const cli_all_tables[] = {&cli_common_table,
-                                                        &cli_remote_table,
-                                                        &cli_server_table,
-                                                        &cli_listen_table,
-                                                        &cli_cache_table,
-                                                        &cli_fuse_table,
-                                                        &cli_store_table,
-                                                        &cli_local_table,
-                                                        &cli_master_table,
-                                                        &cli_worker_table,
-                                                        &cli_mount_table,
-                                                        &cli_attach_table,
-                                                        &cli_load_table,
-                                                        &cli_free_table,
-                                                        &cli_ls_table,
-                                                        &cli_cp_table,
-                                                        &cli_umount_table,
-                                                        &tarn_ufs_opts_table,
-                                                        NULL};
+const struct tarn_conf_table *const cli_all_tables[] = {
+    &cli_common_table, &cli_remote_table, &cli_server_table,    &cli_listen_table,
+    &cli_cache_table,  &cli_fuse_table,   &cli_store_table,     &cli_local_table,
+    &cli_master_table, &cli_worker_table, &cli_mount_table,     &cli_attach_table,
+    &cli_load_table,   &cli_free_table,   &cli_ls_table,        &cli_cp_table,
+    &cli_umount_table, &cli_wait_table,   &tarn_ufs_opts_table, NULL};
 
 bool cli_given(const struct cli *c, const char *key)
 {

@@ -205,6 +205,7 @@ int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err
     tarn_list_init(&m->listings);
     tarn_list_init(&m->sessions);
     tarn_list_init(&m->reports);
+    tarn_list_init(&m->downs);
     m->started_ns = args->clock->mono_ns(args->clock);
     m->refresh_wait_ns = MASTER_REFRESH_WAIT_NS;
     m->probe_ns = MASTER_PROBE_NS;
@@ -294,6 +295,7 @@ void tarn_master_free(struct tarn_master **pm)
     msession_free_all(m);
     mnames_fini(m);
     mattach_free(&m->attach);
+    mworkers_fini(m);
     tarn_peers_free(&m->peers);
     tarn_wipe(m->cap_key, sizeof(m->cap_key));
     free(m);

@@ -242,6 +242,8 @@ void tarn_master_serve(struct tarn_master *m, struct tarn_rpc_server *s)
     msvc_report_handlers(m, s);
     msession_handlers(m, s);
     mjobs_handlers(m->jobs, s);
+    if (m->args.cluster)
+        mjobs_resume(m->jobs); /* jobs wait for workers by themselves */
 }
 
 void tarn_master_set_worker(struct tarn_master *m, struct tarn_rpc_client *worker)

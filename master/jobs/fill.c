@@ -22,9 +22,10 @@
 #include "lib/base/assert.h"
 #include "lib/base/env.h"
 
-#define FILL_FILES       64u           /* files of one request */
-#define FILL_BYTES       (16ull << 20) /* bytes of one request */
-#define FILL_OUTSTANDING (64ull << 20) /* bytes asked of a worker, above which no request starts   \
+#define FILL_FILES 64u           /* files of one request */
+#define FILL_BYTES (16ull << 20) /* bytes of one request */
+#define FILL_OUTSTANDING                                                                           \
+    (64ull << 20)                      /* bytes asked of a worker, above which no request starts   \
                                         */
 #define FILL_PARALLEL   8u             /* requests to a worker */
 #define FILL_QUEUED     (512ull << 20) /* bytes that are queued for workers */

@@ -25,9 +25,8 @@
 #include "lib/base/units.h"
 #include "master/jobs/jobs_priv.h"
 
-#define CHECKS_MAX 3u    /* the last one fills nothing */
-#define MOVES_MAX  8u    /* passes that a changing topology is waited for */
-#define ROOM_BLOCK 4096u /* a file takes whole blocks of the cache's disk */
+#define CHECKS_MAX 3u /* the last one fills nothing */
+#define MOVES_MAX  8u /* passes that a changing topology is waited for */
 
 static bool load_meta_only(const struct mrun *r)
 {

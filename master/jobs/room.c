@@ -14,7 +14,6 @@
 #include "lib/base/units.h"
 
 #define ROOM_PERCENT     97u   /* of the capacity: the rest is the index's and the evictor's */
-#define ROOM_BLOCK       4096u /* a file takes whole blocks of the cache's disk */
 #define ROOM_EXACT_MAX   4096u /* segments of a file that are planned one by one */
 #define ROOM_REPLICAS(n) TARN_MAX((n), 1u)
 

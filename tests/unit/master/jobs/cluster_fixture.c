@@ -66,8 +66,8 @@ static void worker_new(struct cfx *fx, unsigned i)
                                .owner_id = tarn_master_cluster_id(fx->master),
                                .medium = TARN_MEDIUM_SSD,
                                .quota_bytes = w->quota,
-                               .high_bp = 9900,
-                               .low_bp = 9800,
+                               .high_bp = 9500,
+                               .low_bp = 9000,
                                .fds_max = 64};
     struct tarn_ufs_args u = {.loop = fx->loop, .uri = fx->uri, .opts = &fx->opts};
     struct tarn_worker_args args = {.loop = fx->loop,

@@ -157,6 +157,7 @@ struct mset {
 };
 /* True when it was not in the set. Over JOB_SET_MAX: always true, not remembered. */
 bool mset_add(struct mset *s, uint64_t v);
+bool mset_has(const struct mset *s, uint64_t v);
 void mset_fini(struct mset *s);
 
 /* `*` (also '/'), `?`, `[a-z]` `[!a-z]`, `\x`. O(pattern x text). */
@@ -367,10 +368,15 @@ struct mroom_row {
     uint64_t planned;  /* bytes that this one wants there */
     uint64_t admitted; /* --allow-partial: bytes that were given room */
     uint64_t want;     /* of the file at hand */
+    /* Bytes of `planned` that another job has planned, too: of the same files. */
+    struct {
+        uint64_t job, bytes;
+    } shared[JOBS_RUNNING_MAX];
 };
 struct mroom {
     struct mroom_row *rows;
     size_t n;
+    struct mset files;      /* ranges of file versions that are planned, hashed */
     uint32_t most_replicas; /* of a file */
     bool reserved;          /* `planned` counts for others */
     bool rebuilding;        /* it did before a restart, and will again */

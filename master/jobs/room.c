@@ -2,15 +2,18 @@
 /*
  * Room for a load, per worker: what it plans for each, against what the worker can hold. A load
  * that goes ahead reserves what it has planned until it ends, so that of two that do not fit
- * together the second one is told before it starts. The figures are in memory only: a run that goes
- * on after a restart plans once more (phase ROOM) before anybody else's room is settled.
+ * together the second one is told before it starts; a file that both want counts once, and so does
+ * one that has two names. The figures are in memory only: a run that goes on after a restart plans
+ * once more (phase ROOM) before anybody else's room is settled.
  */
 #include "master/jobs/jobs_priv.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "lib/base/env.h"
+#include "lib/base/hash.h"
 #include "lib/base/units.h"
 
 #define ROOM_PERCENT     97u   /* of the capacity: the rest is the index's and the evictor's */
@@ -20,6 +23,7 @@
 void mroom_clear(struct mrun *r)
 {
     free(r->room.rows);
+    mset_fini(&r->room.files);
     r->room = (struct mroom){0};
 }
 
@@ -106,17 +110,76 @@ static void room_want(struct mrun *r, const struct mroom_file *f)
     }
 }
 
+/* Names a range of a file version, with its replicas; 0: it has no name. */
+static uint64_t room_key(const struct mroom_file *f)
+{
+    uint64_t cid[2], key;
+
+    memcpy(cid, f->cid.b, sizeof(cid));
+    if (cid[0] == 0 && cid[1] == 0)
+        return 0;
+    key = tarn_hash_u64(tarn_hash_u64(cid[0]) ^ cid[1]);
+    key = tarn_hash_u64(tarn_hash_u64(key ^ f->off) ^ f->len);
+    return TARN_MAX(tarn_hash_u64(key ^ f->replicas), (uint64_t)1);
+}
+
+static void row_share(struct mroom_row *row, uint64_t job, uint64_t bytes)
+{
+    size_t i = 0;
+
+    while (i < JOBS_RUNNING_MAX && row->shared[i].job != job && row->shared[i].job != 0)
+        i++;
+    if (i == JOBS_RUNNING_MAX)
+        return; /* others have come and gone: it counts twice */
+    row->shared[i].job = job;
+    row->shared[i].bytes += bytes;
+}
+
+/* Of what `other` has planned at a worker, what this one has planned, too. */
+static uint64_t row_shared(const struct mroom_row *row, uint64_t job)
+{
+    for (size_t i = 0; row && i < JOBS_RUNNING_MAX; i++)
+        if (row->shared[i].job == job)
+            return row->shared[i].bytes;
+    return 0;
+}
+
+/* Both have planned the file at hand. */
+static void room_share(struct mrun *r, struct mrun *other)
+{
+    for (size_t i = 0; i < r->room.n; i++) {
+        struct mroom_row *row = &r->room.rows[i];
+
+        if (row->want == 0)
+            continue;
+        row_share(row, other->job->id, row->want);
+        row_share(room_row(other, row->id), r->job->id, row->want);
+    }
+}
+
 void mroom_plan(struct mrun *r, const struct mroom_file *f)
 {
+    uint64_t key = room_key(f);
+
     r->room.most_replicas = TARN_MAX(r->room.most_replicas, ROOM_REPLICAS(f->replicas));
+    if (key && !mset_add(&r->room.files, key))
+        return; /* it has another name, too */
     room_want(r, f);
     for (size_t i = 0; i < r->room.n; i++)
         r->room.rows[i].planned += r->room.rows[i].want;
+    TARN_LIST_FOREACH(n, &r->job->jobs->all)
+    {
+        struct mrun *other = TARN_LIST_ENTRY(n, struct mjob, node)->run;
+
+        if (key && other && other != r && mset_has(&other->room.files, key))
+            room_share(r, other);
+    }
 }
 
-/* What other jobs have planned for a worker. */
+/* What other jobs have planned for a worker, but this one not. */
 static uint64_t room_taken(const struct mrun *r, uint64_t id)
 {
+    const struct mroom_row *mine = room_find(r, id);
     uint64_t taken = 0;
 
     TARN_LIST_FOREACH(n, &r->job->jobs->all)
@@ -124,9 +187,12 @@ static uint64_t room_taken(const struct mrun *r, uint64_t id)
         const struct mrun *other = TARN_LIST_ENTRY(n, struct mjob, node)->run;
         const struct mroom_row *row =
             other && other != r && other->room.reserved ? room_find(other, id) : NULL;
+        uint64_t planned;
 
-        if (row)
-            taken += row->known ? TARN_MIN(row->planned, row->room) : row->planned;
+        if (!row)
+            continue;
+        planned = row->known ? TARN_MIN(row->planned, row->room) : row->planned;
+        taken += planned - TARN_MIN(planned, row_shared(mine, other->job->id));
     }
     return taken;
 }

@@ -17,13 +17,11 @@
 
 #define HELLO_TIMEOUT_NS (10 * TARN_NS_PER_S)
 #define HELLO_WAIT_NS    (500 * TARN_NS_PER_MS) /* until a worker is looked for again */
-#define HELLO_ABSENT_NS                                                                            \
-    (10 * TARN_NS_PER_S) /* so long members that are not there are waited for                      \
-                          */
-#define TICK_NS       (250 * TARN_NS_PER_MS)
-#define TRIES_MAX     12u
-#define TRY_NS        (250 * TARN_NS_PER_MS) /* before the second try; doubled each time */
-#define TRY_SHIFT_MAX 6u
+#define HELLO_ABSENT_NS  (5 * TARN_NS_PER_S)    /* members that are away are waited for */
+#define TICK_NS          (250 * TARN_NS_PER_MS)
+#define TRIES_MAX        12u
+#define TRY_NS           (250 * TARN_NS_PER_MS) /* before the second try; doubled each time */
+#define TRY_SHIFT_MAX    6u
 
 static const struct tarn_sm_state run_phases[] = {
 #define MRUN_PHASE(name, next) [MRUN_##name] = {#name, (next)},

@@ -481,3 +481,50 @@ void cfx_expect_placed(struct cfx *fx, const char *path, uint32_t replicas)
                 fail_msg("%s, segment %u: worker %u has %s", path, g, i,
                          cfx_has(fx, i, path, g) ? "it, but does not own it" : "it not");
 }
+
+void cfx_name(char ret[64], const char *dir, unsigned i)
+{
+    (void)snprintf(ret, 64, "%s/f%u", dir, i);
+}
+
+void cfx_put_many(struct cfx *fx, const char *dir, unsigned n, size_t size)
+{
+    for (unsigned i = 0; i < n; i++) {
+        char path[64];
+
+        cfx_name(path, dir, i);
+        cfx_put(fx, path, size);
+    }
+}
+
+uint64_t cfx_load_slowly(struct cfx *fx, const char *path)
+{
+    Tarn__Wire__LoadSpec spec;
+    ProtobufCBinaryData p;
+
+    cfx_spec(&spec, &p, path);
+    spec.bandwidth = 16 * MIB;
+    return cfx_create(fx, "load", &spec);
+}
+
+bool cfx_a_fourth_is_done(struct cfx *fx, void *arg)
+{
+    const uint64_t *id = arg;
+    Tarn__Wire__Job *job = cfx_show(fx, *id);
+    bool ret = job->bytes_total > 0 && job->bytes_done >= job->bytes_total / 4;
+
+    assert_int_equal(job->finished_ns, 0);
+    tarn__wire__job__free_unpacked(job, NULL);
+    return ret;
+}
+
+void cfx_expect_text(struct cfx *fx, uint64_t id, int error, const char *a, const char *b)
+{
+    Tarn__Wire__Job *job = cfx_wait(fx, id);
+
+    assert_string_equal(job->state, "failed");
+    assert_int_equal(job->error, error);
+    if (!strstr(job->error_text, a) || !strstr(job->error_text, b))
+        fail_msg("\"%s\" lacks \"%s\" or \"%s\"", job->error_text, a, b);
+    tarn__wire__job__free_unpacked(job, NULL);
+}

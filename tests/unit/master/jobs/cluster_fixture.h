@@ -89,6 +89,15 @@ Tarn__Wire__WhereResponse *cfx_where(struct cfx *fx, const char *path);
 const Tarn__Wire__ManifestLine *cfx_line(struct cfx *fx, uint64_t id, const char *path,
                                          Tarn__Wire__ManifestResponse **ret_resp);
 
+void cfx_name(char ret[64], const char *dir, unsigned i); /* "dir/f<i>" */
+void cfx_put_many(struct cfx *fx, const char *dir, unsigned n, size_t size);
+/* A load that is so slow that a test can do things meanwhile: 16 MiB/s. */
+uint64_t cfx_load_slowly(struct cfx *fx, const char *path);
+/* For cfx_until: of the job *(uint64_t *)arg, which must not have ended. */
+bool cfx_a_fourth_is_done(struct cfx *fx, void *arg);
+/* Waits for the end, a failure whose text has both. */
+void cfx_expect_text(struct cfx *fx, uint64_t id, int error, const char *a, const char *b);
+
 uint64_t cfx_fetched(const struct cfx *fx, unsigned worker); /* bytes from the store */
 uint64_t cfx_fetched_all(const struct cfx *fx);
 /* All of a segment is in the worker's tier. */

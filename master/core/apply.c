@@ -318,6 +318,8 @@ static void apply_end(struct core_tx *tx)
         core_key_id32(&k, CORE_TAG_COUNTS, tx->attachment);
         core_tx_put(tx, TARN_CF_META, &k, &tx->counts.base);
     }
+    if (tx->res->change_count > 0)
+        core_tx_put_u64(tx, CORE_X_CHANGE, tx->index);
 }
 
 static int apply_entry(struct core_tx *tx, const uint8_t *entry, size_t len)

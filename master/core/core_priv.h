@@ -44,6 +44,7 @@
 #define CORE_X_CLUSTER  "cluster"
 #define CORE_X_FORMAT   "format"
 #define CORE_X_NEXT_INO "next_ino"
+#define CORE_X_CHANGE   "change"
 
 /* A key on the stack. */
 struct core_key {

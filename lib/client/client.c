@@ -46,6 +46,7 @@ int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **re
         free(c);
         return rc;
     }
+    atomic_init(&c->lease_until_ns, UINT64_MAX);
     *ret = c;
     return 0;
 }
@@ -94,7 +95,15 @@ struct tarn_loop *tarn_client_loop(struct tarn_client *c)
 
 uint64_t tarn_client_kernel_trust_ns(const struct tarn_client *c)
 {
-    return atomic_load(&c->kernel_trust_ns);
+    uint64_t most = atomic_load(&c->kernel_trust_ns), until = atomic_load(&c->lease_until_ns);
+    uint64_t now;
+
+    if (until == UINT64_MAX)
+        return most;
+    now = tarn_now_ns();
+    if (until <= now) /* cut off: what is believed on is looked at again soon */
+        return c->args.on_partition_stale ? TARN_MIN(most, TARN_NS_PER_S) : 0;
+    return TARN_MIN(most, until - now);
 }
 
 void tarn_client_counts(struct tarn_client *c, struct tarn_client_counts *ret)
@@ -108,7 +117,17 @@ void tarn_client_counts(struct tarn_client *c, struct tarn_client_counts *ret)
 enum tarn_cached tarn_client_cached(struct tarn_client *c, tarn_ino_t parent, const char *name,
                                     size_t len, struct tarn_attr *ret_attr, uint64_t *ret_until_ns)
 {
-    return client_cache_get(c->cache, parent, name, len, tarn_now_ns(), ret_attr, ret_until_ns);
+    uint64_t now = tarn_now_ns();
+
+    if (tarn_client_cut_off(c) && c->args.on_partition_stale) {
+        enum tarn_cached known =
+            client_cache_get(c->cache, parent, name, len, 0, ret_attr, ret_until_ns);
+
+        *ret_until_ns = TARN_MAX(*ret_until_ns, now + TARN_NS_PER_S);
+        ret_attr->trust_until_ns = TARN_MAX(ret_attr->trust_until_ns, *ret_until_ns);
+        return known;
+    }
+    return client_cache_get(c->cache, parent, name, len, now, ret_attr, ret_until_ns);
 }
 
 static uint64_t client_until(uint64_t now_ns, uint64_t trust_ms)
@@ -242,6 +261,10 @@ static void client_run(struct tarn_task *t)
         op->cb(op, op->cancelled ? -TARN_E_CANCELLED : -TARN_E_NAME_TOO_LONG);
         return;
     }
+    if (tarn_client_cut_off(op->client)) {
+        op->cb(op, -TARN_E_LEASE_ENDED);
+        return;
+    }
     op->sent = true;
     *req = (struct tarn_rpc_req){.cb = client_answered, .arg = op};
     switch (op->kind) {
@@ -330,4 +353,24 @@ int tarn_client_sync(struct tarn_client *c, struct tarn_client_op *op)
     while (!s.done)
         tarn_loop_run(c->args.loop);
     return s.rc;
+}
+
+/* ---- the cluster ----------------------------------------------------------------------------- */
+
+void client_topology(struct tarn_client *c, const Tarn__Wire__Topology *t)
+{
+    (void)c;
+    (void)t;
+}
+
+uint64_t client_topology_version(const struct tarn_client *c)
+{
+    (void)c;
+    return UINT64_MAX;
+}
+
+void client_meta(struct tarn_client *c, const Tarn__Wire__CallMeta *meta)
+{
+    (void)c;
+    (void)meta;
 }

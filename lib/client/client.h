@@ -209,10 +209,16 @@ struct tarn_client_args {
     size_t cache_entries;               /* names kept; 0: 262,144 */
     uint64_t timeout_ns;                /* of calls and reads; 0: 30 s, reads 60 s */
     uint64_t lost_timeout_ns;           /* without any master; 0: calls wait for their deadlines */
+    bool transient; /* a command: believes nothing for long, is told of no changes, has no lease */
+    /* Once the lease is over: true goes on with what is known, false fails what must be asked. */
+    bool on_partition_stale;
     void *ctx;
     /* Names or inodes that sessions must forget; on the loop, after the cache dropped them. May be
      * NULL. */
     void (*on_invalidate)(void *ctx, const Tarn__Wire__Invalidate *inv);
+    /* The attachments whose stores may be read directly, whenever they change. May be NULL: they
+     * are not asked for. On the loop. */
+    void (*on_attachments)(void *ctx, const Tarn__Wire__AttachmentList *l);
 };
 int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **ret);
 /*
@@ -227,8 +233,12 @@ void tarn_client_free(struct tarn_client **c);
 struct tarn_rpc_client *
 tarn_client_rpc(struct tarn_client *c); /* for calls that have no wrapper: jobs, status */
 struct tarn_loop *tarn_client_loop(struct tarn_client *c);
-/* Upper bound of kernel cache times, ns (SessionResponse). */
+/* Upper bound of kernel cache times, ns: never beyond the lease. Any thread. */
 uint64_t tarn_client_kernel_trust_ns(const struct tarn_client *c);
+/* The lease is over, and no master was reached since. Any thread. */
+bool tarn_client_cut_off(const struct tarn_client *c);
+/* Something that is to be believed until `until_ns` is believed now. Any thread. */
+bool tarn_client_trusts(const struct tarn_client *c, uint64_t until_ns);
 void tarn_client_counts(struct tarn_client *c, struct tarn_client_counts *ret);
 /* Bytes of the file that the local worker has; UINT64_MAX when there is no local worker. Any
  * thread. */

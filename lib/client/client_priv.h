@@ -49,6 +49,14 @@ struct tarn_client {
     _Atomic uint64_t kernel_trust_ns;
     uint64_t seq; /* of the last Invalidate */
     bool have_seq;
+    uint64_t seen;        /* index of the journal up to which every change was heard of */
+    uint64_t attachments; /* version of the list that on_attachments got */
+    uint64_t renew_sent_ns;
+    bool renew_again;                /* an Invalidate wants to be acknowledged */
+    bool leased;                     /* what is believed ends with the lease */
+    _Atomic uint64_t lease_until_ns; /* monotonic; UINT64_MAX: no lease */
+    _Atomic bool cut_off;            /* it is over */
+    struct tarn_timer lease_timer;
     struct tarn_timer renew_timer;
     struct tarn_rpc_req session_req;
     bool session_busy, connected_once, stopping;
@@ -83,6 +91,10 @@ struct tarn_handle {
     struct tarn_task close_task;
 };
 
+/* Where the workers are, as the master tells. */
+void client_topology(struct tarn_client *c, const Tarn__Wire__Topology *t);
+uint64_t client_topology_version(const struct tarn_client *c); /* 0: none yet */
+void client_meta(struct tarn_client *c, const Tarn__Wire__CallMeta *meta);
 void client_session_start(struct tarn_client *c);
 /* Ends the session, then the connection; then `stopped` runs. */
 void client_session_stop(struct tarn_client *c);

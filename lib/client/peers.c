@@ -13,8 +13,8 @@
 
 #include "lib/base/assert.h"
 #include "lib/base/env.h"
-#include "lib/base/log.h"
 #include "lib/base/hash.h"
+#include "lib/base/log.h"
 #include "lib/base/mem.h"
 
 #define PEERS_TIMEOUT_NS  (30 * TARN_NS_PER_S)

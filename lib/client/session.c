@@ -1,12 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The session: opened at the start and after each reconnect, renewed three times per lease (with
- * what was read since it began, for reports). A connection that broke may have lost invalidations:
- * everything that is believed is dropped, and the user is told so. A client without a local worker
- * is a command that ends soon: its stop tells first what was read since the last renewal.
+ * what was read since it began, for reports). What the cluster promised holds while the lease does:
+ *
+ *     connected            renewals move the end of the lease
+ *     connection lost      everything is believed on until the lease ends; a session that is opened
+ *                          again says up to which index of the journal it has heard of every
+ *                          change, and goes on where the master can tell it the rest
+ *     lease over           cut off. on-partition=fail: everything is dropped, and whatever must be
+ *                          asked fails at once; stale: what is known goes on being believed
+ *
+ * A lease counts from the time at which its renewal was sent, so it ends here before it does there.
+ * Inside one process there is no lease. A gap in the numbers of the invalidations is a loss, too.
+ * A client without a local worker is a command that ends soon: its stop tells first what was read
+ * since the last renewal.
  */
 #include "lib/client/client_priv.h"
 
+#include <inttypes.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
@@ -27,13 +38,10 @@ static void session_everything(struct tarn_client *c)
         c->args.on_invalidate(c->args.ctx, &inv);
 }
 
-void client_notice(void *ctx, uint32_t method, const ProtobufCMessage *msg)
-{
-    struct tarn_client *c = ctx;
-    const Tarn__Wire__Invalidate *inv = (const Tarn__Wire__Invalidate *)msg;
+static void session_renew_now(struct tarn_client *c);
 
-    if (method != TARN_RPC_invalidate)
-        return;
+static void session_invalidated(struct tarn_client *c, const Tarn__Wire__Invalidate *inv)
+{
     if ((c->have_seq && inv->seq != c->seq + 1) || inv->everything) {
         tarn_warn("client",
                   "invalidations were missed (seq=%llu after %llu): everything is asked again",
@@ -51,6 +59,80 @@ void client_notice(void *ctx, uint32_t method, const ProtobufCMessage *msg)
     }
     if (c->args.on_invalidate)
         c->args.on_invalidate(c->args.ctx, inv);
+    if (inv->index)
+        c->seen = inv->index;
+    if (inv->ack) /* our tables are switched; the kernel is told by the notifier */
+        session_renew_now(c);
+}
+
+static void session_cluster(struct tarn_client *c, const Tarn__Wire__Topology *topology,
+                            const Tarn__Wire__AttachmentList *attachments)
+{
+    if (topology)
+        client_topology(c, topology);
+    if (!attachments)
+        return;
+    c->attachments = attachments->version;
+    if (c->args.on_attachments)
+        c->args.on_attachments(c->args.ctx, attachments);
+}
+
+void client_notice(void *ctx, uint32_t method, const ProtobufCMessage *msg)
+{
+    struct tarn_client *c = ctx;
+
+    if (method == TARN_RPC_invalidate)
+        session_invalidated(c, (const Tarn__Wire__Invalidate *)msg);
+    else if (method == TARN_RPC_topology)
+        session_cluster(c, (const Tarn__Wire__Topology *)msg, NULL);
+    else if (method == TARN_RPC_attachments)
+        session_cluster(c, NULL, (const Tarn__Wire__AttachmentList *)msg);
+}
+
+/* ---- the lease --------------------------------------------------------------------------------
+ */
+
+bool tarn_client_cut_off(const struct tarn_client *c)
+{
+    return atomic_load(&c->cut_off);
+}
+
+bool tarn_client_trusts(const struct tarn_client *c, uint64_t until_ns)
+{
+    return until_ns > tarn_now_ns() || (c->args.on_partition_stale && atomic_load(&c->cut_off));
+}
+
+static void session_lease_over(struct tarn_timer *t, void *arg)
+{
+    struct tarn_client *c = arg;
+    uint64_t until = atomic_load(&c->lease_until_ns), now = tarn_now_ns();
+
+    if (until > now) { /* it was renewed meanwhile */
+        tarn_timer_start(c->args.loop, t, until - now, session_lease_over, c);
+        return;
+    }
+    tarn_warn("client", "cut off from the master for longer than the lease: %s",
+              c->args.on_partition_stale
+                  ? "what is known goes on being believed (on-partition=stale)"
+                  : "names fail until it is back (on-partition=fail)");
+    atomic_store(&c->cut_off, true);
+    if (!c->args.on_partition_stale)
+        session_everything(c);
+}
+
+/* The master heard of us after `sent_ns`. */
+static void session_lease(struct tarn_client *c, uint64_t sent_ns)
+{
+    uint64_t lease = c->lease_ms * TARN_NS_PER_MS, now = tarn_now_ns();
+
+    if (!c->leased)
+        return;
+    atomic_store(&c->lease_until_ns, sent_ns + lease);
+    if (atomic_exchange(&c->cut_off, false))
+        tarn_info("client", "the master answers again");
+    if (!tarn_timer_running(&c->lease_timer) && !c->stopping)
+        tarn_timer_start(c->args.loop, &c->lease_timer,
+                         sent_ns + lease > now ? sent_ns + lease - now : 0, session_lease_over, c);
 }
 
 static void session_meta(struct tarn_client *c, ProtobufCBinaryData cap)
@@ -61,6 +143,7 @@ static void session_meta(struct tarn_client *c, ProtobufCBinaryData cap)
     meta.gid = (uint32_t)getgid();
     meta.capability = cap;
     tarn_rpc_client_set_meta(c->rpc, &meta);
+    client_meta(c, &meta);
 }
 
 static void session_renew_later(struct tarn_client *c);
@@ -79,7 +162,10 @@ static void session_renewed(struct tarn_rpc_req *req, int rc)
         return;
     }
     if (rc == 0) {
+        session_lease(c, c->renew_sent_ns);
         session_meta(c, resp->capability);
+        session_cluster(c, resp->topology, resp->attachments);
+        c->seen = TARN_MAX(c->seen, resp->index);
         if (c->have_seq && resp->seq > c->seq) { /* the connection keeps order: a gap is a loss */
             session_everything(c);
             c->seq = resp->seq;
@@ -90,10 +176,13 @@ static void session_renewed(struct tarn_rpc_req *req, int rc)
         }
         session_renew_later(c);
     } else if (rc == -TARN_E_STALE || rc == -TARN_E_CAP_EXPIRED) {
-        session_everything(c);
-        client_session_start(c);
+        client_session_start(c); /* whether anything was missed is in the answer */
     } else {
         session_renew_later(c);
+    }
+    if (c->renew_again && !c->session_busy) {
+        c->renew_again = false;
+        session_renew_now(c);
     }
 }
 
@@ -119,6 +208,9 @@ static void session_tell(struct tarn_client *c, uint64_t timeout_ns, bool no_ret
     }
     msg.session = c->session;
     msg.seq = c->seq;
+    msg.topology = client_topology_version(c);
+    msg.attachments = c->attachments;
+    c->renew_sent_ns = tarn_now_ns();
     msg.n_reads = CLIENT_SOURCES;
     msg.reads = reads;
     msg.passthrough_opens = atomic_load(&c->lent_opens);
@@ -141,6 +233,16 @@ static void session_renew(struct tarn_timer *t, void *arg)
         session_tell(c, c->lease_ms * TARN_NS_PER_MS, false);
 }
 
+static void session_renew_now(struct tarn_client *c)
+{
+    if (c->session_busy || !c->connected) {
+        c->renew_again = c->session_busy;
+        return;
+    }
+    tarn_timer_stop(&c->renew_timer);
+    session_renew(&c->renew_timer, c);
+}
+
 static void session_renew_later(struct tarn_client *c)
 {
     /* Often enough that `status` is a second old at most inside one process; a third of the lease
@@ -159,13 +261,19 @@ static void session_opened(struct tarn_rpc_req *req, int rc)
     c->session_busy = false;
     if (rc == 0) {
         c->connected = true;
-        memcpy(c->base, c->told, sizeof(c->base));
+        if (c->session != resp->session) /* its figures begin anew */
+            memcpy(c->base, c->told, sizeof(c->base));
         c->session = resp->session;
         c->lease_ms = TARN_MAX(resp->lease_ms, (uint64_t)100);
-        c->have_seq = false;
-        if (c->connected_once) /* of what was answered before it, nobody would tell the end */
+        c->leased = resp->kernel_trust_ms != UINT64_MAX && !c->args.transient;
+        c->have_seq = resp->index != 0; /* an older master does not tell */
+        c->seq = resp->seq;
+        if (c->connected_once && !resp->resumed) /* nobody would tell the end of what is known */
             session_everything(c);
+        c->seen = resp->resumed ? c->seen : resp->index;
         c->connected_once = true;
+        session_lease(c, c->renew_sent_ns);
+        session_cluster(c, resp->topology, resp->attachments);
         atomic_store(&c->kernel_trust_ns, resp->kernel_trust_ms >= UINT64_MAX / TARN_NS_PER_MS
                                               ? UINT64_MAX
                                               : resp->kernel_trust_ms * TARN_NS_PER_MS);
@@ -192,6 +300,14 @@ void client_session_start(struct tarn_client *c)
         return;
     (void)gethostname(host, sizeof(host) - 1); /* only shown */
     msg.kind = c->kind;
+    msg.transient = c->args.transient;
+    msg.direct = c->args.on_attachments != NULL;
+    msg.on_partition_stale = c->args.on_partition_stale;
+    if (c->connected_once) {
+        msg.resume = c->session;
+        msg.seen = c->seen;
+    }
+    c->renew_sent_ns = tarn_now_ns();
     msg.mountpoint = c->mountpoint;
     msg.host = host;
     msg.pid = (uint64_t)getpid();
@@ -226,6 +342,7 @@ static void session_end(struct tarn_client *c)
 void client_session_stop(struct tarn_client *c)
 {
     tarn_timer_stop(&c->renew_timer);
+    tarn_timer_stop(&c->lease_timer);
     if (c->session_busy && c->connected && !c->local.open)
         tarn_rpc_cancel(&c->session_req); /* its callback goes on from here */
     else
@@ -240,9 +357,8 @@ void client_state(void *ctx, bool connected, int rc)
     if (!c->connected_once || c->stopping)
         return;
     c->connected = false; /* until the next session */
-    if (!connected) {
+    if (connected)
+        client_session_start(c);
+    else if (!c->leased)
         session_everything(c);
-        return;
-    }
-    client_session_start(c);
 }

@@ -213,6 +213,8 @@ void mfx_open(struct mfx *fx)
 
     fx->kv = tarn_kv_mem_open(&fx->kv_disk, TARN_CF_COUNT);
     args.kv = fx->kv;
+    args.cluster = fx->cluster;
+    args.lease_ns = fx->lease_ns;
     assert_int_equal(
         tarn_ufs_opts_parse(texts, *fx->opts_text ? 1 : 0, true, &fx->opts, &fx->conf, &fx->err),
         0);

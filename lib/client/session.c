@@ -128,11 +128,13 @@ static void session_lease(struct tarn_client *c, uint64_t sent_ns)
     if (!c->leased)
         return;
     atomic_store(&c->lease_until_ns, sent_ns + lease);
+    if (sent_ns + lease <= now) /* the answer came too late: the next renewal is under way soon */
+        return;
     if (atomic_exchange(&c->cut_off, false))
         tarn_info("client", "the master answers again");
     if (!tarn_timer_running(&c->lease_timer) && !c->stopping)
-        tarn_timer_start(c->args.loop, &c->lease_timer,
-                         sent_ns + lease > now ? sent_ns + lease - now : 0, session_lease_over, c);
+        tarn_timer_start(c->args.loop, &c->lease_timer, sent_ns + lease - now, session_lease_over,
+                         c);
 }
 
 static void session_meta(struct tarn_client *c, ProtobufCBinaryData cap)
@@ -249,6 +251,8 @@ static void session_renew_later(struct tarn_client *c)
      * elsewhere. */
     uint64_t every = c->local.open ? TARN_NS_PER_S : c->lease_ms * TARN_NS_PER_MS / 3;
 
+    if (c->leased && c->connected && tarn_now_ns() - c->renew_sent_ns > every)
+        every = 1; /* the last answer took long: most of the lease is gone */
     tarn_timer_start(c->args.loop, &c->renew_timer, every, session_renew, c);
 }
 
@@ -270,7 +274,8 @@ static void session_opened(struct tarn_rpc_req *req, int rc)
         c->seq = resp->seq;
         if (c->connected_once && !resp->resumed) /* nobody would tell the end of what is known */
             session_everything(c);
-        c->seen = resp->resumed ? c->seen : resp->index;
+        if (!c->connected_once || !resp->resumed) /* else what was missed is pushed next */
+            c->seen = resp->index;
         c->connected_once = true;
         session_lease(c, c->renew_sent_ns);
         session_cluster(c, resp->topology, resp->attachments);

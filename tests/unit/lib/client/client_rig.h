@@ -33,6 +33,7 @@ struct rig {
     uint64_t seq;                     /* of the last notice */
     unsigned lookups, locates, reads; /* calls */
     bool hold_lookup, hold_locate, hold_open;
+    bool mute_renew; /* renewals are not answered */
     struct tarn_rpc_call *held[64];
     unsigned held_n;
     unsigned cancels;    /* on_cancel of held calls */
@@ -40,14 +41,21 @@ struct rig {
     uint64_t lookup_ino; /* of answers */
     uint64_t trust_ms;   /* of answers */
     int locate_rc;
-    uint8_t locate_cid;   /* each byte of the locator's cid */
-    unsigned spoil;       /* answers of read to be damaged */
-    unsigned everything;  /* on_invalidate with everything */
-    unsigned invalidated; /* on_invalidate with names */
-    unsigned flag;        /* for rig_until */
+    uint8_t locate_cid;    /* each byte of the locator's cid */
+    unsigned spoil;        /* answers of read to be damaged */
+    unsigned everything;   /* on_invalidate with everything */
+    unsigned invalidated;  /* on_invalidate with names */
+    unsigned flag;         /* for rig_until */
+    bool stale;            /* in, of rig_start: on-partition=stale */
+    bool resumed;          /* of answers to session_open */
+    uint64_t index;        /* of answers and notices; 0: as an older master */
+    uint64_t resume, seen; /* of the last session_open */
+    uint64_t renew_seq;    /* of the last session_renew */
 };
 
 void rig_init(struct rig *r, const struct tarn_local_ops *local);
+/* The same with what r says already (zeroed but for `stale`, `resumed`, `index`). */
+void rig_start(struct rig *r, const struct tarn_local_ops *local);
 void rig_fini(struct rig *r);
 void rig_run_for(struct rig *r, uint64_t ns);
 void rig_until(struct rig *r, const unsigned *flag, unsigned n);
@@ -55,6 +63,8 @@ void rig_until(struct rig *r, const unsigned *flag, unsigned n);
 void rig_release(struct rig *r);
 /* Pushes an invalidation of `name` in inode 1 with the next number, or `skip` later. */
 void rig_push(struct rig *r, const char *name, unsigned skip);
+/* The same, to be acknowledged. */
+void rig_push_ack(struct rig *r, const char *name);
 /* The byte at `off` of the file. */
 uint8_t rig_byte(uint64_t off);
 /* The attributes of the file. */

@@ -44,9 +44,17 @@ const struct tarn_conf_table cli_remote_table =
     TARN_CONF_TABLE("remote", "Commands that talk to a server", remote_rows);
 #undef TARN_CONF_STRUCT
 
-const struct tarn_conf_table *const cli_all_tables[] = {
-    &cli_common_table, &cli_remote_table, &cli_local_table,  &cli_load_table,      &cli_free_table,
-    &cli_ls_table,     &cli_cp_table,     &cli_umount_table, &tarn_ufs_opts_table, NULL};
+const struct tarn_conf_table *const cli_all_tables[] = {&cli_common_table,
+                                                        &cli_remote_table,
+                                                        &cli_local_table,
+                                                        &cli_load_table,
+                                                        &cli_free_table,
+                                                        &cli_ls_table,
+                                                        &cli_cp_table,
+                                                        &cli_umount_table,
+                                                        &cli_wait_table,
+                                                        &tarn_ufs_opts_table,
+                                                        NULL};
 
 /* ---- connection ------------------------------------------------------------------------------ */
 

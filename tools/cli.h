@@ -32,7 +32,7 @@ struct cli_remote {
 extern const struct tarn_conf_table cli_common_table, cli_remote_table, cli_local_table;
 /* Flags of commands, which a configuration file may set in a section of that name. */
 extern const struct tarn_conf_table cli_load_table, cli_free_table, cli_ls_table, cli_cp_table,
-    cli_umount_table;
+    cli_umount_table, cli_wait_table;
 /* Every table whose keys may stand in a configuration file; NULL-terminated. */
 extern const struct tarn_conf_table *const cli_all_tables[];
 

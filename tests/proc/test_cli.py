@@ -99,7 +99,7 @@ def test_help_names_every_command(alone):
     code, out, _ = alone("--help")
     assert code == DONE
     assert alone("help") == (code, out, "")
-    for command in ("local umount load free job status ls stat cat cp get du config doctor version "
+    for command in ("local umount load free job wait status ls stat cat cp get du config doctor version "
                     "help").split():
         assert re.search(rf"^  {command} ", out, re.M), command
         code, text, err = alone("help", command)
@@ -330,6 +330,28 @@ def test_du(server):
     assert du["cached_files"] == 5  # of the link nothing is missing
     assert server.json("du") == {**server.json("du", "/"), "path": "/"}
     assert "cached" in server.cli("du", "/train").out
+
+
+def test_wait_until_cached(server):
+    late = server.cli("wait", "/train", "--until", "cached>=50%", "--timeout", "1s", check=False)
+    assert late.code == TIMEOUT and "/train" in late.err and "bytes cached" in late.err
+    waiting = subprocess.Popen([binary(), "wait", "/train", "--until", "cached>=95%", "--json"],
+                               stdout=subprocess.PIPE, text=True,
+                               env={**server.env, "TARN_MASTER": server.master})
+    try:
+        server.cli("load", "/train")
+        out, _ = waiting.communicate(timeout=60)
+    finally:
+        waiting.kill()
+        waiting.wait()
+    assert waiting.returncode == DONE
+    assert json.loads(out) == {"path": "/train", "bytes": 370_005, "cached_bytes": 370_005,
+                               "complete": True, "reached": True}
+    server.cli("wait", "/train/x.tar")  # all of it, and it is there
+    bad = server.cli("wait", "/train", "--until", "throughput", check=False)
+    assert bad.code == USAGE and "cached>=PERCENT" in bad.err
+    gone = server.cli("wait", "/no/such", check=False)
+    assert gone.code == FAIL and "no such file" in gone.err
 
 
 def test_status(server):

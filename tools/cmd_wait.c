@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * wait: returns when enough of a path is cached. The figure is that of `tarn du`: the workers' own,
+ * asked again after a pause that grows with what the question costs. A server that is away for a
+ * while does not end the wait.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "lib/base/env.h"
+#include "lib/base/mem.h"
+#include "lib/base/name.h"
+#include "lib/base/units.h"
+#include "tools/cli.h"
+#include "tools/progress.h"
+
+#define PAUSE_NS     (250 * TARN_NS_PER_MS)
+#define PAUSE_MAX_NS (10 * TARN_NS_PER_S)
+#define AWAY_NS      (60 * TARN_NS_PER_S) /* without an answer, when no --timeout was given */
+
+struct cli_wait_params {
+#define TARN_PARAM TARN_CONF_FIELD
+#include "tools/wait_params.def"
+#undef TARN_PARAM
+};
+#define TARN_CONF_STRUCT struct cli_wait_params
+static const struct tarn_conf_param wait_rows[] = {
+#define TARN_PARAM TARN_CONF_ROW
+#include "tools/wait_params.def"
+#undef TARN_PARAM
+};
+const struct tarn_conf_table cli_wait_table = TARN_CONF_TABLE("wait", "tarn wait", wait_rows);
+
+struct waiting {
+    struct cli *c;
+    char path[TARN_PATH_MAX];
+    uint32_t until_bp; /* parts per 10,000 */
+    uint64_t begun_ns, heard_ns;
+    uint64_t limit_ns; /* 0: none */
+    struct progress progress;
+    Tarn__Wire__DuResponse du;
+};
+
+static int wait_parse(struct waiting *w, const char *until)
+{
+    static const char cached[] = "cached>=";
+
+    if (strncmp(until, cached, sizeof(cached) - 1) != 0 ||
+        tarn_parse_percent(until + sizeof(cached) - 1, &w->until_bp) < 0)
+        return tarn_err_set(&w->c->err, -TARN_E_USAGE,
+                            "--until %s: must be cached>=PERCENT, like cached>=95%%", until);
+    return 0;
+}
+
+static bool wait_over(const struct waiting *w)
+{
+    const Tarn__Wire__DuResponse *d = &w->du;
+
+    return d->complete && (double)d->cached_bytes * 10000 >= (double)d->bytes * w->until_bp;
+}
+
+/* 1: not yet; 0: over. */
+static int wait_look(struct waiting *w)
+{
+    Tarn__Wire__DuRequest msg = TARN__WIRE__DU_REQUEST__INIT;
+    struct progress_at at;
+    struct tarn_rpc_req req;
+    int rc;
+
+    msg.path = tarn_wire_bytes(w->path, strlen(w->path));
+    rc = cli_call(w->c, &req, TARN_RPC_du, &msg.base, w->path);
+    if (rc == 0)
+        w->du = *(const Tarn__Wire__DuResponse *)req.resp; /* numbers only */
+    tarn_rpc_req_fini(&req);
+    if (rc < 0)
+        return rc;
+    w->heard_ns = tarn_now_ns();
+    at = (struct progress_at){.files = w->du.cached_files,
+                              .files_total = w->du.files,
+                              .bytes = w->du.cached_bytes,
+                              .bytes_total = w->du.bytes};
+    progress_show(&w->progress, &at, w->heard_ns);
+    return wait_over(w) ? 0 : 1;
+}
+
+/* A failure that may pass, of a wait that has time left. */
+static bool wait_goes_on(struct waiting *w, int rc)
+{
+    uint64_t now = tarn_now_ns();
+    enum tarn_exit why = tarn_err_exit(rc);
+
+    if (why != TARN_EXIT_UNREACH && why != TARN_EXIT_TIMEOUT)
+        return false;
+    return w->limit_ns ? now - w->begun_ns < w->limit_ns : now - w->heard_ns < AWAY_NS;
+}
+
+static int wait_late(struct waiting *w)
+{
+    char limit[32];
+
+    return tarn_err_set(&w->c->err, -TARN_E_DEADLINE,
+                        "%s: %" PRIu64 " of %" PRIu64 " bytes cached%s after %s", w->path,
+                        w->du.cached_bytes, w->du.bytes,
+                        w->du.complete ? "" : ", and not everything below it was listed",
+                        tarn_format_duration(w->limit_ns, limit));
+}
+
+static int wait_turns(struct waiting *w)
+{
+    uint64_t pause = PAUSE_NS, asked;
+    int rc;
+
+    for (;;) {
+        asked = tarn_now_ns();
+        rc = wait_look(w);
+        if (rc == 0 || (rc < 0 && !wait_goes_on(w, rc)))
+            return rc;
+        if (w->limit_ns && tarn_now_ns() - w->begun_ns >= w->limit_ns)
+            return wait_late(w);
+        w->c->err.text[0] = 0;
+        pause = TARN_MAX(pause, TARN_MIN(4 * (tarn_now_ns() - asked), PAUSE_MAX_NS));
+        if (w->limit_ns)
+            pause = TARN_MIN(pause, w->begun_ns + w->limit_ns - tarn_now_ns() + TARN_NS_PER_MS);
+        cli_sleep(w->c, pause);
+        if (cli_interrupts(w->c) > 0)
+            return -TARN_E_CANCELLED;
+    }
+}
+
+static int wait_run(struct cli *c)
+{
+    const struct cli_wait_params *p = c->own;
+    struct waiting w = {.c = c};
+    int rc = cli_path(c, c->args[0], w.path);
+
+    tarn__wire__du_response__init(&w.du);
+    if (rc == 0)
+        rc = wait_parse(&w, p->until);
+    if (rc == 0)
+        rc = cli_connect(c);
+    if (rc == 0)
+        rc = cli_catch_interrupts(c);
+    if (rc < 0)
+        return rc;
+    if (strcmp(tarn_conf_source(c->conf, "timeout"), "default") != 0)
+        w.limit_ns = c->remote.timeout;
+    w.begun_ns = w.heard_ns = tarn_now_ns();
+    progress_init(&w.progress, "wait", c->common.quiet || c->common.json, w.begun_ns);
+    rc = wait_turns(&w);
+    progress_clear(&w.progress);
+    if (c->common.json && w.heard_ns > w.begun_ns) {
+        json_t *j =
+            json_pack("{s:I, s:I, s:b, s:b}", "bytes", (json_int_t)w.du.bytes, "cached_bytes",
+                      (json_int_t)w.du.cached_bytes, "complete", w.du.complete, "reached", rc == 0);
+
+        cli_json_set(j, "path", w.path, strlen(w.path));
+        cli_json(j);
+    }
+    return rc;
+}
+
+static const struct tarn_conf_table *const wait_tables[] = {&cli_wait_table, &cli_remote_table,
+                                                            &cli_common_table, NULL};
+static const struct tarn_flags_spec wait_spec = {
+    .command = "tarn wait",
+    .args = "PATH",
+    .summary = "Return when enough of a path is cached.",
+    .text = "Waits as long as it takes, or as long as --timeout says (exit code 4 then).\n\n"
+            "  tarn wait /imagenet --until 'cached>=95%' --timeout 2h",
+    .tables = wait_tables,
+    .min_args = 1,
+    .max_args = 1};
+const struct cli_command cmd_wait_command = {.name = "wait",
+                                             .spec = &wait_spec,
+                                             .run = wait_run,
+                                             .own = &cli_wait_table,
+                                             .own_size = sizeof(struct cli_wait_params),
+                                             .remote = true};

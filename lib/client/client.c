@@ -100,10 +100,8 @@ uint64_t tarn_client_kernel_trust_ns(const struct tarn_client *c)
 
     if (until == UINT64_MAX)
         return most;
-    now = tarn_now_ns();
-    if (until <= now) /* cut off: what is believed on is looked at again soon */
-        return c->args.on_partition_stale ? TARN_MIN(most, TARN_NS_PER_S) : 0;
-    return TARN_MIN(most, until - now);
+    now = tarn_now_ns(); /* what is believed when cut off is looked at again soon */
+    return TARN_MIN(most, until > now ? until - now : TARN_NS_PER_S);
 }
 
 void tarn_client_counts(struct tarn_client *c, struct tarn_client_counts *ret)
@@ -118,16 +116,17 @@ enum tarn_cached tarn_client_cached(struct tarn_client *c, tarn_ino_t parent, co
                                     size_t len, struct tarn_attr *ret_attr, uint64_t *ret_until_ns)
 {
     uint64_t now = tarn_now_ns();
+    enum tarn_cached known;
 
-    if (tarn_client_cut_off(c) && c->args.on_partition_stale) {
-        enum tarn_cached known =
-            client_cache_get(c->cache, parent, name, len, 0, ret_attr, ret_until_ns);
-
-        *ret_until_ns = TARN_MAX(*ret_until_ns, now + TARN_NS_PER_S);
-        ret_attr->trust_until_ns = TARN_MAX(ret_attr->trust_until_ns, *ret_until_ns);
-        return known;
-    }
-    return client_cache_get(c->cache, parent, name, len, now, ret_attr, ret_until_ns);
+    if (!tarn_client_cut_off(c))
+        return client_cache_get(c->cache, parent, name, len, now, ret_attr, ret_until_ns);
+    known = client_cache_get(c->cache, parent, name, len, 0, ret_attr, ret_until_ns);
+    if (known == TARN_CACHED_MISS || !tarn_client_trusts(c, *ret_until_ns))
+        return TARN_CACHED_MISS;
+    *ret_until_ns = TARN_MAX(*ret_until_ns, now + TARN_NS_PER_S);
+    if (known == TARN_CACHED_HIT)
+        ret_attr->trust_until_ns = *ret_until_ns;
+    return known;
 }
 
 static uint64_t client_until(uint64_t now_ns, uint64_t trust_ms)

@@ -196,6 +196,13 @@ struct tarn_client_counts { /* bytes delivered since the start, by origin */
     uint64_t local_reads; /* reads that asked no store */
 };
 
+/* What is worth what is known, once the lease is over and no master was reached since. */
+enum tarn_on_partition {
+    TARN_PARTITION_AUTO, /* what is trusted for ever goes on, the rest fails */
+    TARN_PARTITION_FAIL, /* nothing: what must be asked fails at once */
+    TARN_PARTITION_STALE /* as much as before, beyond its own time too */
+};
+
 struct tarn_client_args {
     struct tarn_loop *loop;
     struct tarn_rng *rng;
@@ -210,8 +217,7 @@ struct tarn_client_args {
     uint64_t timeout_ns;                /* of calls and reads; 0: 30 s, reads 60 s */
     uint64_t lost_timeout_ns;           /* without any master; 0: calls wait for their deadlines */
     bool transient; /* a command: believes nothing for long, is told of no changes, has no lease */
-    /* Once the lease is over: true goes on with what is known, false fails what must be asked. */
-    bool on_partition_stale;
+    enum tarn_on_partition on_partition;
     void *ctx;
     /* Names or inodes that sessions must forget; on the loop, after the cache dropped them. May be
      * NULL. */

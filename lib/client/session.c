@@ -7,8 +7,9 @@
  *     connection lost      everything is believed on until the lease ends; a session that is opened
  *                          again says up to which index of the journal it has heard of every
  *                          change, and goes on where the master can tell it the rest
- *     lease over           cut off. on-partition=fail: everything is dropped, and whatever must be
- *                          asked fails at once; stale: what is known goes on being believed
+ *     lease over           cut off: on-partition says what is believed on, and whatever must be
+ *                          asked fails at once. Nothing is dropped: the kernel was never allowed to
+ *                          believe beyond the lease, and who comes back may have missed nothing
  *
  * A lease counts from the time at which its renewal was sent, so it ends here before it does there.
  * Inside one process there is no lease. A gap in the numbers of the invalidations is a loss, too.
@@ -94,16 +95,23 @@ void client_notice(void *ctx, uint32_t method, const ProtobufCMessage *msg)
 
 bool tarn_client_cut_off(const struct tarn_client *c)
 {
-    return atomic_load(&c->cut_off);
+    /* A process that slept is late with its timer. */
+    return atomic_load(&c->cut_off) || tarn_now_ns() >= atomic_load(&c->lease_until_ns);
 }
 
 bool tarn_client_trusts(const struct tarn_client *c, uint64_t until_ns)
 {
-    return until_ns > tarn_now_ns() || (c->args.on_partition_stale && atomic_load(&c->cut_off));
+    if (!tarn_client_cut_off(c))
+        return until_ns > tarn_now_ns();
+    return c->args.on_partition == TARN_PARTITION_STALE ||
+           (c->args.on_partition == TARN_PARTITION_AUTO && until_ns == UINT64_MAX);
 }
 
 static void session_lease_over(struct tarn_timer *t, void *arg)
 {
+    static const char *const names[] = {"auto: what is trusted for ever is believed on",
+                                        "fail: nothing is believed",
+                                        "stale: what is known is believed on"};
     struct tarn_client *c = arg;
     uint64_t until = atomic_load(&c->lease_until_ns), now = tarn_now_ns();
 
@@ -111,13 +119,9 @@ static void session_lease_over(struct tarn_timer *t, void *arg)
         tarn_timer_start(c->args.loop, t, until - now, session_lease_over, c);
         return;
     }
-    tarn_warn("client", "cut off from the master for longer than the lease: %s",
-              c->args.on_partition_stale
-                  ? "what is known goes on being believed (on-partition=stale)"
-                  : "names fail until it is back (on-partition=fail)");
+    tarn_warn("client", "cut off from the master for longer than the lease: on-partition=%s",
+              names[c->args.on_partition]);
     atomic_store(&c->cut_off, true);
-    if (!c->args.on_partition_stale)
-        session_everything(c);
 }
 
 /* The master heard of us after `sent_ns`. */
@@ -307,7 +311,7 @@ void client_session_start(struct tarn_client *c)
     msg.kind = c->kind;
     msg.transient = c->args.transient;
     msg.direct = c->args.on_attachments != NULL;
-    msg.on_partition_stale = c->args.on_partition_stale;
+    msg.on_partition_stale = c->args.on_partition == TARN_PARTITION_STALE;
     if (c->connected_once) {
         msg.resume = c->session;
         msg.seen = c->seen;

@@ -229,7 +229,7 @@ void rig_start(struct rig *r, const struct tarn_local_ops *local)
                                  .local = local,
                                  .timeout_ns = 20 * TARN_NS_PER_S,
                                  .ctx = r,
-                                 .on_partition_stale = r->stale,
+                                 .on_partition = r->on_partition,
                                  .on_invalidate = on_invalidate};
 
     r->trust_ms = 60000;

@@ -41,20 +41,20 @@ struct rig {
     uint64_t lookup_ino; /* of answers */
     uint64_t trust_ms;   /* of answers */
     int locate_rc;
-    uint8_t locate_cid;    /* each byte of the locator's cid */
-    unsigned spoil;        /* answers of read to be damaged */
-    unsigned everything;   /* on_invalidate with everything */
-    unsigned invalidated;  /* on_invalidate with names */
-    unsigned flag;         /* for rig_until */
-    bool stale;            /* in, of rig_start: on-partition=stale */
-    bool resumed;          /* of answers to session_open */
-    uint64_t index;        /* of answers and notices; 0: as an older master */
-    uint64_t resume, seen; /* of the last session_open */
-    uint64_t renew_seq;    /* of the last session_renew */
+    uint8_t locate_cid;                  /* each byte of the locator's cid */
+    unsigned spoil;                      /* answers of read to be damaged */
+    unsigned everything;                 /* on_invalidate with everything */
+    unsigned invalidated;                /* on_invalidate with names */
+    unsigned flag;                       /* for rig_until */
+    enum tarn_on_partition on_partition; /* in, of rig_start */
+    bool resumed;                        /* of answers to session_open */
+    uint64_t index;                      /* of answers and notices; 0: as an older master */
+    uint64_t resume, seen;               /* of the last session_open */
+    uint64_t renew_seq;                  /* of the last session_renew */
 };
 
 void rig_init(struct rig *r, const struct tarn_local_ops *local);
-/* The same with what r says already (zeroed but for `stale`, `resumed`, `index`). */
+/* The same with what r says already (zeroed but for `on_partition`, `resumed`, `index`). */
 void rig_start(struct rig *r, const struct tarn_local_ops *local);
 void rig_fini(struct rig *r);
 void rig_run_for(struct rig *r, uint64_t ns);

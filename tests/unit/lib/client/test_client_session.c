@@ -62,7 +62,7 @@ static void what_was_missed_is_dropped(void **state)
 /* on-partition=fail: nothing is believed any more, and what must be asked fails at once. */
 static void the_lease_ends_belief(void **state)
 {
-    struct rig r = {.resumed = true, .index = 7};
+    struct rig r = {.resumed = true, .index = 7, .on_partition = TARN_PARTITION_FAIL};
     uint64_t begun;
 
     (void)state;
@@ -71,9 +71,8 @@ static void the_lease_ends_belief(void **state)
     assert_in_range(tarn_client_kernel_trust_ns(r.client), 1, LEASE_NS);
     lose(&r);
     wait_cut_off(&r);
-    assert_int_equal(r.everything, 1);
     assert_int_equal(cached(&r, "a"), TARN_CACHED_MISS);
-    assert_int_equal(tarn_client_kernel_trust_ns(r.client), 0);
+    assert_false(tarn_client_trusts(r.client, UINT64_MAX));
     begun = tarn_now_ns();
     assert_int_equal(lookup(&r, "a"), -TARN_E_LEASE_ENDED);
     assert_true(tarn_now_ns() - begun < 5 * TARN_NS_PER_S);
@@ -81,15 +80,32 @@ static void the_lease_ends_belief(void **state)
     rig_release(&r);
     for (unsigned i = 0; i < 300 && tarn_client_cut_off(r.client); i++)
         rig_run_for(&r, 10 * TARN_NS_PER_MS);
+    assert_int_equal(cached(&r, "a"), TARN_CACHED_HIT); /* it missed nothing */
+    assert_int_equal(r.everything, 0);
+    rig_fini(&r);
+}
+
+/* The default: what never changes is believed on. */
+static void for_ever_goes_on(void **state)
+{
+    struct rig r = {.resumed = true, .index = 7};
+
+    (void)state;
+    rig_start(&r, NULL);
     assert_int_equal(lookup(&r, "a"), 0);
-    assert_int_equal(cached(&r, "a"), TARN_CACHED_HIT);
+    r.trust_ms = UINT64_MAX;
+    assert_int_equal(lookup(&r, "b"), 0);
+    lose(&r);
+    wait_cut_off(&r);
+    assert_int_equal(cached(&r, "a"), TARN_CACHED_MISS);
+    assert_int_equal(cached(&r, "b"), TARN_CACHED_HIT);
     rig_fini(&r);
 }
 
 /* on-partition=stale: what is known goes on being believed, beyond its own time too. */
 static void stale_goes_on(void **state)
 {
-    struct rig r = {.resumed = true, .index = 7, .stale = true};
+    struct rig r = {.resumed = true, .index = 7, .on_partition = TARN_PARTITION_STALE};
 
     (void)state;
     rig_start(&r, NULL);
@@ -151,6 +167,7 @@ int main(void)
         cmocka_unit_test(names_go_on_within_the_lease),
         cmocka_unit_test(what_was_missed_is_dropped),
         cmocka_unit_test(the_lease_ends_belief),
+        cmocka_unit_test(for_ever_goes_on),
         cmocka_unit_test(stale_goes_on),
         cmocka_unit_test(a_frozen_master),
         cmocka_unit_test(acknowledged_at_once),

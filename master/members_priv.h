@@ -59,11 +59,13 @@ struct mmembers {
     uint64_t last_index;                   /* of the youngest set that was ever in `past` */
     struct mset soft[TARN_PLACE_PAST_MAX]; /* sets of those that were alive; oldest first */
     unsigned soft_n;
-    struct mset effective;          /* live and alive, as published */
-    uint64_t grace_ns;              /* until then nobody is missed: we have just started; 0: over */
-    uint64_t version;               /* of `topology` */
-    uint64_t past_version;          /* topology that first had the youngest set of the past */
-    bool past_grew;                 /* the next one will */
+    struct mset owners;    /* live, as published */
+    struct mset effective; /* live and alive, the same */
+    uint64_t grace_ns;     /* until then nobody is missed: we have just started; 0: over */
+    uint64_t version;      /* of `topology` */
+    /* Topology that changed one of these last: who settled at an earlier one did so for others. */
+    uint64_t past_version;
+    bool sets_changed;              /* the next one will */
     bool dirty;                     /* something is to be published */
     bool dropping;                  /* the journal forgets the past */
     Tarn__Wire__Topology *topology; /* as published */

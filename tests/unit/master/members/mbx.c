@@ -238,7 +238,7 @@ static void mbw_send_beat(struct mbw *w)
     msg.incarnation = w->incarnation;
     msg.topology = w->topology ? w->topology->version : 0;
     msg.settled = w->settle == MBX_SETTLE ? msg.topology : w->settle;
-    w->sent_settled = msg.settled;
+    w->sent_settled = TARN_MAX(w->sent_settled, msg.settled);
     msg.left_bytes = w->left_bytes;
     msg.n_tiers = 1;
     msg.tiers = tiers;
@@ -393,7 +393,6 @@ int mbw_start(struct mbw *w)
     int rc;
 
     assert_null(w->client);
-    w->sent_settled = 0;
     w->incarnation = 1 + tarn_rng_u64(tarn_rng_system()) / 2;
     w->client = mbx_client(w->fx, w, mbw_notice);
     rc = mbw_register(w);

@@ -34,7 +34,7 @@ struct mbw {
     uint64_t incarnation;    /* of the process that runs */
     uint64_t settle;         /* in: reported with each beat */
     uint64_t left_bytes;     /* in: the same */
-    uint64_t sent_settled;   /* the last one reported by this process */
+    uint64_t sent_settled;   /* the greatest that was reported */
     bool mute;               /* in: sends no beats */
     struct tarn_rpc_client *client;
     struct tarn_timer beat_timer;

@@ -162,14 +162,35 @@ static void gc_run(struct tarn_timer *t, void *arg)
  * -------------------------------------------------------------------------------------------------------
  */
 
-/* A fresh store gets a cluster id before anything else: one entry, applied here and synced. */
+/* Before the journal runs: one entry, applied here and synced. */
+static int master_apply_now(struct tarn_master *m, Tarn__Core__Entry *e)
+{
+    struct tarn_core_result result = {0};
+    struct tarn_str entry = {0};
+    struct tarn_kv_batch *b;
+    int rc;
+
+    e->time_ns = master_real_ns(m);
+    rc = tarn_core_entry_encode(e, &entry);
+    TARN_ASSERT(rc == 0);
+    b = tarn_kv_batch_new(m->args.kv);
+    rc = tarn_core_apply(m->args.kv, b, master_applied(m) + 1, (const uint8_t *)entry.p, entry.len,
+                         &result);
+    TARN_KEEP(rc, result.rc);
+    if (rc == 0)
+        rc = tarn_kv_write(m->args.kv, b, true);
+    tarn_kv_batch_free(&b);
+    tarn_core_result_fini(&result);
+    tarn_wipe(entry.p, entry.len);
+    tarn_str_fini(&entry);
+    return rc;
+}
+
+/* A fresh store gets a cluster id before anything else. */
 static int master_init_store(struct tarn_master *m, struct tarn_errbuf *err)
 {
     Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
     Tarn__Core__Init init;
-    struct tarn_core_result result = {0};
-    struct tarn_kv_batch *b;
-    struct tarn_str entry = {0};
     uint8_t r[16];
     char id[37], hex[33];
     int rc;
@@ -181,18 +202,37 @@ static int master_init_store(struct tarn_master *m, struct tarn_errbuf *err)
     tarn__core__init__init(&init);
     init.cluster_id = id;
     e.init = &init;
-    e.time_ns = master_real_ns(m);
-    rc = tarn_core_entry_encode(&e, &entry);
-    TARN_ASSERT(rc == 0);
-    b = tarn_kv_batch_new(m->args.kv);
-    rc = tarn_core_apply(m->args.kv, b, 1, (const uint8_t *)entry.p, entry.len, &result);
-    TARN_KEEP(rc, result.rc);
-    if (rc == 0)
-        rc = tarn_kv_write(m->args.kv, b, true);
-    tarn_kv_batch_free(&b);
-    tarn_core_result_fini(&result);
-    tarn_str_fini(&entry);
+    rc = master_apply_now(m, &e);
     return rc < 0 ? tarn_err_wrap(err, rc, "write the cluster id") : 0;
+}
+
+/* The key of capabilities: the caller's, or the store's own. */
+static int master_cap_key(struct tarn_master *m, struct tarn_errbuf *err)
+{
+    Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
+    Tarn__Core__CapKey key = TARN__CORE__CAP_KEY__INIT;
+    int rc;
+
+    if (m->args.cap_key) {
+        memcpy(m->cap_key, m->args.cap_key, sizeof(m->cap_key));
+        return 0;
+    }
+    rc = tarn_core_cap_key(m->args.kv, m->cap_key);
+    if (rc != -TARN_E_NO_ENTRY)
+        return rc < 0 ? tarn_err_wrap(err, rc, "read the key of capabilities") : 0;
+    m->args.rng->fill(m->args.rng, m->cap_key, sizeof(m->cap_key));
+    key.key = (ProtobufCBinaryData){sizeof(m->cap_key), m->cap_key};
+    e.cap_key = &key;
+    rc = master_apply_now(m, &e);
+    return rc < 0 ? tarn_err_wrap(err, rc, "write the key of capabilities") : 0;
+}
+
+static int master_journal(struct tarn_master *m)
+{
+    if (!m->args.journal_inline)
+        return tarn_journal_local_new(m->args.loop, m->args.kv, &m->journal);
+    m->journal = tarn_journal_local_inline_new(m->args.loop, m->args.kv);
+    return 0;
 }
 
 int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err,
@@ -203,7 +243,6 @@ int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err
     int rc;
 
     m->args = *args;
-    memcpy(m->cap_key, args->cap_key, sizeof(m->cap_key));
     tarn_list_init(&m->dirs_lru);
     tarn_list_init(&m->asked_fifo);
     tarn_list_init(&m->listings);
@@ -223,7 +262,9 @@ int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err
     if (rc == 0)
         rc = tarn_core_cluster_id(args->kv, m->cluster_id);
     if (rc == 0)
-        rc = tarn_journal_local_new(args->loop, args->kv, &m->journal);
+        rc = master_cap_key(m, err);
+    if (rc == 0)
+        rc = master_journal(m);
     if (rc < 0) {
         free(m);
         return err && err->text[0] ? rc : tarn_err_set(err, rc, "master: %s", tarn_strerror(rc));
@@ -233,10 +274,17 @@ int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err
                                                         .token = args->token,
                                                         .token_len = args->token_len,
                                                         .cluster_id = m->cluster_id});
+    m->args.token = NULL; /* the peers have a copy */
     m->jobs = mjobs_new(m);
+    rc = mmembers_new(m);
+    if (rc < 0) {
+        tarn_master_free(&m);
+        return tarn_err_set(err, rc, "master: workers: %s", tarn_strerror(rc));
+    }
     if (applied > 0 && args->cluster)
         m->grace_until_ns = tarn_loop_now_ns(args->loop) + master_lease_ns(m);
     msession_start(m);
+    mcluster_start(m);
     tarn_timer_start(args->loop, &m->gc_timer, GC_EVERY_NS, gc_run, m);
     *ret = m;
     return 0;
@@ -253,6 +301,7 @@ void tarn_master_serve(struct tarn_master *m, struct tarn_rpc_server *s)
     msvc_report_handlers(m, s);
     msession_handlers(m, s);
     mjobs_handlers(m->jobs, s);
+    mmembers_handlers(m, s);
 }
 
 void tarn_master_set_worker(struct tarn_master *m, struct tarn_rpc_client *worker)
@@ -284,6 +333,7 @@ void tarn_master_stop(struct tarn_master *m, void (*done)(void *arg), void *arg)
     mlist_stop_all(m);
     mreport_stop_all(m);
     mattach_stop(m);
+    mmembers_stop(m);
     master_busy(m);
     tarn_peers_stop(m->peers, master_part_closed, m);
     if (m->attach) {
@@ -304,6 +354,7 @@ void tarn_master_free(struct tarn_master **pm)
     m->journal->ops->stop(m->journal);
     m->journal->ops->free(m->journal);
     mjobs_free(&m->jobs);
+    mmembers_free(m);
     msession_free_all(m);
     mpromise_fini(m);
     mnames_fini(m);
@@ -330,6 +381,7 @@ void tarn_master_counts(struct tarn_master *m, struct tarn_master_counts *ret)
     ret->jobs_running = running;
     ret->jobs_failed = failed;
     mjobs_files(m->jobs, &ret->job_files_done, &ret->job_files_failed, &ret->job_files_waiting);
+    mmembers_counts(m, &ret->workers_alive, &ret->workers);
 }
 
 void tarn_master_space(struct tarn_master *m, uint64_t *ret_files, uint64_t *ret_bytes)

@@ -32,6 +32,8 @@ struct tarn_master_args {
     size_t token_len;
     uint64_t worker_lost_ns; /* absent for so long: no member any more; 0: 10 min */
     uint64_t lease_ns;       /* of sessions and workers; 0: 10 s */
+    /* The journal on the loop's own thread: tests on a simulated loop. */
+    bool journal_inline;
     uint64_t move_rate; /* bytes per second and worker handed over to new owners; 0: no limit */
 };
 /* Makes the cluster id when the store is empty (one synced entry). */
@@ -79,6 +81,7 @@ struct tarn_master_counts {
     uint64_t jobs_running, jobs_failed;
     uint64_t job_files_done, job_files_failed, job_files_waiting;
     uint64_t sessions;
+    uint64_t workers, workers_alive; /* live or draining; those of them that are heard of */
 };
 void tarn_master_counts(struct tarn_master *m, struct tarn_master_counts *ret);
 /* Files and their bytes, as far as their names are known. Any thread. */

@@ -248,6 +248,7 @@ struct mcluster_view {
 void mcluster_view(struct tarn_master *m, uint64_t topology, uint64_t attachments,
                    struct mcluster_view *ret);
 void mcluster_view_fini(struct mcluster_view *v);
+void mcluster_start(struct tarn_master *m); /* pushes changes to sessions from now on */
 uint64_t master_lease_ns(const struct tarn_master *m);
 void msession_start(struct tarn_master *m); /* leases are looked at from now on */
 void msession_stop(struct tarn_master *m);
@@ -306,6 +307,26 @@ struct mreport {
 };
 void mreport_stop_all(struct tarn_master *m);
 void mattach_stop(struct tarn_master *m); /* an attach under way fails; the probe ends */
+
+/* ---- members (members.c, members_topology.c, members_admin.c)
+ * ---------------------------------------------------------------------------------- */
+
+struct mmembers;
+/* Takes up the journal's workers; nothing unless args.cluster. -TARN_E_KV…: free follows. */
+int mmembers_new(struct tarn_master *m);
+void mmembers_handlers(struct tarn_master *m, struct tarn_rpc_server *s);
+void mmembers_session_gone(struct tarn_master *m, struct tarn_rpc_session *s);
+void mmembers_stop(struct tarn_master *m); /* nothing is published any more */
+void mmembers_free(struct tarn_master *m);
+/* What is published now; valid until the next one (on_topology). NULL: no cluster. */
+const Tarn__Wire__Topology *mmembers_topology(const struct tarn_master *m);
+/* A client has that version; one that is greater than ours makes ours grow. */
+void mmembers_seen(struct tarn_master *m, uint64_t version);
+/* The list of attachments changed: to all workers. */
+void mmembers_push_attachments(struct tarn_master *m);
+/* Rows of status; free() them. They point into what is known of the workers: use them at once. */
+Tarn__Wire__WorkerStatus **mmembers_status(struct tarn_master *m, size_t *ret_n);
+void mmembers_counts(const struct tarn_master *m, uint64_t *ret_alive, uint64_t *ret_registered);
 
 struct mjobs;
 struct mjobs *mjobs_new(struct tarn_master *m);
@@ -424,11 +445,13 @@ struct tarn_master {
     struct attach_op *attaching;
     struct tarn_list reports; /* struct mreport */
     struct tarn_rpc_client *worker;
-    struct tarn_peers *peers;  /* connections to workers; its place is the published topology */
-    struct tarn_htab dirs;     /* struct mdir by ino */
-    struct tarn_list dirs_lru; /* unused ones, oldest first */
-    struct tarn_htab asks;     /* struct mask by (parent, name): questions under way */
-    struct tarn_htab asked;    /* what was answered lately, by (parent, name); bounded */
+    struct tarn_peers *peers; /* connections to workers; its place is the published topology */
+    struct mmembers *members; /* of a cluster; NULL: one process */
+    void (*on_topology)(struct tarn_master *m); /* there is another topology; NULL: nobody asks */
+    struct tarn_htab dirs;                      /* struct mdir by ino */
+    struct tarn_list dirs_lru;                  /* unused ones, oldest first */
+    struct tarn_htab asks;  /* struct mask by (parent, name): questions under way */
+    struct tarn_htab asked; /* what was answered lately, by (parent, name); bounded */
     struct tarn_list asked_fifo;
     size_t name_waiters;       /* struct mname_req that wait */
     struct tarn_list listings; /* under way */
@@ -450,8 +473,7 @@ struct tarn_master {
     uint64_t grace_until_ns; /* loop time: sessions of the process before us may still believe; 0:
                                 over */
     struct tarn_list grace;  /* struct munacked: held for them */
-    void (*on_topology)(struct tarn_master *m); /* the topology changed; may be NULL */
-    uint64_t gone_reads[3]; /* bytes that ended sessions delivered: local, remote, ufs */
+    uint64_t gone_reads[3];  /* bytes that ended sessions delivered: local, remote, ufs */
     struct mjobs *jobs;
     struct tarn_timer gc_timer;
     bool gc_running;

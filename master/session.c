@@ -139,6 +139,7 @@ void tarn_master_session_gone(struct tarn_master *m, struct tarn_rpc_session *rp
 {
     struct msession *s = session_by_rpc(m, rpc);
 
+    mmembers_session_gone(m, rpc);
     if (!s)
         return;
     if (s->trusted || s->transient || s->state == MSESSION_CUT_OFF || m->stopping) {

@@ -399,7 +399,7 @@ static void status_reply(struct status_call *s, const Tarn__Wire__WorkerStatus *
     Tarn__Wire__StatusResponse resp = TARN__WIRE__STATUS_RESPONSE__INIT;
     Tarn__Wire__MasterStatus master = TARN__WIRE__MASTER_STATUS__INIT, *masters[] = {&master};
     Tarn__Wire__MountStatus mount = TARN__WIRE__MOUNT_STATUS__INIT, *mounts[] = {&mount};
-    Tarn__Wire__WorkerStatus *workers[1];
+    Tarn__Wire__WorkerStatus *workers[1], **members = NULL;
     Tarn__Wire__ReadCount rows[3], *reads[3];
     Tarn__Wire__SessionStatus *sessions = NULL, **session_ptrs = NULL;
     uint64_t bytes[3] = {m->gone_reads[0], m->gone_reads[1], m->gone_reads[2]};
@@ -421,6 +421,10 @@ static void status_reply(struct status_call *s, const Tarn__Wire__WorkerStatus *
                sizeof(worker)); /* the response is only encoded, never changed */
         resp.n_workers = 1;
         resp.workers = workers;
+    }
+    if (m->members) {
+        members = mmembers_status(m, &resp.n_workers);
+        resp.workers = members;
     }
     TARN_LIST_FOREACH(node, &m->sessions)
     n++;
@@ -463,6 +467,7 @@ static void status_reply(struct status_call *s, const Tarn__Wire__WorkerStatus *
     report_reply(&s->report, 0, &resp.base);
     free(sessions);
     free(session_ptrs);
+    free(members);
     tarn_rpc_req_fini(&s->ask);
     free(s);
     master_idle(m);

@@ -35,6 +35,10 @@
 #define TARN_LOAD_LIST_LINE_MAX 8192u       /* bytes of a line in a load list */
 #define TARN_JOBS_KEPT          256u        /* finished jobs remembered */
 
+#define TARN_CORE_WORKERS_MAX  1024u  /* workers known, of any state */
+#define TARN_CORE_PAST_MAX     64u    /* earlier sets of owners kept */
+#define TARN_CORE_PAST_IDS_MAX 24576u /* workers in them, all together: they fit a message */
+
 #define TARN_CORE_SCAN_MAX    16384u      /* known names that one listing entry looks at */
 #define TARN_CORE_SKIPPED_MAX (64u << 10) /* bytes of left-out names kept per directory */
 

@@ -271,7 +271,8 @@ static int apply_attach(struct core_tx *tx, const Tarn__Core__Attachment *m)
 static bool apply_one_kind(const Tarn__Core__Entry *e)
 {
     return !!e->init + !!e->attach + !!e->list_begin + !!e->list_page + !!e->found + !!e->gone +
-               !!e->collect + !!e->job_put + !!e->job_lines + !!e->job_drop + !!e->job_items ==
+               !!e->collect + !!e->job_put + !!e->job_lines + !!e->job_drop + !!e->job_items +
+               !!e->worker_put + !!e->past_drop + !!e->cap_key ==
            1;
 }
 
@@ -305,6 +306,12 @@ static int apply_dispatch(struct core_tx *tx, const Tarn__Core__Entry *e)
         return core_apply_job_lines(tx, e->job_lines);
     if (e->job_items)
         return core_apply_job_items(tx, e->job_items);
+    if (e->worker_put)
+        return core_apply_worker_put(tx, e->worker_put);
+    if (e->past_drop)
+        return core_apply_past_drop(tx, e->past_drop);
+    if (e->cap_key)
+        return core_apply_cap_key(tx, e->cap_key);
     return core_apply_job_drop(tx, e->job_drop);
 }
 

@@ -26,6 +26,7 @@ struct check {
     uint64_t dentries, orders, garbage; /* keys */
     uint64_t ino_max;                   /* greatest id */
     uint64_t applied;                   /* index */
+    uint64_t workers;                   /* known ones */
 };
 
 #define CHECK_FAIL(c, ...) tarn_err_set((c)->err, -TARN_E_KV_CORRUPT, __VA_ARGS__)
@@ -387,6 +388,61 @@ static int check_job(struct check *c, struct tarn_kv_slice key, struct tarn_kv_s
     return rc;
 }
 
+/* ---- members
+ * --------------------------------------------------------------------------------------------- */
+
+static int check_worker(struct check *c, struct tarn_kv_slice key, struct tarn_kv_slice value)
+{
+    Tarn__Core__Worker *w;
+    uint64_t next = 0;
+    void *m;
+    int rc;
+
+    if (key.n != 9 || core_decode(&tarn__core__worker__descriptor, value, NULL, &m) < 0)
+        return CHECK_FAIL(c, "an unreadable worker");
+    w = m;
+    rc = core_get_u64(&c->src, CORE_X_NEXT_WORKER, &next);
+    if (rc < 0 || w->id == 0 || w->id != check_id(key, 1) || w->id >= next)
+        rc = CHECK_FAIL(c, "worker %" PRIu64 ": next is %" PRIu64, w->id, next);
+    else if (w->state < CORE_WORKER_LIVE || w->state > CORE_WORKER_REMOVED || !*w->uuid ||
+             !*w->addr)
+        rc = CHECK_FAIL(c, "worker %" PRIu64 ": state %u", w->id, w->state);
+    if (++c->workers > TARN_CORE_WORKERS_MAX)
+        rc = CHECK_FAIL(c, "more workers than there may be");
+    tarn__core__worker__free_unpacked(w, NULL);
+    return rc;
+}
+
+static bool check_set_ok(const Tarn__Core__Members *s, uint64_t index_min, uint64_t index_max)
+{
+    if (s->n_ids == 0 || s->n_ids != s->n_weights || s->index < index_min || s->index > index_max)
+        return false;
+    for (size_t i = 0; i < s->n_ids; i++)
+        if (s->weights[i] == 0 || s->ids[i] <= (i ? s->ids[i - 1] : 0))
+            return false;
+    return true;
+}
+
+static int check_placement(struct check *c)
+{
+    Tarn__Core__Placement *p;
+    size_t ids = 0;
+    int rc;
+
+    rc = tarn_core_placement(c->src.kv, &p);
+    if (rc < 0)
+        return CHECK_FAIL(c, "the placement is unreadable");
+    for (size_t i = 0; i < p->n_past && rc == 0; i++) {
+        ids += p->past[i]->n_ids;
+        if (!check_set_ok(p->past[i], i ? p->past[i - 1]->index + 1 : 1, c->applied))
+            rc = CHECK_FAIL(c, "set of owners %zu of %zu is damaged", i, p->n_past);
+    }
+    if (rc == 0 && (p->n_past > TARN_CORE_PAST_MAX || ids > TARN_CORE_PAST_IDS_MAX))
+        rc = CHECK_FAIL(c, "%zu sets of owners with %zu workers", p->n_past, ids);
+    tarn__core__placement__free_unpacked(p, NULL);
+    return rc;
+}
+
 static int check_totals(struct check *c)
 {
     uint64_t next_ino;
@@ -424,6 +480,7 @@ int tarn_core_check(struct tarn_kv *kv, struct tarn_errbuf *err)
         {TARN_CF_META, CORE_TAG_SKIPPED, check_skipped},
         {TARN_CF_META, CORE_TAG_COUNTS, check_stored_counts},
         {TARN_CF_META, CORE_TAG_ATTACHMENT, check_attachment},
+        {TARN_CF_META, CORE_TAG_WORKER, check_worker},
         {TARN_CF_JOBS, CORE_TAG_JOB, check_job},
         {TARN_CF_JOBS, CORE_TAG_LINE, check_line},
         {TARN_CF_JOBS, CORE_TAG_ITEM, check_item},
@@ -434,6 +491,8 @@ int tarn_core_check(struct tarn_kv *kv, struct tarn_errbuf *err)
     rc = tarn_core_applied_index(kv, &c.applied);
     for (size_t i = 0; i < TARN_ARRAY_LEN(walks) && rc == 0; i++)
         rc = check_walk(&c, walks[i].cf, walks[i].tag, walks[i].fn);
+    if (rc == 0)
+        rc = check_placement(&c);
     if (rc == 0)
         rc = check_totals(&c);
     while (c.counts) {

@@ -8,10 +8,11 @@
  * Keys of the family META: `d` parent(be64) name -> Dentry; `e` parent(be64) ino(be64) -> "" (the
  * order of readdir: ids only grow and are never reused, so a cookie is an id and stays good
  * whatever changes); `i` ino -> Inode; `l` ino -> DirState; `s` ino -> names left out; `a` id(be32)
- * -> Attachment; `c` id -> Counts; `g` ino -> "" (detached directories that wait for Collect); `x`
- * name -> singletons (applied index, next ino, cluster id, format). Family JOBS: `j` id(be64) ->
- * JobRecord; `m` id(be64) seq(be64) -> JobLine; `n` id(be64) seq(be64) -> JobItem. Family SOFT:
- * rebuilt when lost, never journalled.
+ * -> Attachment; `c` id -> Counts; `w` id(be64) -> Worker; `g` ino -> "" (detached directories that
+ * wait for Collect); `x` name -> singletons (applied index, next ino, next worker, cluster id,
+ * format, placement, key of capabilities). Family JOBS: `j` id(be64) -> JobRecord; `m` id(be64)
+ * seq(be64) -> JobLine; `n` id(be64) seq(be64) -> JobItem. Family SOFT: rebuilt when lost, never
+ * journalled.
  *
  * Rules of apply (docs/formats/master.md):
  * - an entry is checked whole before anything is written; a refused one changes nothing but the
@@ -52,8 +53,9 @@ struct tarn_core_result {
     struct tarn_core_change
         *changes; /* known names that changed or went; new names are not listed */
     size_t change_count;
-    tarn_ino_t ino; /* Found, Gone: the inode the name has now, also when refused as newer
-                       (ENTRY_STALE); 0: none. Init, Attach: the root */
+    tarn_ino_t ino;  /* Found, Gone: the inode the name has now, also when refused as newer
+                        (ENTRY_STALE); 0: none. Init, Attach: the root */
+    uint64_t worker; /* Worker: its id */
     uint32_t created, updated, removed; /* inodes; a detached directory counts as removed */
     bool more; /* Collect, JobDrop: there is more to remove. ListPage: applied only up to
                   DirState.upto_key, since too many known names lie in its range; list on from there
@@ -72,8 +74,8 @@ int tarn_core_apply(struct tarn_kv *kv, struct tarn_kv_batch *b, uint64_t index,
 
 /* Encodes an entry. -TARN_E_TOO_BIG over TARN_JOURNAL_ENTRY_MAX. The caller frees *ret. */
 int tarn_core_entry_encode(const Tarn__Core__Entry *e, struct tarn_str *ret);
-/* True when losing the entry in a power cut would break a promise (jobs, attachments); names of a
- * store are learnt again. */
+/* True when losing the entry in a power cut would break a promise (jobs, attachments, members);
+ * names of a store are learnt again. */
 bool tarn_core_entry_needs_sync(const Tarn__Core__Entry *e);
 
 /* ---- reads: -TARN_E_NO_ENTRY when absent, -TARN_E_KV…, 0
@@ -118,6 +120,14 @@ int tarn_core_manifest(struct tarn_kv *kv, uint64_t id, uint64_t from_seq, tarn_
 typedef int tarn_core_item_fn(void *arg, uint64_t seq, const Tarn__Core__JobItem *item);
 int tarn_core_job_items(struct tarn_kv *kv, uint64_t id, uint64_t from_seq, tarn_core_item_fn *fn,
                         void *arg);
+
+#define TARN_CORE_CAP_KEY_BYTES 32u
+int tarn_core_worker(struct tarn_kv *kv, uint64_t id, Tarn__Core__Worker **ret);
+typedef int tarn_core_worker_fn(void *arg, const Tarn__Core__Worker *w);
+/* By id; non-zero from fn ends the walk with that value. */
+int tarn_core_workers(struct tarn_kv *kv, tarn_core_worker_fn *fn, void *arg);
+int tarn_core_placement(struct tarn_kv *kv, Tarn__Core__Placement **ret); /* absent: an empty one */
+int tarn_core_cap_key(struct tarn_kv *kv, uint8_t ret[TARN_CORE_CAP_KEY_BYTES]);
 /* A detached directory that waits for Collect, or 0. */
 int tarn_core_garbage(struct tarn_kv *kv, tarn_ino_t *ret_ino);
 /* Whole-store checker for tests: d, e, i, l, c and g agree, nothing is orphaned. */

@@ -22,6 +22,10 @@
 #define CORE_TYPE_DIR     2u
 #define CORE_TYPE_SYMLINK 3u
 
+#define CORE_WORKER_LIVE    1u /* as in tarn.wire.WorkerInfo */
+#define CORE_WORKER_LOST    3u
+#define CORE_WORKER_REMOVED 4u
+
 #define CORE_INO_END (1ull << 48) /* the upper 16 bits are reserved for shards */
 
 /* ---- keys
@@ -38,13 +42,17 @@
 #define CORE_TAG_LINE       'm'
 #define CORE_TAG_ITEM       'n'
 #define CORE_TAG_SKIPPED    's'
+#define CORE_TAG_WORKER     'w'
 #define CORE_TAG_SINGLE     'x'
 
-#define CORE_X_APPLIED  "applied"
-#define CORE_X_CLUSTER  "cluster"
-#define CORE_X_FORMAT   "format"
-#define CORE_X_NEXT_INO "next_ino"
-#define CORE_X_CHANGE   "change"
+#define CORE_X_APPLIED     "applied"
+#define CORE_X_CLUSTER     "cluster"
+#define CORE_X_FORMAT      "format"
+#define CORE_X_NEXT_INO    "next_ino"
+#define CORE_X_NEXT_WORKER "next_worker"
+#define CORE_X_PLACEMENT   "placement"
+#define CORE_X_CAP_KEY     "cap_key"
+#define CORE_X_CHANGE      "change"
 
 /* A key on the stack. */
 struct core_key {
@@ -275,6 +283,9 @@ int core_apply_job_put(struct core_tx *tx, const Tarn__Core__JobPut *m);
 int core_apply_job_lines(struct core_tx *tx, const Tarn__Core__JobLines *m);
 int core_apply_job_items(struct core_tx *tx, const Tarn__Core__JobItems *m);
 int core_apply_job_drop(struct core_tx *tx, const Tarn__Core__JobDrop *m);
+int core_apply_worker_put(struct core_tx *tx, const Tarn__Core__Worker *m);
+int core_apply_past_drop(struct core_tx *tx, const Tarn__Core__PastDrop *m);
+int core_apply_cap_key(struct core_tx *tx, const Tarn__Core__CapKey *m);
 /* Marks the listing of a directory as not to be believed, or as complete; keeps dirs_listed right.
  */
 void core_dir_set_listed(struct core_tx *tx, Tarn__Core__DirState *st, int64_t listed_ns);

@@ -163,6 +163,76 @@ int tarn_core_applied_index(struct tarn_kv *kv, uint64_t *ret)
     return rc;
 }
 
+int tarn_core_cap_key(struct tarn_kv *kv, uint8_t ret[TARN_CORE_CAP_KEY_BYTES])
+{
+    struct tarn_str key = {0};
+    struct core_key k;
+    int rc;
+
+    core_key_single(&k, CORE_X_CAP_KEY);
+    rc = read_text(kv, &k, &key);
+    if (rc == 0 && key.len != TARN_CORE_CAP_KEY_BYTES)
+        rc = -TARN_E_KV_CORRUPT;
+    if (rc == 0)
+        memcpy(ret, key.p, key.len);
+    tarn_str_fini(&key);
+    return rc;
+}
+
+int tarn_core_placement(struct tarn_kv *kv, Tarn__Core__Placement **ret)
+{
+    Tarn__Core__Placement *none;
+    struct core_key k;
+    void *m;
+    int rc;
+
+    core_key_single(&k, CORE_X_PLACEMENT);
+    rc = read_message(kv, TARN_CF_META, &k, &tarn__core__placement__descriptor, &m);
+    if (rc == -TARN_E_NO_ENTRY) {
+        none = tarn_xcalloc(1, sizeof(*none));
+        tarn__core__placement__init(none);
+        *ret = none;
+        return 0;
+    }
+    if (rc == 0)
+        *ret = m;
+    return rc;
+}
+
+int tarn_core_worker(struct tarn_kv *kv, uint64_t id, Tarn__Core__Worker **ret)
+{
+    struct core_key k;
+    void *m;
+    int rc;
+
+    core_key_id(&k, CORE_TAG_WORKER, id);
+    rc = read_message(kv, TARN_CF_META, &k, &tarn__core__worker__descriptor, &m);
+    if (rc == 0)
+        *ret = m;
+    return rc;
+}
+
+int tarn_core_workers(struct tarn_kv *kv, tarn_core_worker_fn *fn, void *arg)
+{
+    const uint8_t tag = CORE_TAG_WORKER;
+    struct tarn_kv_iter *it = tarn_kv_iter_new(kv, NULL, TARN_CF_META, tarn_kv_slice(&tag, 1));
+    int rc;
+
+    while ((rc = tarn_kv_iter_next(it)) == 1) {
+        void *m;
+
+        rc = core_decode(&tarn__core__worker__descriptor, tarn_kv_iter_value(it), NULL, &m);
+        if (rc == 0) {
+            rc = fn(arg, m);
+            tarn__core__worker__free_unpacked(m, NULL);
+        }
+        if (rc != 0)
+            break;
+    }
+    tarn_kv_iter_free(&it);
+    return rc;
+}
+
 /* ---- names upwards
  * ------------------------------------------------------------------------------------- */
 

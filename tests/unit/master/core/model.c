@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "lib/base/limits.h"
 #include "lib/base/mem.h"
 
 /* ---- the tree
@@ -19,11 +20,14 @@ void model_init(struct model *m)
     m->cap = 64;
     m->inodes = tarn_xcalloc(m->cap, sizeof(*m->inodes));
     m->next_ino = 2;
+    m->next_worker = 1;
+    m->past = tarn_xcalloc(MODEL_SETS, sizeof(*m->past));
 }
 
 void model_fini(struct model *m)
 {
     free(m->inodes);
+    free(m->past);
     memset(m, 0, sizeof(*m));
 }
 
@@ -475,6 +479,100 @@ static void model_attach(struct model *m, uint64_t index, const Tarn__Core__Atta
     r->ino = 1;
 }
 
+/* ---- members
+ * ------------------------------------------------------------------------------------------ */
+
+static struct model_set model_owners(const struct model *m)
+{
+    struct model_set s = {0};
+
+    for (uint64_t id = 1; id < m->next_worker; id++)
+        if (m->workers[id].state == 1)
+            s.weights[id] = m->workers[id].weight;
+    return s;
+}
+
+static bool model_set_same(const struct model_set *a, const struct model_set *b)
+{
+    return memcmp(a->weights, b->weights, sizeof(a->weights)) == 0;
+}
+
+/* Every set that ended; one that is here already is the same set, ended later. */
+static void model_ended(struct model *m, const struct model_set *before, uint64_t index)
+{
+    static const struct model_set none;
+    struct model_set now = model_owners(m);
+    unsigned kept = 0;
+
+    if (model_set_same(before, &now) || model_set_same(before, &none))
+        return;
+    assert_true(m->past_n < MODEL_SETS);
+    for (size_t i = 0; i < m->past_n; i++)
+        if (model_set_same(&m->past[i], before))
+            m->past[i].index = 0;
+    m->past[m->past_n] = *before;
+    m->past[m->past_n++].index = index;
+    for (size_t i = m->past_n; i > 0; i--)
+        if (m->past[i - 1].index && ++kept > TARN_CORE_PAST_MAX)
+            m->past[i - 1].index = 0;
+}
+
+static void model_worker(struct model *m, uint64_t index, const Tarn__Core__Entry *e,
+                         struct model_result *r)
+{
+    const Tarn__Core__Worker *w = e->worker_put;
+    struct model_set before = model_owners(m);
+    unsigned uuid = (unsigned)(w->uuid[strlen("worker-")] - '0');
+    uint64_t id = w->id;
+
+    if (w->state < 1 || w->state > 4 || !*w->addr) {
+        r->rc = -TARN_E_ENTRY_BAD;
+        return;
+    }
+    for (uint64_t i = 1; i < m->next_worker && id == 0; i++)
+        if (m->workers[i].uuid == uuid)
+            id = i;
+    if (id >= m->next_worker) {
+        r->rc = -TARN_E_UNKNOWN_WORKER;
+        return;
+    }
+    if (id && m->workers[id].uuid != uuid) {
+        r->rc = -TARN_E_ENTRY_BAD;
+        return;
+    }
+    if (!id)
+        id = m->next_worker++;
+    assert_true(id <= MODEL_WORKERS);
+    if (m->workers[id].state != w->state)
+        m->workers[id].since_ns = e->time_ns;
+    m->workers[id].uuid = uuid;
+    m->workers[id].weight = w->weight;
+    m->workers[id].state = w->state;
+    r->worker = id;
+    model_ended(m, &before, index);
+}
+
+static void model_member(struct model *m, uint64_t index, const Tarn__Core__Entry *e,
+                         struct model_result *r)
+{
+    if (e->worker_put) {
+        model_worker(m, index, e, r);
+    } else if (e->past_drop) {
+        if (e->past_drop->upto >= index)
+            r->rc = -TARN_E_ENTRY_BAD;
+        for (size_t i = 0; i < m->past_n && r->rc == 0; i++)
+            if (m->past[i].index <= e->past_drop->upto)
+                m->past[i].index = 0;
+    } else if (e->cap_key->key.len != 32) {
+        r->rc = -TARN_E_ENTRY_BAD;
+    } else if (m->has_key) {
+        r->rc = -TARN_E_EXISTS;
+    } else {
+        m->has_key = true;
+        m->key = e->cap_key->key.data[0];
+    }
+}
+
 void model_apply(struct model *m, uint64_t index, const Tarn__Core__Entry *e,
                  struct model_result *r)
 {
@@ -500,6 +598,8 @@ void model_apply(struct model *m, uint64_t index, const Tarn__Core__Entry *e,
         model_gone(m, index, e->gone, r);
     } else if (e->collect) {
         model_collect(m, index, e->collect, r);
+    } else if (e->worker_put || e->past_drop || e->cap_key) {
+        model_member(m, index, e, r);
     } else {
         model_job(m, e, r);
     }
@@ -653,6 +753,59 @@ static void compare_job(const struct model_job *m, struct tarn_kv *kv, uint64_t 
     assert_int_equal(item, m->item_next);
 }
 
+static int compare_worker(void *arg, const Tarn__Core__Worker *w)
+{
+    const struct model *const *at = arg;
+    const struct model *m = *at;
+    char uuid[16];
+
+    assert_true(w->id > 0 && w->id < m->next_worker);
+    snprintf(uuid, sizeof(uuid), "worker-%u", m->workers[w->id].uuid);
+    assert_string_equal(w->uuid, uuid);
+    assert_int_equal(w->weight, m->workers[w->id].weight);
+    assert_int_equal(w->state, m->workers[w->id].state);
+    assert_int_equal(w->since_ns, m->workers[w->id].since_ns);
+    return 0;
+}
+
+static void compare_past(const struct model *m, const Tarn__Core__Placement *p)
+{
+    size_t at = 0;
+
+    for (size_t i = 0; i < m->past_n; i++) {
+        struct model_set got = {0};
+
+        if (m->past[i].index == 0)
+            continue;
+        assert_true(at < p->n_past);
+        for (size_t k = 0; k < p->past[at]->n_ids; k++)
+            got.weights[p->past[at]->ids[k]] = p->past[at]->weights[k];
+        assert_true(model_set_same(&got, &m->past[i]));
+        assert_int_equal(p->past[at++]->index, m->past[i].index);
+    }
+    assert_int_equal(at, p->n_past);
+}
+
+static void compare_members(const struct model *m, struct tarn_kv *kv)
+{
+    Tarn__Core__Placement *p;
+    uint8_t key[32];
+
+    assert_int_equal(tarn_core_workers(kv, compare_worker, &m), 0);
+    for (uint64_t id = 1; id < m->next_worker; id++) {
+        Tarn__Core__Worker *w;
+
+        assert_int_equal(tarn_core_worker(kv, id, &w), 0);
+        tarn__core__worker__free_unpacked(w, NULL);
+    }
+    assert_int_equal(tarn_core_placement(kv, &p), 0);
+    compare_past(m, p);
+    tarn__core__placement__free_unpacked(p, NULL);
+    assert_int_equal(tarn_core_cap_key(kv, key), m->has_key ? 0 : -TARN_E_NO_ENTRY);
+    if (m->has_key)
+        assert_int_equal(key[0], m->key);
+}
+
 void model_compare(const struct model *m, struct tarn_kv *kv, uint64_t applied)
 {
     uint64_t at;
@@ -676,6 +829,7 @@ void model_compare(const struct model *m, struct tarn_kv *kv, uint64_t applied)
     }
     if (m->attached)
         compare_counts(m, kv);
+    compare_members(m, kv);
     for (uint64_t id = 1; id <= MODEL_JOBS; id++)
         compare_job(&m->jobs[id], kv, id);
 }

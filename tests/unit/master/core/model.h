@@ -44,6 +44,22 @@ struct model_job {
     uint64_t files_done, line_first, line_next, item_first, item_next;
 };
 
+#define MODEL_UUIDS   6
+#define MODEL_WORKERS 64
+#define MODEL_SETS    256
+
+struct model_worker {
+    unsigned uuid; /* 0: none */
+    uint32_t weight, state;
+    int64_t since_ns;
+};
+
+/* Weights by id; 0: no owner. */
+struct model_set {
+    uint32_t weights[MODEL_WORKERS + 1];
+    uint64_t index;
+};
+
 struct model {
     struct model_inode *inodes; /* by id */
     uint64_t next_ino, cap;
@@ -51,6 +67,12 @@ struct model {
     bool attached;
     char ttl[16];
     struct model_job jobs[MODEL_JOBS + 1];
+    struct model_worker workers[MODEL_WORKERS + 1]; /* by id */
+    uint64_t next_worker;
+    struct model_set *past; /* all that ever ended, oldest first; those dropped have index 0 */
+    size_t past_n;
+    bool has_key;
+    uint8_t key; /* its first byte */
 };
 
 struct model_change {
@@ -60,7 +82,7 @@ struct model_change {
 /* What tarn_core_apply is to answer. */
 struct model_result {
     int rc;
-    uint64_t ino;
+    uint64_t ino, worker;
     uint32_t created, updated, removed;
     bool more;
     struct model_change *changes;

@@ -287,6 +287,45 @@ static void gen_job(struct gen_entry *g, struct tarn_rng *rng)
     }
 }
 
+static void gen_worker(struct gen_entry *g, const struct model *m, struct tarn_rng *rng)
+{
+    uint64_t id = 1 + pick(rng, m->next_worker + 1);
+    unsigned uuid = 1 + (unsigned)pick(rng, MODEL_UUIDS);
+
+    tarn__core__worker__init(&g->worker);
+    if (chance(rng, 60)) {
+        g->worker.id = id;
+        if (id < m->next_worker && chance(rng, 95))
+            uuid = m->workers[id].uuid;
+    }
+    snprintf(g->uuid, sizeof(g->uuid), "worker-%u", uuid);
+    g->worker.uuid = g->uuid;
+    g->worker.addr = (char *)(uintptr_t)(chance(rng, 97) ? "h:1" : "");
+    g->worker.weight = chance(rng, 90) ? 1 + (uint32_t)pick(rng, 2) : 0;
+    g->worker.state = chance(rng, 60) ? 1 : (uint32_t)pick(rng, 6);
+    g->e.worker_put = &g->worker;
+}
+
+static void gen_member(struct gen_entry *g, const struct model *m, struct tarn_rng *rng,
+                       uint64_t index)
+{
+    uint64_t kind = pick(rng, 100);
+
+    if (kind < 80) {
+        gen_worker(g, m, rng);
+    } else if (kind < 93) {
+        tarn__core__past_drop__init(&g->past_drop);
+        g->past_drop.upto = pick(rng, index + 1);
+        g->e.past_drop = &g->past_drop;
+    } else {
+        tarn__core__cap_key__init(&g->cap_key);
+        g->key[0] = (uint8_t)pick(rng, 256);
+        g->cap_key.key =
+            (ProtobufCBinaryData){chance(rng, 70) ? 32 : 31 + 2 * pick(rng, 2), g->key};
+        g->e.cap_key = &g->cap_key;
+    }
+}
+
 static void gen_attach(struct gen_entry *g, const struct model *m, struct tarn_rng *rng)
 {
     tarn__core__attachment__init(&g->attach);
@@ -316,8 +355,10 @@ void gen_entry(struct gen_entry *g, const struct model *m, struct tarn_rng *rng,
         gen_found(g, m, rng, index);
     } else if (kind < 80) {
         gen_gone(g, m, rng, index);
-    } else if (kind < 90) {
+    } else if (kind < 86) {
         gen_collect(g, m, rng);
+    } else if (kind < 94) {
+        gen_member(g, m, rng, index);
     } else {
         gen_job(g, rng);
     }

@@ -26,6 +26,11 @@ struct gen_entry {
     Tarn__Core__JobLine line, *line_p[8];
     Tarn__Core__JobItems items;
     Tarn__Core__JobItem item, *item_p[8];
+    Tarn__Core__Worker worker;
+    Tarn__Core__PastDrop past_drop;
+    Tarn__Core__CapKey cap_key;
+    uint8_t key[33];
+    char uuid[16];
     Tarn__Core__Object o[GEN_OBJECTS_MAX], *p[GEN_OBJECTS_MAX];
     Tarn__Core__Version v[GEN_OBJECTS_MAX];
     char etags[GEN_OBJECTS_MAX][8];

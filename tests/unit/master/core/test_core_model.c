@@ -113,6 +113,7 @@ static void compare_result(const struct tarn_core_result *got, struct model_resu
 
     assert_int_equal(got->rc, want->rc);
     assert_int_equal(got->ino.v, want->ino);
+    assert_int_equal(got->worker, want->worker);
     assert_int_equal(got->created, want->created);
     assert_int_equal(got->updated, want->updated);
     assert_int_equal(got->removed, want->removed);

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "lib/base/err.h"
+#include "lib/base/ids.h"
 
 struct tarn_client;
 struct tarn_fuse;
@@ -31,6 +32,7 @@ struct tarn_fuse_args {
     struct tarn_client *client;
     struct tarn_loop *loop;  /* the client's */
     const char *mountpoint;  /* a directory, or "/dev/fd/N" */
+    tarn_ino_t root;         /* directory that is mounted; none: the root of the name space */
     const char *source;      /* shown as the device: the store's URI, no user info */
     bool allow_other;        /* with default_permissions, always */
     unsigned threads;        /* 0: min(16, 2 * processors) + 2 */

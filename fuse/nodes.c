@@ -64,6 +64,7 @@ struct tarn_fnodes {
     _Atomic uint64_t gen;
     _Atomic uint64_t count;
     uint32_t root_slot;
+    uint64_t root; /* its inode */
 };
 
 static uint64_t nodes_hash(uint64_t ino)
@@ -99,9 +100,10 @@ static bool fnode_matches(const struct fnode *n, const struct tarn_attr *a)
            nodes_key(fnode_type(n), n->version) == nodes_key(a->type, a->version);
 }
 
-static uint64_t nodes_id(unsigned shard, uint32_t slot, const struct fnode *n)
+static uint64_t nodes_id(const struct tarn_fnodes *t, unsigned shard, uint32_t slot,
+                         const struct fnode *n)
 {
-    if (n->ino == TARN_INO_ROOT.v)
+    if (n->ino == t->root)
         return FNODE_ROOT;
     return ((uint64_t)n->gen << (32u + NODES_SHARD_BITS)) | ((uint64_t)slot << NODES_SHARD_BITS) |
            shard;
@@ -111,7 +113,7 @@ static uint64_t nodes_id(unsigned shard, uint32_t slot, const struct fnode *n)
  * nodes_find_id(). */
 static struct nodes_shard *nodes_shard_of_id(struct tarn_fnodes *t, uint64_t id)
 {
-    return &t->shards[id == FNODE_ROOT ? nodes_shard_of(TARN_INO_ROOT.v) : id % NODES_SHARDS];
+    return &t->shards[id == FNODE_ROOT ? nodes_shard_of(t->root) : id % NODES_SHARDS];
 }
 
 static struct fnode *nodes_find_id(const struct tarn_fnodes *t, const struct nodes_shard *s,
@@ -237,20 +239,18 @@ static void nodes_remove(struct tarn_fnodes *t, struct nodes_shard *s, struct fn
     atomic_fetch_sub_explicit(&t->count, 1, memory_order_relaxed);
 }
 
-struct tarn_fnodes *fnodes_new(void)
+struct tarn_fnodes *fnodes_new(tarn_ino_t ino)
 {
     struct tarn_fnodes *t = tarn_xnew(struct tarn_fnodes);
-    struct tarn_attr root = {.ino = TARN_INO_ROOT,
-                             .parent = TARN_INO_ROOT,
-                             .type = TARN_TYPE_DIR,
-                             .mode = 0755,
-                             .nlink = 2};
-    struct nodes_shard *s = &t->shards[nodes_shard_of(TARN_INO_ROOT.v)];
+    struct tarn_attr root = {
+        .ino = ino, .parent = ino, .type = TARN_TYPE_DIR, .mode = 0755, .nlink = 2};
+    struct nodes_shard *s = &t->shards[nodes_shard_of(ino.v)];
 
     for (unsigned i = 0; i < NODES_SHARDS; i++) {
         tarn_mtx_init(&t->shards[i].mtx, TARN_RANK_FUSE_NODE);
         nodes_grow_hash(&t->shards[i]);
     }
+    t->root = ino.v;
     nodes_add(t, s, &root, &t->root_slot)->nlookup = 1;
     return t;
 }
@@ -328,7 +328,7 @@ uint64_t fnode_ref(struct tarn_fnodes *t, const struct tarn_attr *attr, uint64_t
     if (atomic_load(&t->gen) != gen)
         n->trust_until_ns = 0;
     n->nlookup++;
-    return nodes_id(shard, slot, n);
+    return nodes_id(t, shard, slot, n);
 }
 
 void fnode_forget(struct tarn_fnodes *t, uint64_t id, uint64_t count)
@@ -451,7 +451,7 @@ void fnodes_invalidate(struct tarn_fnodes *t, tarn_ino_t ino, uint64_t version)
         n->trust_until_ns = 0;
         if (fnode_type(n) == TARN_TYPE_DIR)
             n->list_until_ns = 0;
-        if (ino.v != TARN_INO_ROOT.v &&
+        if (ino.v != t->root &&
             (version == 0 || (fnode_type(n) != TARN_TYPE_DIR && n->version < version)))
             n->kind |= KIND_OUTDATED;
     }
@@ -500,7 +500,7 @@ unsigned fnodes_ids_of(struct tarn_fnodes *t, tarn_ino_t ino, uint64_t ret_ids[F
         const struct fnode *n = nodes_slot(s, at - 1);
 
         if (n->ino == ino.v)
-            ret_ids[count++] = nodes_id(shard, at - 1, n);
+            ret_ids[count++] = nodes_id(t, shard, at - 1, n);
         at = n->next;
     }
     return count;
@@ -520,7 +520,7 @@ size_t fnodes_walk(struct tarn_fnodes *t, uint64_t *pos, uint64_t *ret_ids, size
             const struct fnode *n = nodes_slot(s, slot);
 
             if (n->nlookup > 0)
-                ret_ids[count++] = nodes_id(shard, slot, n);
+                ret_ids[count++] = nodes_id(t, shard, slot, n);
         }
         *pos = slot < s->used ? ((uint64_t)shard << 32) | slot : (uint64_t)(shard + 1) << 32;
     }

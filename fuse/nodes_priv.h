@@ -19,7 +19,8 @@ struct tarn_fnodes;
 
 #define FNODE_ROOT 1u /* the kernel's number of the root */
 
-struct tarn_fnodes *fnodes_new(void); /* with the root, which is not trusted yet */
+/* With the inode that is the root, which is not trusted yet. */
+struct tarn_fnodes *fnodes_new(tarn_ino_t root);
 void fnodes_free(struct tarn_fnodes **t);
 uint64_t fnodes_count(const struct tarn_fnodes *t); /* the root included */
 

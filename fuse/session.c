@@ -277,7 +277,7 @@ int tarn_fuse_start(const struct tarn_fuse_args *args, struct tarn_errbuf *err,
     f->args.mountpoint = f->mountpoint;
     f->source = tarn_xstrdup(args->source);
     f->args.source = f->source;
-    f->nodes = fnodes_new();
+    f->nodes = fnodes_new(args->root.v ? args->root : TARN_INO_ROOT);
     tarn_mtx_init(&f->mtx, TARN_RANK_LEAF);
     tarn_cond_init(&f->cond);
     tarn_list_init(&f->ops);

@@ -28,7 +28,9 @@ static void mdir_forget(struct mdir *d)
 {
     TARN_ASSERT(d->refs == 0 && !d->listing);
     tarn_list_del(&d->lru);
-    tarn_htab_remove(&d->master->dirs, &d->hnode);
+    if (!d->gone)
+        tarn_htab_remove(&d->master->dirs, &d->hnode);
+    mattach_unref(&d->at);
     free(d->key);
     free(d->run_upto);
     free(d);
@@ -36,7 +38,8 @@ static void mdir_forget(struct mdir *d)
 
 static void mdir_set_state(struct mdir *d, const Tarn__Core__DirState *state)
 {
-    d->listed_ns = state->listed_ns;
+    /* What no store has is known. */
+    d->listed_ns = d->at == &d->master->own ? 1 : state->listed_ns;
     d->run_before = state->running;
     d->run_ns = state->started_ns;
     free(d->run_upto);
@@ -69,15 +72,17 @@ static int mdir_load(struct tarn_master *m, tarn_ino_t ino, struct mdir **ret)
 
     if (rc < 0)
         return rc;
-    at = mattach_by_id(m, inode->attachment);
+    at = inode->attachment ? mattach_by_id(m, inode->attachment) : &m->own;
     if (inode->type != TARN_UFS_DIR)
         rc = -TARN_E_NOT_DIR;
+    else if (inode->detached && ino.v == TARN_INO_ROOT.v)
+        at = &m->own; /* empty, until it is collected */
     else if (inode->detached)
         rc = -TARN_E_NO_ENTRY;
     else if (!at)
         rc = -TARN_E_NO_ATTACH;
     if (rc == 0)
-        rc = tarn_core_key(m->args.kv, ino, &key);
+        rc = at == &m->own ? 0 : tarn_core_key(m->args.kv, ino, &key);
     if (rc == 0)
         rc = tarn_core_dir_state(m->args.kv, ino, &state);
     tarn__core__inode__free_unpacked(inode, NULL);
@@ -88,7 +93,7 @@ static int mdir_load(struct tarn_master *m, tarn_ino_t ino, struct mdir **ret)
     d = tarn_xnew(struct mdir);
     d->master = m;
     d->ino = ino;
-    d->at = at;
+    d->at = mattach_ref(at);
     if (key.len)
         tarn_str_addc(&key, '/');
     d->key = tarn_str_detach(&key);
@@ -112,8 +117,6 @@ int mdir_get(struct tarn_master *m, tarn_ino_t ino, struct mdir **ret)
         while (m->dirs.count > MASTER_DIRS_MAX && !tarn_list_empty(&m->dirs_lru))
             mdir_forget(TARN_LIST_ENTRY(m->dirs_lru.next, struct mdir, lru));
     }
-    if (d->gone)
-        return -TARN_E_NO_ENTRY;
     if (d->refs++ == 0)
         tarn_list_del(&d->lru);
     *ret = d;
@@ -128,15 +131,54 @@ char *mdir_text(const struct mdir *d)
                           d->key);
 }
 
+/* Nobody finds it any more; it goes with its last user. */
+static void mdir_drop(struct mdir *d)
+{
+    tarn_htab_remove(&d->master->dirs, &d->hnode);
+    d->gone = true;
+    if (d->refs == 0)
+        mdir_forget(d);
+}
+
 void mdir_gone(struct tarn_master *m, tarn_ino_t ino)
 {
     struct mdir *d = mdir_find(m, ino);
 
-    if (!d)
-        return;
-    d->gone = true;
-    if (d->refs == 0)
-        mdir_forget(d);
+    if (d)
+        mdir_drop(d);
+}
+
+void mdir_changed(struct tarn_master *m, tarn_ino_t ino)
+{
+    struct mdir *d = mdir_find(m, ino);
+    Tarn__Core__Inode *inode = NULL;
+
+    if (d && (tarn_core_inode(m->args.kv, ino, &inode) < 0 || inode->attachment != d->at->id))
+        mdir_drop(d);
+    tarn__core__inode__free_unpacked(inode, NULL);
+}
+
+void mdir_reload(struct tarn_master *m, tarn_ino_t ino)
+{
+    struct mdir *d = mdir_find(m, ino);
+
+    if (d)
+        mdir_refresh(d);
+}
+
+void mdirs_drop_of(struct mattach *a)
+{
+    struct tarn_master *m = a->master;
+    struct mdir **all = tarn_xcalloc(m->dirs.count + 1, sizeof(*all));
+    struct tarn_hnode *n = NULL;
+    size_t count = 0, slot = 0;
+
+    while ((n = tarn_htab_walk(&m->dirs, &slot, n)) != NULL)
+        if (TARN_CONTAINER(n, struct mdir, hnode)->at == a)
+            all[count++] = TARN_CONTAINER(n, struct mdir, hnode);
+    while (count > 0)
+        mdir_drop(all[--count]);
+    free(all);
 }
 
 void mdir_put(struct mdir **pd)
@@ -147,7 +189,11 @@ void mdir_put(struct mdir **pd)
     if (!d)
         return;
     TARN_ASSERT(d->refs > 0);
-    if (--d->refs == 0)
+    if (--d->refs > 0)
+        return;
+    if (d->gone)
+        mdir_forget(d);
+    else
         tarn_list_push(&d->master->dirs_lru, &d->lru);
 }
 

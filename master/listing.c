@@ -80,7 +80,7 @@ static void listing_end(struct mlisting *l)
     struct mdir *d = l->dir;
 
     TARN_ASSERT(!l->asking && l->proposed == 0);
-    if (l->rc < 0 && l->rc != -TARN_E_CANCELLED) {
+    if (l->rc < 0 && l->rc != -TARN_E_CANCELLED && !d->at->gone) {
         TARN_AUTO_FREE char *dir = mdir_text(d);
 
         tarn_warn_limited("listing", "dir=%s failed: %s", dir, tarn_err_text(&l->err, l->rc));
@@ -112,7 +112,9 @@ static void listing_step(struct mlisting *l)
     if (l->rc < 0 || l->complete || l->cancelled || l->master->stopping) {
         if (l->proposed > 0)
             return;
-        if (l->rc == 0 && !l->complete)
+        if (!l->complete && l->dir->at->gone)
+            l->rc = -TARN_E_NO_ATTACH;
+        else if (l->rc == 0 && !l->complete)
             l->rc = -TARN_E_CANCELLED;
         listing_end(l);
         return;
@@ -264,6 +266,17 @@ static int page_propose(struct mlisting *l, struct tarn_ufs_list *list)
     return rc;
 }
 
+/* The store has no such directory, but it leads to an attachment: nothing else is in it. */
+static bool listing_held(const struct mlisting *l)
+{
+    Tarn__Core__Inode *inode = NULL;
+    bool held = tarn_core_inode(l->master->args.kv, l->dir->ino, &inode) == 0 && inode->held &&
+                l->dir->ino.v != l->dir->at->root.v;
+
+    tarn__core__inode__free_unpacked(inode, NULL);
+    return held;
+}
+
 static void listing_page(struct tarn_ufs_list *list, int rc)
 {
     struct mlisting *l;
@@ -273,8 +286,15 @@ static void listing_page(struct tarn_ufs_list *list, int rc)
     mattach_note(l->dir->at, rc, &list->req.err);
     if (rc == -TARN_E_UFS_NOT_FOUND)
         rc = -TARN_E_NO_ENTRY;
-    if (rc == -TARN_E_NO_ENTRY)
+    if (rc == -TARN_E_NO_ENTRY && listing_held(l)) {
+        list->count = 0;
+        list->skipped = 0;
+        list->complete = true;
+        tarn_str_reset(&list->skipped_names);
+        rc = 0;
+    } else if (rc == -TARN_E_NO_ENTRY) {
         mdir_vanished(l->dir);
+    }
     if (rc < 0)
         l->err = list->req.err;
     else if (!l->cancelled && !l->master->stopping)
@@ -357,7 +377,7 @@ void mlist_start(struct mdir *d, enum tarn_ufs_class cls, bool now)
 
     if (d->listing && cls == TARN_UFS_FOREGROUND)
         d->listing->list.req.cls = cls; /* from its next page on */
-    if (d->listing || m->stopping)
+    if (d->listing || m->stopping || d->at->gone || !d->at->ufs)
         return;
     master_busy(m);
     l = tarn_xnew(struct mlisting);
@@ -386,14 +406,26 @@ void mlist_forget(struct mlist_wait *w)
     tarn_list_del(&w->node);
 }
 
+static void listing_cancel(struct mlisting *l)
+{
+    l->cancelled = true;
+    if (l->asking && l->list.req.ufs)
+        tarn_ufs_cancel(&l->list.req);
+}
+
 void mlist_stop_all(struct tarn_master *m)
 {
     TARN_LIST_FOREACH(n, &m->listings)
+    listing_cancel(TARN_LIST_ENTRY(n, struct mlisting, node));
+}
+
+void mlist_stop_of(struct mattach *a)
+{
+    TARN_LIST_FOREACH(n, &a->master->listings) /* they end later, from the loop */
     {
         struct mlisting *l = TARN_LIST_ENTRY(n, struct mlisting, node);
 
-        l->cancelled = true;
-        if (l->asking && l->list.req.ufs)
-            tarn_ufs_cancel(&l->list.req);
+        if (l->dir->at == a)
+            listing_cancel(l);
     }
 }

@@ -67,15 +67,32 @@ int mproposal_rc(const struct mproposal *p)
     return p->p.rc < 0 ? p->p.rc : p->p.result.rc;
 }
 
+/* Of all attachments. */
+static void master_sum(struct tarn_master *m, Tarn__Core__Counts *ret)
+{
+    tarn__core__counts__init(ret);
+    TARN_LIST_FOREACH(n, &m->attachments)
+    {
+        struct mattach *a = TARN_LIST_ENTRY(n, struct mattach, node);
+        Tarn__Core__Counts *c = NULL;
+
+        if (tarn_core_counts(m->args.kv, a->id, &c) == 0) {
+            ret->files += c->files;
+            ret->dirs += c->dirs;
+            ret->symlinks += c->symlinks;
+            ret->bytes += c->bytes;
+        }
+        tarn__core__counts__free_unpacked(c, NULL);
+    }
+}
+
 void master_space(struct tarn_master *m)
 {
-    Tarn__Core__Counts *c = NULL;
+    Tarn__Core__Counts c;
 
-    if (m->attach && tarn_core_counts(m->args.kv, m->attach->id, &c) == 0) {
-        atomic_store_explicit(&m->space_files, c->files + c->symlinks, memory_order_relaxed);
-        atomic_store_explicit(&m->space_bytes, c->bytes, memory_order_relaxed);
-    }
-    tarn__core__counts__free_unpacked(c, NULL);
+    master_sum(m, &c);
+    atomic_store_explicit(&m->space_files, c.files + c.symlinks, memory_order_relaxed);
+    atomic_store_explicit(&m->space_bytes, c.bytes, memory_order_relaxed);
 }
 
 static void proposal_done(struct tarn_proposal *p)
@@ -86,6 +103,8 @@ static void proposal_done(struct tarn_proposal *p)
     for (size_t i = 0; p->rc == 0 && i < p->result.change_count; i++)
         if (p->result.changes[i].version == 0)
             mdir_gone(m, p->result.changes[i].ino);
+        else
+            mdir_changed(m, p->result.changes[i].ino);
     if (p->rc == 0 && p->result.index > m->told_index)
         m->told_index = p->result.index;
     if (p->rc == 0 && p->result.change_count > 0)
@@ -249,6 +268,16 @@ int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err
     tarn_list_init(&m->sessions);
     mpromise_init(m);
     tarn_list_init(&m->reports);
+    tarn_list_init(&m->attachments);
+    tarn_list_init(&m->gone_attachments);
+    tarn_list_init(&m->attach_ops);
+    tarn_list_init(&m->retired);
+    m->own = (struct mattach){.master = m,
+                              .refs = 1,
+                              .path = "/",
+                              .uri = "",
+                              .isolation = "",
+                              .ttl_ns = TARN_TTL_FOREVER};
     m->started_ns = args->clock->mono_ns(args->clock);
     m->refresh_wait_ns = MASTER_REFRESH_WAIT_NS;
     m->probe_ns = MASTER_PROBE_NS;
@@ -300,6 +329,7 @@ void tarn_master_serve(struct tarn_master *m, struct tarn_rpc_server *s)
     msvc_meta_handlers(m, s);
     msvc_report_handlers(m, s);
     msession_handlers(m, s);
+    msvc_attach_handlers(m, s);
     mjobs_handlers(m->jobs, s);
     mmembers_handlers(m, s);
 }
@@ -336,10 +366,6 @@ void tarn_master_stop(struct tarn_master *m, void (*done)(void *arg), void *arg)
     mmembers_stop(m);
     master_busy(m);
     tarn_peers_stop(m->peers, master_part_closed, m);
-    if (m->attach) {
-        master_busy(m);
-        tarn_ufs_close(&m->attach->ufs, master_part_closed, m);
-    }
     master_idle(m);
 }
 
@@ -349,7 +375,8 @@ void tarn_master_free(struct tarn_master **pm)
 
     if (!m)
         return;
-    TARN_ASSERT(m->busy == 0 && !m->stop_posted && !m->attaching && tarn_list_empty(&m->reports));
+    TARN_ASSERT(m->busy == 0 && !m->stop_posted && tarn_list_empty(&m->attach_ops) &&
+                tarn_list_empty(&m->reports));
     tarn_timer_stop(&m->gc_timer);
     m->journal->ops->stop(m->journal);
     m->journal->ops->free(m->journal);
@@ -358,7 +385,8 @@ void tarn_master_free(struct tarn_master **pm)
     msession_free_all(m);
     mpromise_fini(m);
     mnames_fini(m);
-    mattach_free(&m->attach);
+    mattach_free_all(m);
+    tarn_disk_free(&m->opener);
     tarn_peers_free(&m->peers);
     tarn_wipe(m->cap_key, sizeof(m->cap_key));
     free(m);
@@ -367,16 +395,14 @@ void tarn_master_free(struct tarn_master **pm)
 
 void tarn_master_counts(struct tarn_master *m, struct tarn_master_counts *ret)
 {
-    Tarn__Core__Counts *c = NULL;
+    Tarn__Core__Counts sum;
     uint32_t running = 0, failed = 0;
 
     *ret = m->counts;
-    if (m->attach) {
-        ret->stale_answers = m->attach->stale_answers;
-        if (tarn_core_counts(m->args.kv, m->attach->id, &c) == 0)
-            ret->inodes = c->files + c->dirs + c->symlinks;
-        tarn__core__counts__free_unpacked(c, NULL);
-    }
+    TARN_LIST_FOREACH(n, &m->attachments)
+    ret->stale_answers += TARN_LIST_ENTRY(n, struct mattach, node)->stale_answers;
+    master_sum(m, &sum);
+    ret->inodes = sum.files + sum.dirs + sum.symlinks;
     mjobs_counts(m->jobs, &running, &failed);
     ret->jobs_running = running;
     ret->jobs_failed = failed;

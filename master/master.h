@@ -17,6 +17,7 @@ struct tarn_clock;
 struct tarn_kv;
 struct tarn_master;
 struct tarn_ufs;
+struct tarn_ufs_counts;
 struct tarn_ufs_opts;
 
 struct tarn_master_args {
@@ -49,8 +50,10 @@ struct tarn_master_attach {
     bool check;      /* ask the store first */
     uint64_t check_timeout_ns;
 };
-/* Opens the store and attaches it (or takes up the attachment that the directory already has). cb
- * on the loop. */
+/*
+ * For a process of its own directory: opens the store and attaches it (or takes up the attachment
+ * that the directory already has), then opens the others that were attached since. cb on the loop.
+ */
 void tarn_master_attach(struct tarn_master *m, const struct tarn_master_attach *a,
                         void (*cb)(void *arg, int rc, const struct tarn_errbuf *err), void *arg);
 /* What the directory was used for before: URI and store identity of attachment `path`;
@@ -63,6 +66,7 @@ int tarn_master_attached(struct tarn_master *m, const char *path, struct tarn_st
  * it fail meanwhile unless what they ask is known.
  */
 void tarn_master_open_attachments(struct tarn_master *m);
+/* NULL where nothing is attached under that id, or its store is not open. */
 struct tarn_ufs *tarn_master_ufs(struct tarn_master *m, uint32_t attachment,
                                  const char **ret_isolation);
 /* Jobs need a worker; goes on with jobs that were running. */
@@ -83,6 +87,8 @@ struct tarn_master_counts {
     uint64_t sessions;
     uint64_t workers, workers_alive; /* live or draining; those of them that are heard of */
 };
+/* What was asked of all stores, also of those that are closed; `running` and `queued` now. */
+void tarn_master_ufs_counts(struct tarn_master *m, struct tarn_ufs_counts *ret);
 void tarn_master_counts(struct tarn_master *m, struct tarn_master_counts *ret);
 /* Files and their bytes, as far as their names are known. Any thread. */
 void tarn_master_space(struct tarn_master *m, uint64_t *ret_files, uint64_t *ret_bytes);

@@ -14,6 +14,7 @@
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
 #include "lib/client/peers.h"
+#include "lib/disk/disk.h"
 #include "master/core/core.h"
 #include "master/core/journal.h"
 #include "master/master.h"
@@ -31,12 +32,22 @@ struct mlisting;
 /* ---- attachments (attach.c)
  * ------------------------------------------------------------------------------- */
 
+/*
+ * A store at a place of the name space, or (id 0) the directories of no store. Referenced by the
+ * master's table, by directories in memory and by calls. After a detach it is in the table no more
+ * and `gone`; its store is closed when the last reference goes.
+ */
 struct mattach {
+    struct tarn_list node; /* in master->attachments, or in master->gone_attachments */
     struct tarn_master *master;
+    unsigned refs;
+    bool gone; /* detached */
     uint32_t id;
     tarn_ino_t root;
-    char *path, *uri, *isolation;
-    struct tarn_ufs *ufs;
+    Tarn__Core__Attachment *rec;        /* as committed; secrets are wiped with it. NULL: id 0 */
+    const char *path, *uri, *isolation; /* in rec */
+    struct tarn_ufs *ufs; /* NULL: it could not be opened (open_err), or the master stops */
+    struct tarn_errbuf open_err;
     uint64_t ttl_ns; /* TARN_TTL_* or a duration */
     uint32_t uid, gid, file_mode, dir_mode;
     bool down; /* the last question failed without an answer; probed in the background */
@@ -47,8 +58,55 @@ struct mattach {
     uint64_t stale_answers;
     struct tarn_ufs_check check;
     bool checking;
-    struct tarn_timer probe;
+    struct tarn_timer probe; /* or, without a store, the next try to open it */
 };
+struct mattach *mattach_ref(struct mattach *a);
+void mattach_unref(struct mattach **a);
+/* The attachment whose root that is, or NULL. */
+struct mattach *mattach_by_root(struct tarn_master *m, tarn_ino_t ino);
+struct mattach *mattach_by_path(struct tarn_master *m, const char *path);
+/* One that lies below `path`, or NULL. */
+struct mattach *mattach_below(struct tarn_master *m, const char *path);
+/* What was detached: asks no more. Drops the table's reference. */
+void mattach_drop(struct mattach *a);
+
+/*
+ * What workers and direct clients are told: all attachments, or those that mounts may read
+ * themselves, with their secrets. `version` grows with each change, also over restarts.
+ */
+struct mattach_list {
+    Tarn__Wire__AttachmentList msg;
+    Tarn__Wire__AttachmentInfo *rows, **ptrs; /* texts are the attachments': valid until the loop
+                                                 goes on */
+};
+void mattach_list(struct tarn_master *m, bool only_direct, struct mattach_list *ret);
+void mattach_list_fini(struct mattach_list *l);
+/* Something was attached, changed or detached: runs m->on_attachments. */
+void mattach_changed(struct tarn_master *m);
+
+/* An attach under way, or an update. */
+struct mattach_op;
+typedef void mattach_op_fn(void *arg, int rc, uint32_t id, const struct tarn_errbuf *err);
+struct mattach_want {
+    const Tarn__Core__Attachment *rec; /* as it is to be; id 0: a new one. Copied */
+    const struct tarn_ufs_opts *opts;  /* copied; NULL: an update that leaves the store as it is */
+    bool resolve;                      /* off the loop */
+    const Tarn__Core__Attachment *known; /* what is attached: the same store. NULL: nothing */
+    bool own_dir;                        /* for tarn_master_attach() */
+    bool check;                          /* ask it first, within: */
+    uint64_t check_timeout_ns;
+};
+/*
+ * Opens the store, asks it, commits. fn runs once, never inside this call, when the entry is
+ * durable and the attachment in use, or when it failed: `err` then tells why. The op is gone
+ * afterwards.
+ */
+struct mattach_op *mattach_start(struct tarn_master *m, const struct mattach_want *w,
+                                 mattach_op_fn *fn, void *arg);
+/* Before the entry is proposed: fn follows, with CANCELLED. Later: it goes on. */
+void mattach_cancel(struct mattach_op *op);
+/* Opens the stores of all attachments that are committed and not in the table yet. */
+void mattach_open_all(struct tarn_master *m);
 /* A store answered (rc 0, or an answer such as 404) or did not: starts or ends the state `down`. */
 void mattach_note(struct mattach *a, int rc, const struct tarn_errbuf *err);
 /* Somebody waited for a refresh as long as one may. */
@@ -91,6 +149,11 @@ bool mdir_run_trusted(struct mdir *d);
 /* That listing has passed the key of this name. */
 bool mdir_run_covers(const struct mdir *d, const void *name, size_t len, uint32_t type);
 void mdir_gone(struct tarn_master *m, tarn_ino_t ino); /* a directory lost its name */
+/* Its inode changed: one that belongs to another store now is read anew by the next who asks. */
+void mdir_changed(struct tarn_master *m, tarn_ino_t ino);
+/* The listing of a directory is not what it was, for another reason than a listing. */
+void mdir_reload(struct tarn_master *m, tarn_ino_t ino);
+void mdirs_drop_of(struct mattach *a); /* a detached attachment's are gone */
 /* Where it is, for messages: "s3://bucket/a/b/"; the caller frees it. */
 char *mdir_text(const struct mdir *d);
 /* The store has no such directory: asks for its name, so that the parent forgets it (names.c). */
@@ -164,6 +227,7 @@ void mlist_start(struct mdir *d, enum tarn_ufs_class cls, bool now);
 void mlist_wait(struct mdir *d, struct mlist_wait *w); /* a listing must run */
 void mlist_forget(struct mlist_wait *w);
 void mlist_stop_all(struct tarn_master *m); /* cancels; they end soon */
+void mlist_stop_of(struct mattach *a);      /* those of a detached attachment: NO_ATTACH */
 
 /* ---- the journal (master.c)
  * ---------------------------------------------------------------------------------------------- */
@@ -236,6 +300,7 @@ void msession_send(struct msession *s, Tarn__Wire__Invalidate *inv);
 /* Sends a notice to every session that is connected; `direct`: to those that want attachments. */
 void msession_notify_all(struct tarn_master *m, uint32_t method, const ProtobufCMessage *msg,
                          bool direct);
+void msession_everything(struct tarn_master *m); /* sessions forget all that they believe */
 void msession_handlers(struct tarn_master *m, struct tarn_rpc_server *s);
 /*
  * What a peer has not got yet: its version of the topology and of the attachments, UINT64_MAX: it
@@ -244,6 +309,7 @@ void msession_handlers(struct tarn_master *m, struct tarn_rpc_server *s);
 struct mcluster_view {
     Tarn__Wire__Topology *topology;
     Tarn__Wire__AttachmentList *attachments;
+    struct mattach_list list; /* what `attachments` is of */
 };
 void mcluster_view(struct tarn_master *m, uint64_t topology, uint64_t attachments,
                    struct mcluster_view *ret);
@@ -265,6 +331,7 @@ void mpromise_grant(struct tarn_master *m, struct msession *s, uint64_t dir, uin
 void mpromise_drop_all(struct tarn_master *m, struct msession *s);
 void mpromise_sweep(struct tarn_master *m, struct msession *s); /* expired ones, some at a time */
 void mpromise_acked(struct tarn_master *m, struct msession *s, uint64_t seq);
+void mpromise_forget_recent(struct tarn_master *m); /* who is away now has missed too much */
 /* All changes behind index `seen` are remembered; then mpromise_replay() tells them. */
 bool mpromise_replayable(const struct tarn_master *m, uint64_t seen);
 void mpromise_replay(struct tarn_master *m, struct msession *s, uint64_t seen);
@@ -286,7 +353,7 @@ void mhold_told(struct tarn_master *m); /* m->told_index grew */
 
 void mnames_fini(struct tarn_master *m);
 void mdirs_fini(struct tarn_master *m);
-void mattach_free(struct mattach **a);
+void mattach_free_all(struct tarn_master *m); /* after everything that may have a reference */
 
 /* ---- reports and jobs
  * -------------------------------------------------------------------------------------------------------
@@ -295,6 +362,7 @@ void mattach_free(struct mattach **a);
 void msvc_meta_handlers(struct tarn_master *m, struct tarn_rpc_server *s); /* svc_meta.c */
 void msvc_report_handlers(struct tarn_master *m,
                           struct tarn_rpc_server *s); /* svc_report.c: status, du, resolve */
+void msvc_attach_handlers(struct tarn_master *m, struct tarn_rpc_server *s); /* svc_attach.c */
 
 /* A report that waits for the worker or for names: a stop, or the end of its caller, cuts it short.
  */
@@ -306,7 +374,12 @@ struct mreport {
     bool cancelled;
 };
 void mreport_stop_all(struct tarn_master *m);
-void mattach_stop(struct tarn_master *m); /* an attach under way fails; the probe ends */
+void mreport_begin(struct mreport *r, struct tarn_master *m, struct tarn_rpc_call *call,
+                   void (*cancel)(struct mreport *r));
+/* Answers; the report may be freed before master_idle(). */
+void mreport_reply(struct mreport *r, int rc, const ProtobufCMessage *resp);
+/* Attaches under way fail, probes end, stores are closed. */
+void mattach_stop(struct tarn_master *m);
 
 /* ---- members (members.c, members_topology.c, members_admin.c)
  * ---------------------------------------------------------------------------------- */
@@ -441,9 +514,16 @@ struct tarn_master {
     char cluster_id[37];
     uint8_t cap_key[32];
     struct tarn_journal *journal;
-    struct mattach *attach; /* the one attachment, at "/"; NULL before */
-    struct attach_op *attaching;
-    struct tarn_list reports; /* struct mreport */
+    struct tarn_list attachments;      /* struct mattach, by id */
+    struct tarn_list gone_attachments; /* detached, and still in use by somebody */
+    struct mattach own;                /* of directories that no store has: id 0 */
+    struct tarn_list attach_ops;       /* struct mattach_op */
+    struct tarn_list retired;          /* stores that an update replaced, and that are in use */
+    struct tarn_disk *opener;          /* threads for tarn_ufs_resolve(); NULL until needed */
+    bool attached;                     /* what the journal has is in the table: jobs may go on */
+    void (*on_attachments)(struct tarn_master *m); /* may be NULL; mattach_changed() */
+    struct tarn_ufs_counts ufs_gone;               /* of stores that are closed */
+    struct tarn_list reports;                      /* struct mreport */
     struct tarn_rpc_client *worker;
     struct tarn_peers *peers; /* connections to workers; its place is the published topology */
     struct mmembers *members; /* of a cluster; NULL: one process */

@@ -205,20 +205,21 @@ static void register_answer(struct mregister *r)
     struct tarn_master *m = r->master;
     struct mmembers *s = m->members;
     Tarn__Wire__WorkerRegistered resp = TARN__WIRE__WORKER_REGISTERED__INIT;
-    Tarn__Wire__AttachmentList attachments;
+    struct mattach_list list;
     struct mmember *w = mmember_by_id(s, r->id);
 
-    mtopology_attachments(m, &attachments);
+    mattach_list(m, false, &list);
     resp.id = r->id;
     resp.cluster_id = m->cluster_id;
     resp.cap_key = tarn_wire_bytes(m->cap_key, sizeof(m->cap_key));
     resp.beat_ms = TARN_MAX(s->lease_ns / MEMBERS_BEATS / TARN_NS_PER_MS, 1ull);
     resp.topology = s->topology;
-    resp.attachments = &attachments;
+    resp.attachments = &list.msg;
     resp.move_rate = m->args.move_rate;
     if (w)
         w->told = s->version;
     tarn_rpc_reply(r->call, 0, &resp.base, NULL, 0, 0);
+    mattach_list_fini(&list);
     free(r);
 }
 
@@ -528,15 +529,16 @@ static void beat_answer(struct tarn_master *m, struct tarn_rpc_call *call)
 {
     const Tarn__Wire__WorkerBeat *req = (const Tarn__Wire__WorkerBeat *)call->request;
     Tarn__Wire__WorkerBeaten resp = TARN__WIRE__WORKER_BEATEN__INIT;
-    Tarn__Wire__AttachmentList attachments;
+    struct mattach_list list;
 
-    mtopology_attachments(m, &attachments);
+    mattach_list(m, false, &list);
     if (req->topology != m->members->version)
         resp.topology = m->members->topology;
-    if (req->attachments != attachments.version)
-        resp.attachments = &attachments;
+    if (req->attachments != list.msg.version)
+        resp.attachments = &list.msg;
     resp.move_rate = m->args.move_rate;
     tarn_rpc_reply(call, 0, &resp.base, NULL, 0, 0);
+    mattach_list_fini(&list);
 }
 
 static void svc_beat(void *ctx, struct tarn_rpc_call *call)

@@ -176,7 +176,7 @@ bool mname_shown(struct mdir *d, const Tarn__Core__Inode *inode)
 {
     const char *name = (const char *)inode->name.data;
 
-    return (d->listing && mdir_run_covers(d, name, inode->name.len, inode->type)) ||
+    return inode->held || (d->listing && mdir_run_covers(d, name, inode->name.len, inode->type)) ||
            name_trust_until(d->master, d, name, inode->name.len, inode->type) >
                master_real_ns(d->master);
 }
@@ -212,7 +212,7 @@ void mname_attr(struct tarn_master *m, tarn_ino_t ino, const Tarn__Core__Inode *
         ret->size = inode->target.len;
     }
     ret->ctime_ns = inode->ufs && inode->ufs->ctime_ns ? inode->ufs->ctime_ns : ret->mtime_ns;
-    if (ino.v == TARN_INO_ROOT.v) {
+    if (ino.v == TARN_INO_ROOT.v || (at && at->root.v == ino.v)) {
         ret->trust_ms = UINT64_MAX;
     } else if (mdir_get(m, (tarn_ino_t){inode->parent}, &d) == 0) {
         ret->trust_ms = trust_ms(m, name_trust_until(m, d, (const char *)inode->name.data,
@@ -275,11 +275,12 @@ static void ask_committed(struct mproposal *p)
     ask_end(a, rc == -TARN_E_ENTRY_STALE ? 0 : rc);
 }
 
-static bool object_equal(const Tarn__Core__Inode *inode, const struct tarn_ufs_attr *attr)
+static bool object_equal(const Tarn__Core__Inode *inode, uint32_t attachment,
+                         const struct tarn_ufs_attr *attr)
 {
     const struct tarn_ufs_version *v = &attr->version;
 
-    if (inode->type != (uint32_t)attr->type || inode->detached)
+    if (inode->type != (uint32_t)attr->type || inode->detached || inode->attachment != attachment)
         return false;
     if (attr->type == TARN_UFS_DIR)
         return true;
@@ -389,8 +390,10 @@ static void ask_answered(struct tarn_ufs_stat *s, int rc)
     if (known < 0 && known != -TARN_E_NO_ENTRY)
         rc = known;
     else if (a->found && known == 0 &&
-             (object_equal(inode, &s->attr) || object_same_listed(inode, &s->attr)))
+             (object_equal(inode, a->dir->at->id, &s->attr) || object_same_listed(inode, &s->attr)))
         rc = 1; /* nothing new */
+    else if (known == 0 && inode->held && (!a->found || s->attr.type != TARN_UFS_DIR))
+        a->found = rc = 1; /* it is there for an attachment, whatever the store has */
     else if (a->found)
         rc = ask_propose_found(a, &s->attr);
     else
@@ -452,12 +455,12 @@ void mdir_vanished(struct mdir *d)
         tarn_core_inode(m->args.kv, d->ino, &inode) < 0)
         return;
     name = (const char *)inode->name.data;
-    if (mdir_get(m, (tarn_ino_t){inode->parent}, &parent) == 0) {
+    if (mdir_get(m, (tarn_ino_t){inode->parent}, &parent) == 0 && parent->at->ufs) {
         mname_distrust(m, parent->ino, name, inode->name.len);
         if (!ask_find(m, parent->ino, name, inode->name.len))
             (void)ask_start(m, parent, name, inode->name.len); /* goes on by itself */
-        mdir_put(&parent);
     }
+    mdir_put(&parent);
     tarn__core__inode__free_unpacked(inode, NULL);
 }
 
@@ -493,6 +496,8 @@ static int name_good(struct tarn_master *m, struct mname_req *r)
     if (rc < 0)
         type = 0;
     r->known = type != 0;
+    if (type == TARN_UFS_DIR && mattach_by_root(m, ino))
+        return 1; /* no store is asked for it */
     if (r->dir->at->ttl_ns == TARN_TTL_ALWAYS && type && !r->fresh)
         return 1;
     if (name_trust_until(m, r->dir, r->name, r->len, type) > now)
@@ -521,6 +526,9 @@ int mname_refresh(struct tarn_master *m, struct mname_req *r)
     if (rc < 0)
         return rc;
     rc = name_good(m, r);
+    if (rc == 0 && !r->dir->at->ufs) /* what is known is in force, so this is not */
+        rc = tarn_err_set(&r->err, -TARN_E_UFS_DOWN, "%s is not open: %s", r->dir->at->uri,
+                          tarn_err_text(&r->dir->at->open_err, -TARN_E_UFS_DOWN));
     if (rc == 0 && (m->name_waiters >= TARN_WAITERS_MAX || m->asks.count >= TARN_WAITERS_MAX))
         rc = -TARN_E_BUSY;
     if (rc != 0) {

@@ -103,13 +103,15 @@ void mpath_cancel(struct mpath_req *r)
 }
 
 /* The store's key of a file: that of its directory, which is in memory as a rule, and its name. */
-static int locator_key(struct tarn_master *m, const Tarn__Core__Inode *inode, struct tarn_str *ret)
+static int locator_key(struct tarn_master *m, const Tarn__Core__Inode *inode, struct tarn_str *ret,
+                       uint32_t *ret_replicas)
 {
     struct mdir *d;
     int rc = mdir_get(m, (tarn_ino_t){inode->parent}, &d);
 
     if (rc < 0)
         return rc;
+    *ret_replicas = d->at->rec ? d->at->rec->replicas : 0;
     tarn_str_adds(ret, d->key);
     tarn_str_add(ret, inode->name.data, inode->name.len);
     mdir_put(&d);
@@ -131,7 +133,7 @@ int mlocator_fill(struct tarn_master *m, tarn_ino_t ino, struct mlocator *ret)
     if (inode->type != TARN_UFS_FILE)
         rc = inode->type == TARN_UFS_DIR ? -TARN_E_IS_DIR : -TARN_E_INVALID;
     if (rc == 0)
-        rc = locator_key(m, inode, &ret->key);
+        rc = locator_key(m, inode, &ret->key, &ret->loc.replicas);
     if (rc < 0) {
         mlocator_fini(ret);
         return rc;

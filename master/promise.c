@@ -432,6 +432,13 @@ static void recent_add(struct tarn_master *m, uint64_t index, const struct tarn_
         recent_pop(m);
 }
 
+void mpromise_forget_recent(struct tarn_master *m)
+{
+    while (m->recent_n > 0)
+        recent_pop(m);
+    m->recent_base = TARN_MAX(m->recent_base, m->told_index);
+}
+
 bool mpromise_replayable(const struct tarn_master *m, uint64_t seen)
 {
     return seen > 0 && seen >= m->recent_base;

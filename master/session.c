@@ -224,6 +224,21 @@ void msession_notify_all(struct tarn_master *m, uint32_t method, const ProtobufC
     }
 }
 
+void msession_everything(struct tarn_master *m)
+{
+    mpromise_forget_recent(m);
+    TARN_LIST_FOREACH_SAFE(n, &m->sessions)
+    {
+        struct msession *s = TARN_LIST_ENTRY(n, struct msession, node);
+        Tarn__Wire__Invalidate inv = TARN__WIRE__INVALIDATE__INIT;
+
+        mpromise_drop_all(m, s);
+        inv.everything = true;
+        inv.index = m->told_index;
+        msession_send(s, &inv);
+    }
+}
+
 static void session_cap(struct tarn_master *m, const struct tarn_rpc_call *call, uint64_t session,
                         struct tarn_str *ret)
 {

@@ -189,7 +189,7 @@ static void getattr_answer(struct svc_call *c, int rc)
     c->inode = NULL;
     if (rc == 0)
         rc = tarn_core_inode(m->args.kv, (tarn_ino_t){req->ino}, &c->inode);
-    if (rc == -TARN_E_NO_ENTRY || (rc == 0 && c->inode->detached))
+    if (rc == -TARN_E_NO_ENTRY || (rc == 0 && c->inode->detached && req->ino != TARN_INO_ROOT.v))
         rc = -TARN_E_STALE;
     if (rc == 0 && svc_held(c, (tarn_ino_t){req->ino}, c->inode, getattr_answer))
         return;
@@ -348,8 +348,9 @@ static void readdir_progress(struct mlist_wait *w, int rc)
     if (rc < 0 && (c->dir->listed_ns == 0 || !tarn_ufs_no_answer(rc))) {
         /* A listing that broke off: what is behind the cookie is still good, its end is not known.
          */
-        svc_reply(c, rc == -TARN_E_NO_ENTRY || tarn_err_errno(rc) == EACCES ? rc : -TARN_E_LISTING,
-                  NULL);
+        bool told = rc == -TARN_E_NO_ENTRY || rc == -TARN_E_NO_ATTACH;
+
+        svc_reply(c, told || tarn_err_errno(rc) == EACCES ? rc : -TARN_E_LISTING, NULL);
         return;
     }
     if (rc < 0)
@@ -372,13 +373,23 @@ static void readdir_late(struct tarn_timer *t, void *arg)
         readdir_wait(c, false, false);
 }
 
+/* Why there is no listing. */
+static int readdir_refusal(const struct svc_call *c)
+{
+    if (c->master->stopping)
+        return -TARN_E_SHUTDOWN;
+    if (c->dir->at->gone)
+        return -TARN_E_NO_ATTACH;
+    return c->dir->at->ufs ? -TARN_E_BUSY : -TARN_E_UFS_DOWN;
+}
+
 /* `now`: the directory is being opened. */
 static void readdir_wait(struct svc_call *c, bool until_end, bool now)
 {
     if (c->dir->listing || c->master->listing_count < MASTER_LISTINGS_MAX)
         mlist_start(c->dir, TARN_UFS_FOREGROUND, now);
     if (!c->dir->listing) {
-        svc_reply(c, c->master->stopping ? -TARN_E_SHUTDOWN : -TARN_E_BUSY, NULL);
+        svc_reply(c, readdir_refusal(c), NULL);
         return;
     }
     c->list = (struct mlist_wait){.until_end = until_end, .fn = readdir_progress, .arg = c};

@@ -41,13 +41,23 @@ static void report_begin(struct mreport *r, struct tarn_master *m, struct tarn_r
     call->on_cancel = report_cancelled;
 }
 
-/* Answers; the report may be freed before master_idle(). */
+void mreport_begin(struct mreport *r, struct tarn_master *m, struct tarn_rpc_call *call,
+                   void (*cancel)(struct mreport *r))
+{
+    report_begin(r, m, call, cancel);
+}
+
 static void report_reply(struct mreport *r, int rc, const ProtobufCMessage *resp)
 {
     tarn_list_del(&r->node);
     if (rc == -TARN_E_CANCELLED)
         rc = r->master->stopping ? -TARN_E_SHUTDOWN : -TARN_E_DEADLINE;
     tarn_rpc_reply(r->call, rc, resp, NULL, 0, 0);
+}
+
+void mreport_reply(struct mreport *r, int rc, const ProtobufCMessage *resp)
+{
+    report_reply(r, rc, resp);
 }
 
 void mreport_stop_all(struct tarn_master *m)
@@ -362,19 +372,29 @@ struct status_call {
     struct tarn_rpc_req ask;
 };
 
-static void status_mount(struct tarn_master *m, Tarn__Wire__MountStatus *row,
+static void status_mount(struct mattach *a, Tarn__Wire__MountStatus *row,
                          Tarn__Wire__StatusResponse *resp)
 {
-    struct mattach *a = m->attach;
+    struct tarn_master *m = a->master;
     Tarn__Core__Counts *c = NULL;
     struct tarn_ufs_counts ufs = {0};
     const struct tarn_ufs_health *health = a->ufs ? tarn_ufs_health(a->ufs) : NULL;
 
-    row->path = a->path;
-    row->ufs = a->uri;
+    tarn__wire__mount_status__init(row);
+    row->path = a->rec->path;
+    row->ufs = a->rec->uri;
     row->id = a->id;
+    row->n_options = a->rec->n_options; /* never the secrets */
+    row->options = a->rec->options;
+    row->ttl_ns = a->ttl_ns;
+    row->read_only = a->rec->read_only;
+    row->replicas = TARN_MAX(a->rec->replicas, 1u);
+    row->direct = a->rec->direct;
     row->state = tarn_wire_text("up");
-    if (health && health->rc < 0) {
+    if (!a->ufs) {
+        row->state = tarn_wire_text("down");
+        row->error = tarn_wire_text(a->open_err.text[0] ? a->open_err.text : "being opened");
+    } else if (health->rc < 0) {
         row->state = tarn_wire_text("down");
         row->error = tarn_wire_text(tarn_err_text(&health->err, health->rc));
         row->down_ms = (tarn_loop_now_ns(m->args.loop) - health->down_since_ns) / TARN_NS_PER_MS;
@@ -384,7 +404,7 @@ static void status_mount(struct tarn_master *m, Tarn__Wire__MountStatus *row,
         row->files = c->files + c->symlinks;
         row->bytes = c->bytes;
         row->complete = c->dirs > 0 && c->dirs_listed == c->dirs;
-        resp->inodes = c->files + c->dirs + c->symlinks;
+        resp->inodes += c->files + c->dirs + c->symlinks;
     }
     tarn__core__counts__free_unpacked(c, NULL);
     if (a->ufs)
@@ -393,12 +413,31 @@ static void status_mount(struct tarn_master *m, Tarn__Wire__MountStatus *row,
     row->ufs_read_bytes = ufs.read_bytes;
 }
 
+/* The rows live as long as *ret_rows. */
+static void status_mounts(struct tarn_master *m, Tarn__Wire__StatusResponse *resp,
+                          Tarn__Wire__MountStatus **ret_rows)
+{
+    size_t max = 1;
+
+    TARN_LIST_FOREACH(n, &m->attachments)
+    max++;
+    *ret_rows = tarn_xcalloc(max, sizeof(**ret_rows));
+    resp->mounts = tarn_xcalloc(max, sizeof(Tarn__Wire__MountStatus *));
+    TARN_LIST_FOREACH(n, &m->attachments)
+    {
+        Tarn__Wire__MountStatus *row = &(*ret_rows)[resp->n_mounts];
+
+        status_mount(TARN_LIST_ENTRY(n, struct mattach, node), row, resp);
+        resp->mounts[resp->n_mounts++] = row;
+    }
+}
+
 static void status_reply(struct status_call *s, const Tarn__Wire__WorkerStatus *worker)
 {
     struct tarn_master *m = s->master;
     Tarn__Wire__StatusResponse resp = TARN__WIRE__STATUS_RESPONSE__INIT;
     Tarn__Wire__MasterStatus master = TARN__WIRE__MASTER_STATUS__INIT, *masters[] = {&master};
-    Tarn__Wire__MountStatus mount = TARN__WIRE__MOUNT_STATUS__INIT, *mounts[] = {&mount};
+    Tarn__Wire__MountStatus *mounts = NULL;
     Tarn__Wire__WorkerStatus *workers[1], **members = NULL;
     Tarn__Wire__ReadCount rows[3], *reads[3];
     Tarn__Wire__SessionStatus *sessions = NULL, **session_ptrs = NULL;
@@ -411,11 +450,7 @@ static void status_reply(struct status_call *s, const Tarn__Wire__WorkerStatus *
     master.healthy = true;
     resp.n_masters = 1;
     resp.masters = masters;
-    if (m->attach) {
-        status_mount(m, &mount, &resp);
-        resp.n_mounts = 1;
-        resp.mounts = mounts;
-    }
+    status_mounts(m, &resp, &mounts);
     if (worker) {
         memcpy(&workers[0], &worker,
                sizeof(worker)); /* the response is only encoded, never changed */
@@ -465,6 +500,8 @@ static void status_reply(struct status_call *s, const Tarn__Wire__WorkerStatus *
     resp.software = tarn_wire_text("tarn " TARN_VERSION);
     resp.uptime_ms = (m->args.clock->mono_ns(m->args.clock) - m->started_ns) / TARN_NS_PER_MS;
     report_reply(&s->report, 0, &resp.base);
+    free(mounts);
+    free(resp.mounts);
     free(sessions);
     free(session_ptrs);
     free(members);
@@ -510,6 +547,7 @@ static void svc_status(void *ctx, struct tarn_rpc_call *call)
 struct ask_call {
     struct mreport report;
     struct tarn_master *master;
+    struct mattach *at; /* referenced */
     struct tarn_ufs_check check;
     struct tarn_timer timer;
     uint64_t begun_ns, wait_ns;
@@ -527,6 +565,7 @@ static void store_ask_reply(struct ask_call *c, int rc)
         rc = 0;
     }
     report_reply(&c->report, rc, &resp.base);
+    mattach_unref(&c->at);
     free(c);
     master_idle(m);
 }
@@ -534,16 +573,18 @@ static void store_ask_reply(struct ask_call *c, int rc)
 static void store_asked(struct tarn_ufs_check *check, int rc)
 {
     struct ask_call *c = check->arg;
-    struct mattach *a = c->master->attach;
+    struct mattach *a = c->at;
 
     tarn_timer_stop(&c->timer);
     if (c->master->stopping) {
         rc = -TARN_E_SHUTDOWN;
+    } else if (a->gone) {
+        rc = -TARN_E_NO_ATTACH;
     } else if (rc == -TARN_E_CANCELLED && c->late && !c->report.cancelled) {
         char limit[32];
 
         rc = 0;
-        if (tarn_ufs_health(a->ufs)->heard_ns < c->begun_ns) { /* else it is only busy */
+        if (a->ufs && tarn_ufs_health(a->ufs)->heard_ns < c->begun_ns) { /* else it is only busy */
             rc = -TARN_E_UFS_STALLED;
             if (!c->err.text[0])
                 (void)tarn_err_set(&c->err, rc, "%s: no answer within %s", a->uri,
@@ -585,6 +626,13 @@ static void svc_store_ask(void *ctx, struct tarn_rpc_call *call)
         store_ask_reply(c, a ? -TARN_E_SHUTDOWN : -TARN_E_NO_ATTACH);
         return;
     }
+    if (!a->ufs) {
+        c->err = a->open_err;
+        c->report.call->on_cancel = NULL;
+        store_ask_reply(c, -TARN_E_UFS_DOWN);
+        return;
+    }
+    c->at = mattach_ref(a);
     c->begun_ns = tarn_loop_now_ns(c->master->args.loop);
     c->wait_ns = (uint64_t)TARN_MIN(req->wait_ms, ASK_WAIT_MAX_MS) * TARN_NS_PER_MS;
     c->check = (struct tarn_ufs_check){.cb = store_asked, .arg = c};

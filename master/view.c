@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What sessions are told of the cluster: the topology, and the attachments whose stores they may
- * read by themselves. Pushed when it changes; whoever misses a push gets it with its next renewal,
- * since that says which versions it has.
+ * What sessions and workers are told of the cluster: the topology, and the attachments (mounts get
+ * those whose stores they may read by themselves). Pushed when it changes; whoever misses a push
+ * gets it with its next renewal or beat, which says which versions it has.
  */
 #include "master/master_priv.h"
 
@@ -16,12 +16,17 @@ void mcluster_view(struct tarn_master *m, uint64_t topology, uint64_t attachment
     *ret = (struct mcluster_view){0};
     if (t && topology != UINT64_MAX && t->version != topology)
         memcpy(&ret->topology, &t, sizeof(t)); /* only encoded, never changed */
-    (void)attachments;
+    if (attachments == UINT64_MAX)
+        return;
+    mattach_list(m, true, &ret->list);
+    if (ret->list.msg.version != attachments)
+        ret->attachments = &ret->list.msg;
 }
 
 void mcluster_view_fini(struct mcluster_view *v)
 {
-    *v = (struct mcluster_view){0};
+    mattach_list_fini(&v->list);
+    v->attachments = NULL;
 }
 
 static void cluster_topology(struct tarn_master *m)
@@ -32,7 +37,18 @@ static void cluster_topology(struct tarn_master *m)
         msession_notify_all(m, TARN_RPC_topology, &t->base, false);
 }
 
+static void cluster_attachments(struct tarn_master *m)
+{
+    struct mattach_list list;
+
+    mmembers_push_attachments(m);
+    mattach_list(m, true, &list);
+    msession_notify_all(m, TARN_RPC_attachments, &list.msg.base, true);
+    mattach_list_fini(&list);
+}
+
 void mcluster_start(struct tarn_master *m)
 {
     m->on_topology = cluster_topology;
+    m->on_attachments = cluster_attachments;
 }

@@ -161,6 +161,20 @@ static void walk_listed(struct mlist_wait *wait, int rc)
     walk_post(w);
 }
 
+/* It cannot be listed now: what is known of it is walked all the same. */
+static int walk_unlisted(struct mwalk *w)
+{
+    const struct mattach *at = w->dir->at;
+    struct tarn_errbuf err = at->open_err;
+
+    if (at->gone)
+        return -TARN_E_NO_ENTRY;
+    w->stack[w->depth - 1].listed = true;
+    if (w->ops->dir_failed)
+        w->ops->dir_failed(w, tarn_str_z(&w->path), -TARN_E_UFS_DOWN, &err);
+    return 1;
+}
+
 /* 1: entries may be visited; 0: waits for the listing; negative: not a directory any more. */
 static int walk_ready(struct mwalk *w)
 {
@@ -179,7 +193,7 @@ static int walk_ready(struct mwalk *w)
     if (!walk_is_listed(w, w->dir)) {
         walk_list(w, w->dir);
         if (!w->dir->listing)
-            return -TARN_E_SHUTDOWN;
+            return w->master->stopping ? -TARN_E_SHUTDOWN : walk_unlisted(w);
         w->wait = (struct mlist_wait){.until_end = true, .fn = walk_listed, .arg = w};
         mlist_wait(w->dir, &w->wait);
         w->waiting = true;

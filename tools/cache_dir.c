@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The cache directory's outer shell: whose it is (cache_format.c looks at FORMAT), the lock, how
- * much it may hold and holds.
+ * The cache directory of `tarn local`: where it is (dir.c holds it), how much it may hold and
+ * holds.
  */
 #include "tools/cache_dir.h"
 
@@ -9,11 +9,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -22,8 +20,7 @@
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
 #include "lib/base/units.h"
-#include "tools/cache_format.h"
-#include "tools/lock_holder.h"
+#include "tools/dir.h"
 
 #define CACHE_SIZE_MAX (100ull << 30)
 #define CACHE_SIZE_MIN (16ull << 20)
@@ -47,93 +44,6 @@ int cache_dir_default(const char *uri, struct tarn_str *ret, struct tarn_errbuf 
         return tarn_err_set(err, -TARN_E_USAGE,
                             "--cache-dir is needed: neither HOME nor XDG_CACHE_HOME is set");
     return 0;
-}
-
-static int cache_mkdirs(const char *path, struct tarn_errbuf *err)
-{
-    TARN_AUTO_FREE char *p = tarn_xstrdup(path);
-
-    for (char *at = p + 1; *at; at++) {
-        if (*at != '/')
-            continue;
-        *at = 0;
-        if (mkdir(p, 0755) < 0 && errno != EEXIST)
-            return tarn_err_set(err, -errno, "cache directory %s: make %s: %s", path, p,
-                                strerrordesc_np(errno));
-        *at = '/';
-    }
-    if (mkdir(p, 0700) < 0 && errno != EEXIST)
-        return tarn_err_set(err, -errno, "cache directory %s: %s", path, strerrordesc_np(errno));
-    return 0;
-}
-
-static int cache_locked(int lock_fd, const char *path, struct tarn_errbuf *err)
-{
-    pid_t pid = lock_holder(lock_fd);
-    char who[32] = "";
-
-    if (pid)
-        (void)snprintf(who, sizeof(who), " (pid %d)", (int)pid); /* fits */
-    return tarn_err_set(err, -TARN_E_DIR_LOCKED,
-                        "cache directory %s: another tarn%s uses it; end that with `tarn umount`, "
-                        "or give this one a directory of its own with --cache-dir",
-                        path, who);
-}
-
-int cache_dir_open(const char *path, struct cache_dir *ret, struct tarn_errbuf *err)
-{
-    char real[PATH_MAX];
-    struct stat st;
-    bool had_lock;
-    int dir_fd, rc;
-
-    rc = cache_mkdirs(path, err);
-    if (rc < 0)
-        return rc;
-    if (!realpath(path, real))
-        return tarn_err_set(err, -errno, "cache directory %s: %s", path, strerrordesc_np(errno));
-    dir_fd = open(real, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir_fd < 0 || fstat(dir_fd, &st) < 0) {
-        rc = tarn_err_set(err, -errno, "cache directory %s: %s", real, strerrordesc_np(errno));
-        goto out;
-    }
-    if (st.st_uid != geteuid() || (st.st_mode & 022)) {
-        rc = tarn_err_set(err, -TARN_E_DENIED,
-                          "cache directory %s: must belong to this user, and others must not be "
-                          "able to write to it",
-                          real);
-        goto out;
-    }
-    had_lock = faccessat(dir_fd, "LOCK", F_OK, AT_SYMLINK_NOFOLLOW) == 0;
-    ret->lock_fd = openat(dir_fd, "LOCK", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (ret->lock_fd < 0) {
-        rc =
-            tarn_err_set(err, -errno, "cache directory %s: LOCK: %s", real, strerrordesc_np(errno));
-        goto out;
-    }
-    if (flock(ret->lock_fd, LOCK_EX | LOCK_NB) < 0)
-        rc = cache_locked(ret->lock_fd, real, err);
-    if (rc == 0)
-        rc = cache_format_check(dir_fd, real, had_lock, err);
-    if (rc == -TARN_E_DIR_FOREIGN && !had_lock)
-        (void)unlinkat(dir_fd, "LOCK", 0); /* an empty file of ours, which says nothing */
-    if (rc < 0)
-        (void)close(ret->lock_fd); /* nothing was written through it */
-    else
-        ret->path = tarn_xstrdup(real);
-out:
-    if (dir_fd >= 0)
-        (void)close(dir_fd); /* only read from */
-    return rc;
-}
-
-void cache_dir_close(struct cache_dir *d)
-{
-    if (!d->path)
-        return;
-    (void)close(d->lock_fd); /* gives the lock up */
-    free(d->path);
-    d->path = NULL;
 }
 
 /* Of everything below, but for a directory `skip` at the top and what lies in directories "data".
@@ -160,13 +70,13 @@ static uint64_t dir_bytes(const char *path, const char *skip)
     return n;
 }
 
-uint64_t cache_dir_other_bytes(const struct cache_dir *d)
+uint64_t cache_dir_other_bytes(const struct dir *d)
 {
     return dir_bytes(d->path, "tier0");
 }
 
 /* What the last start used; 0: nothing that can be used. */
-static uint64_t cache_size_last(const struct cache_dir *d)
+static uint64_t cache_size_last(const struct dir *d)
 {
     TARN_AUTO_FREE char *path = tarn_xasprintf("%s/SIZE", d->path);
     TARN_AUTO_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
@@ -182,7 +92,7 @@ static uint64_t cache_size_last(const struct cache_dir *d)
 }
 
 /* Half of what is free, in whole MiB. */
-static uint64_t cache_size_choose(const struct cache_dir *d)
+static uint64_t cache_size_choose(const struct dir *d)
 {
     struct statvfs v;
     uint64_t size;
@@ -193,7 +103,7 @@ static uint64_t cache_size_choose(const struct cache_dir *d)
     return TARN_MAX(TARN_MIN(size / 2, CACHE_SIZE_MAX) >> 20 << 20, CACHE_SIZE_MIN);
 }
 
-uint64_t cache_dir_size(const struct cache_dir *d, uint64_t asked)
+uint64_t cache_dir_size(const struct dir *d, uint64_t asked)
 {
     TARN_AUTO_FREE char *path = tarn_xasprintf("%s/SIZE", d->path);
     uint64_t last = cache_size_last(d), size = asked ? asked : last;
@@ -212,7 +122,7 @@ uint64_t cache_dir_size(const struct cache_dir *d, uint64_t asked)
     return size;
 }
 
-uint64_t cache_dir_fits(const struct cache_dir *d, uint64_t size, uint32_t disk_free_bp)
+uint64_t cache_dir_fits(const struct dir *d, uint64_t size, uint32_t disk_free_bp)
 {
     struct statvfs v;
     uint64_t most;
@@ -241,7 +151,7 @@ static int remove_tree(const char *path)
     return rmdir(path) < 0 && errno != ENOENT ? -errno : 0;
 }
 
-int cache_dir_set_meta_aside(const struct cache_dir *d, struct tarn_errbuf *err)
+int cache_dir_set_meta_aside(const struct dir *d, struct tarn_errbuf *err)
 {
     TARN_AUTO_FREE char *from = tarn_xasprintf("%s/meta", d->path);
     TARN_AUTO_FREE char *to = tarn_xasprintf("%s/meta.damaged", d->path);

@@ -44,17 +44,72 @@ const struct tarn_conf_table cli_remote_table =
     TARN_CONF_TABLE("remote", "Commands that talk to a server", remote_rows);
 #undef TARN_CONF_STRUCT
 
-const struct tarn_conf_table *const cli_all_tables[] = {&cli_common_table,
-                                                        &cli_remote_table,
-                                                        &cli_local_table,
-                                                        &cli_load_table,
-                                                        &cli_free_table,
-                                                        &cli_ls_table,
-                                                        &cli_cp_table,
-                                                        &cli_umount_table,
-                                                        &cli_wait_table,
-                                                        &tarn_ufs_opts_table,
-                                                        NULL};
+#define TARN_CONF_STRUCT struct cli_server
+static const struct tarn_conf_param server_rows[] = {
+#define TARN_PARAM TARN_CONF_ROW
+#include "tools/server_params.def"
+#undef TARN_PARAM
+};
+const struct tarn_conf_table cli_server_table =
+    TARN_CONF_TABLE("server", "Servers (tarn local, master, worker, mount)", server_rows);
+#undef TARN_CONF_STRUCT
+
+#define TARN_CONF_STRUCT struct cli_listen
+static const struct tarn_conf_param listen_rows[] = {
+#define TARN_PARAM TARN_CONF_ROW
+#include "tools/listen_params.def"
+#undef TARN_PARAM
+};
+const struct tarn_conf_table cli_listen_table = TARN_CONF_TABLE(
+    "listen", "Servers that others talk to (tarn local, master, worker)", listen_rows);
+#undef TARN_CONF_STRUCT
+
+#define TARN_CONF_STRUCT struct cli_cache
+static const struct tarn_conf_param cache_rows[] = {
+#define TARN_PARAM TARN_CONF_ROW
+#include "tools/cache_params.def"
+#undef TARN_PARAM
+};
+const struct tarn_conf_table cli_cache_table =
+    TARN_CONF_TABLE("cache", "What keeps bytes (tarn local, worker)", cache_rows);
+#undef TARN_CONF_STRUCT
+
+#define TARN_CONF_STRUCT struct cli_fuse
+static const struct tarn_conf_param fuse_rows[] = {
+#define TARN_PARAM TARN_CONF_ROW
+#include "tools/fuse_params.def"
+#undef TARN_PARAM
+};
+const struct tarn_conf_table cli_fuse_table =
+    TARN_CONF_TABLE("fuse", "What mounts (tarn local, mount)", fuse_rows);
+#undef TARN_CONF_STRUCT
+
+#define TARN_CONF_STRUCT struct cli_store
+static const struct tarn_conf_param store_rows[] = {
+#define TARN_PARAM TARN_CONF_ROW
+#include "tools/store_params.def"
+#undef TARN_PARAM
+};
+const struct tarn_conf_table cli_store_table =
+    TARN_CONF_TABLE("store", "What attaches a store (tarn local, attach)", store_rows);
+#undef TARN_CONF_STRUCT
+
+const struct tarn_conf_table *const cli_all_tables[] = {
+    &cli_common_table, &cli_remote_table, &cli_server_table,    &cli_listen_table,
+    &cli_cache_table,  &cli_fuse_table,   &cli_store_table,     &cli_local_table,
+    &cli_master_table, &cli_worker_table, &cli_mount_table,     &cli_attach_table,
+    &cli_load_table,   &cli_free_table,   &cli_ls_table,        &cli_cp_table,
+    &cli_umount_table, &cli_wait_table,   &tarn_ufs_opts_table, NULL};
+
+bool cli_given(const struct cli *c, const char *key)
+{
+    return strcmp(tarn_conf_source(c->conf, key), "default") != 0;
+}
+
+int cli_refuse(struct cli *c, const char *key, const char *why)
+{
+    return cli_given(c, key) ? tarn_err_set(&c->err, -TARN_E_CONFIG, "--%s: %s", key, why) : 0;
+}
 
 /* ---- connection ------------------------------------------------------------------------------ */
 
@@ -63,7 +118,7 @@ const struct tarn_conf_table *const cli_all_tables[] = {&cli_common_table,
 
 static void cli_signals_end(struct cli *c);
 
-static int cli_token(struct cli *c, struct tarn_str *ret)
+int cli_token(struct cli *c, struct tarn_str *ret)
 {
     int rc;
 
@@ -99,8 +154,7 @@ static void cli_waited_plain(void *arg)
     cli_waited(arg, 0);
 }
 
-/* Why there is no session, in words that say what to do. */
-static int cli_connect_error(struct cli *c, int rc)
+int cli_connect_error(struct cli *c, int rc)
 {
     const char *at = c->remote.master;
 
@@ -183,6 +237,11 @@ int cli_failed(struct cli *c, int rc, const char *what)
     default:
         return c->err.text[0] ? rc : tarn_err_set(&c->err, rc, "%s: %s", what, tarn_strerror(rc));
     }
+}
+
+int cli_told(struct cli *c, int rc, const char *text)
+{
+    return text[0] ? tarn_err_set(&c->err, rc, "%s", text) : rc;
 }
 
 int cli_call_waiting(struct cli *c, struct tarn_rpc_req *req, uint32_t method,

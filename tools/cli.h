@@ -29,9 +29,37 @@ struct cli_remote {
 #include "tools/remote_params.def"
 #undef TARN_PARAM
 };
-extern const struct tarn_conf_table cli_common_table, cli_remote_table, cli_local_table;
+struct cli_server {
+#define TARN_PARAM TARN_CONF_FIELD
+#include "tools/server_params.def"
+#undef TARN_PARAM
+};
+struct cli_listen {
+#define TARN_PARAM TARN_CONF_FIELD
+#include "tools/listen_params.def"
+#undef TARN_PARAM
+};
+struct cli_cache {
+#define TARN_PARAM TARN_CONF_FIELD
+#include "tools/cache_params.def"
+#undef TARN_PARAM
+};
+struct cli_fuse {
+#define TARN_PARAM TARN_CONF_FIELD
+#include "tools/fuse_params.def"
+#undef TARN_PARAM
+};
+struct cli_store {
+#define TARN_PARAM TARN_CONF_FIELD
+#include "tools/store_params.def"
+#undef TARN_PARAM
+};
+/* Flags that several commands share: a command has those whose tables its spec names. */
+extern const struct tarn_conf_table cli_common_table, cli_remote_table, cli_server_table,
+    cli_listen_table, cli_cache_table, cli_fuse_table, cli_store_table;
 /* Flags of commands, which a configuration file may set in a section of that name. */
-extern const struct tarn_conf_table cli_load_table, cli_free_table, cli_ls_table, cli_cp_table,
+extern const struct tarn_conf_table cli_local_table, cli_master_table, cli_worker_table,
+    cli_mount_table, cli_attach_table, cli_load_table, cli_free_table, cli_ls_table, cli_cp_table,
     cli_umount_table, cli_wait_table;
 /* Every table whose keys may stand in a configuration file; NULL-terminated. */
 extern const struct tarn_conf_table *const cli_all_tables[];
@@ -42,9 +70,8 @@ struct cli_command {
     const struct tarn_flags_spec *spec;
     int (*run)(struct cli *c);
     const struct tarn_conf_table *own; /* the command's own parameters, NULL: none */
-    size_t own_size;                   /* bytes of its struct */
-    bool remote;                       /* it talks to a running server */
     bool server;                       /* it serves: what it remarks is logged */
+    bool words;                        /* it serves only without a positional */
 };
 const struct cli_command *cli_find(const char *name);
 const struct cli_command *cli_at(size_t i); /* NULL behind the last */
@@ -54,8 +81,13 @@ struct cli {
     const struct cli_command *cmd;
     struct tarn_flags *flags;
     struct tarn_conf *conf;
-    struct cli_common common;
+    struct cli_common common; /* shared flags; those of no table of the command are zero */
     struct cli_remote remote;
+    struct cli_server server;
+    struct cli_listen listen;
+    struct cli_cache cache;
+    struct cli_fuse fuse;
+    struct cli_store store;
     void *own;               /* the command's own struct */
     const char *const *args; /* positionals */
     size_t n_args;
@@ -77,6 +109,8 @@ struct cli {
  */
 int cli_connect(struct cli *c);
 void cli_disconnect(struct cli *c);
+/* Why there is no session, in words that say what to do, as c->err and as the code. */
+int cli_connect_error(struct cli *c, int rc);
 /*
  * One call; the answer is in req->resp until cli_call_fini. Sets c->err to "WHAT: reason".
  * `wait_ns` is how long the server may hold the call on purpose, beyond --timeout.
@@ -85,10 +119,20 @@ int cli_call(struct cli *c, struct tarn_rpc_req *req, uint32_t method, const Pro
              const char *what);
 int cli_call_waiting(struct cli *c, struct tarn_rpc_req *req, uint32_t method,
                      const ProtobufCMessage *msg, uint64_t wait_ns, const char *what);
+/* Whether a flag, a variable or a file gave `key`, and not its default. */
+bool cli_given(const struct cli *c, const char *key);
+/* CONFIG with "--KEY: WHY" when the hidden flag `key` was given. */
+int cli_refuse(struct cli *c, const char *key, const char *why);
+/* The token for the masters of --master: that of --token-file, else this user's for the port; none
+ * there is none. */
+int cli_token(struct cli *c, struct tarn_str *ret);
 /* What `tarn status` shows. The caller frees it: tarn__wire__status_response__free_unpacked(). */
 int cli_status(struct cli *c, Tarn__Wire__StatusResponse **ret);
 /* What a call failed of, as c->err ("WHAT: reason", unless a text is there) and as the code. */
 int cli_failed(struct cli *c, int rc, const char *what);
+/* A server's own text for why a call failed, which names what it is about, as c->err if there is
+ * one; returns rc. */
+int cli_told(struct cli *c, int rc, const char *text);
 /* One metadata call. Sets c->err to "WHAT: reason". */
 int cli_op(struct cli *c, struct tarn_client_op *op, const char *what);
 /* Attributes of a path in normal form. */
@@ -138,10 +182,18 @@ void cli_usage(FILE *out);
 unsigned cli_token_dirs(struct tarn_str ret[CLI_TOKEN_DIRS]);
 /* The token of this user's server at a port. ENOENT: there is none; else as cli_token_read(). */
 int cli_token_find(unsigned port, struct tarn_str *ret_token, struct tarn_errbuf *err);
-/* Makes PORT.token (mode 0600) with 32 random bytes in hex, or reads `path` when given. Text
- * without newline. */
-int cli_token_make(const char *path, unsigned port, struct tarn_str *ret_token,
-                   struct tarn_str *ret_path, struct tarn_errbuf *err);
+/* A new one: 32 random bytes in hex. */
+void cli_token_new(struct tarn_str *ret_token);
+/* Where this user's commands look for the token of a server at a port: PORT.token, mode 0600. */
+int cli_token_place(unsigned port, const struct tarn_str *token, struct tarn_str *ret_path,
+                    struct tarn_errbuf *err);
+/* The token in the file `path`; one is made there when it is missing. */
+int cli_token_keep(const char *path, struct tarn_str *ret_token, struct tarn_errbuf *err);
+/* Text without newline. */
 int cli_token_read(const char *path, struct tarn_str *ret_token, struct tarn_errbuf *err);
+/* The first of cli_token_dirs(), made when it is missing. Errors: DENIED, errno class. */
+int cli_run_dir(struct tarn_str *ret, struct tarn_errbuf *err);
+/* A file of ours in one step, mode 0600: never seen half written. Errors: errno class */
+int cli_write_file(const char *path, const void *p, size_t len, struct tarn_errbuf *err);
 /* "HOST:PORT" -> PORT; 0 when there is none. */
 unsigned cli_port(const char *addr);

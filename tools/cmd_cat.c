@@ -70,5 +70,4 @@ static const struct tarn_flags_spec cat_spec = {
     .tables = cat_tables,
     .min_args = 1,
     .max_args = CAT_ARGS_MAX};
-const struct cli_command cmd_cat_command = {
-    .name = "cat", .spec = &cat_spec, .run = cat_run, .remote = true};
+const struct cli_command cmd_cat_command = {.name = "cat", .spec = &cat_spec, .run = cat_run};

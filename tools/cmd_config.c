@@ -77,41 +77,30 @@ static void config_text(const struct tarn_conf *conf, const json_t *given)
 
 static int config_run(struct cli *c)
 {
-    TARN_AUTO_FREE void *local = tarn_xcalloc(1, cli_local_table.size);
-    struct cli_common common;
-    struct cli_remote remote;
     struct tarn_ufs_opts opts;
-    const struct tarn_conf_bind binds[] = {{&cli_common_table, &common, TARN_CONF_FROM_COMMAND},
-                                           {&cli_remote_table, &remote, TARN_CONF_FROM_COMMAND},
-                                           {&cli_local_table, local, TARN_CONF_FROM_COMMAND}};
-    struct tarn_conf_input in = {
-        .env = (const char *const *)environ, .file_key = "config", .others = cli_all_tables};
-    struct tarn_conf *conf = NULL, *store = NULL;
+    struct tarn_conf *store = NULL;
     json_t *given, *doc;
-    int rc;
+    int rc = config_store(c, &opts, &store);
 
-    in.args = tarn_flags_conf(c->flags, &in.n_args);
-    rc = tarn_conf_load(binds, TARN_ARRAY_LEN(binds), &in, &conf, &c->err);
-    if (rc == 0)
-        rc = config_store(c, &opts, &store);
     if (rc == 0) {
         given = config_given(store);
         if (c->common.json) {
-            doc = config_document(conf);
+            doc = config_document(c->conf);
             (void)json_array_extend(json_object_get(doc, "parameters"), given);
             cli_json(doc);
         } else {
-            config_text(conf, given);
+            config_text(c->conf, given);
         }
         json_decref(given);
     }
     tarn_conf_free(&store);
-    tarn_conf_free(&conf);
     return rc;
 }
 
-static const struct tarn_conf_table *const config_tables[] = {&cli_common_table, &cli_remote_table,
-                                                              &cli_local_table, NULL};
+static const struct tarn_conf_table *const config_tables[] = {
+    &cli_common_table, &cli_remote_table, &cli_local_table,
+    &cli_server_table, &cli_listen_table, &cli_cache_table,
+    &cli_fuse_table,   &cli_store_table,  NULL};
 static const struct tarn_flags_spec config_spec = {
     .command = "tarn config",
     .args = "",
@@ -122,4 +111,4 @@ static const struct tarn_flags_spec config_spec = {
         "server: what stands here is what they would see. Secrets are shown as \"(set)\".",
     .tables = config_tables};
 const struct cli_command cmd_config_command = {
-    .name = "config", .spec = &config_spec, .run = config_run};
+    .name = "config", .spec = &config_spec, .run = config_run, .own = &cli_local_table};

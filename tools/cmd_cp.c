@@ -460,15 +460,7 @@ static const struct tarn_flags_spec get_spec = {
     .n_shorts = TARN_ARRAY_LEN(cp_shorts),
     .min_args = 1,
     .max_args = 2};
-const struct cli_command cmd_cp_command = {.name = "cp",
-                                           .spec = &cp_spec,
-                                           .run = cp_run,
-                                           .own = &cli_cp_table,
-                                           .own_size = sizeof(struct cli_cp),
-                                           .remote = true};
-const struct cli_command cmd_get_command = {.name = "get",
-                                            .spec = &get_spec,
-                                            .run = get_run,
-                                            .own = &cli_cp_table,
-                                            .own_size = sizeof(struct cli_cp),
-                                            .remote = true};
+const struct cli_command cmd_cp_command = {
+    .name = "cp", .spec = &cp_spec, .run = cp_run, .own = &cli_cp_table};
+const struct cli_command cmd_get_command = {
+    .name = "get", .spec = &get_spec, .run = get_run, .own = &cli_cp_table};

@@ -256,4 +256,4 @@ static const struct tarn_flags_spec doctor_spec = {
             "it. Exit code 1 when something failed.",
     .tables = doctor_tables};
 const struct cli_command cmd_doctor_command = {
-    .name = "doctor", .spec = &doctor_spec, .run = doctor_run, .remote = true};
+    .name = "doctor", .spec = &doctor_spec, .run = doctor_run};

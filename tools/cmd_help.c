@@ -79,10 +79,7 @@ static const struct tarn_flags_spec version_spec = {.command = "tarn version",
                                                     .args = "",
                                                     .summary = "Say which tarn this is.",
                                                     .tables = common_only};
-const struct cli_command cmd_help_command = {.name = "help",
-                                             .spec = &help_spec,
-                                             .run = help_run,
-                                             .own = &help_table,
-                                             .own_size = sizeof(struct cli_help)};
+const struct cli_command cmd_help_command = {
+    .name = "help", .spec = &help_spec, .run = help_run, .own = &help_table};
 const struct cli_command cmd_version_command = {
     .name = "version", .spec = &version_spec, .run = version_run};

@@ -212,5 +212,4 @@ static const struct tarn_flags_spec job_spec = {
             "names every file with what became of it; with --json one document per line.",
     .tables = job_tables,
     .max_args = 2};
-const struct cli_command cmd_job_command = {
-    .name = "job", .spec = &job_spec, .run = job_run, .remote = true};
+const struct cli_command cmd_job_command = {.name = "job", .spec = &job_spec, .run = job_run};

@@ -78,12 +78,8 @@ static const struct tarn_flags_spec load_spec = {
     .shorts = job_shorts,
     .n_shorts = TARN_ARRAY_LEN(job_shorts),
     .max_args = PATHS_MAX};
-const struct cli_command cmd_load_command = {.name = "load",
-                                             .spec = &load_spec,
-                                             .run = load_run,
-                                             .own = &cli_load_table,
-                                             .own_size = sizeof(struct cli_load),
-                                             .remote = true};
+const struct cli_command cmd_load_command = {
+    .name = "load", .spec = &load_spec, .run = load_run, .own = &cli_load_table};
 
 /* ---- free -------------------------------------------------------------------------------------
  */
@@ -132,9 +128,5 @@ static const struct tarn_flags_spec free_spec = {
     .shorts = job_shorts,
     .n_shorts = TARN_ARRAY_LEN(job_shorts),
     .max_args = PATHS_MAX};
-const struct cli_command cmd_free_command = {.name = "free",
-                                             .spec = &free_spec,
-                                             .run = free_run,
-                                             .own = &cli_free_table,
-                                             .own_size = sizeof(struct cli_free),
-                                             .remote = true};
+const struct cli_command cmd_free_command = {
+    .name = "free", .spec = &free_spec, .run = free_run, .own = &cli_free_table};

@@ -283,9 +283,5 @@ static const struct tarn_flags_spec ls_spec = {
     .shorts = ls_shorts,
     .n_shorts = TARN_ARRAY_LEN(ls_shorts),
     .max_args = 1};
-const struct cli_command cmd_ls_command = {.name = "ls",
-                                           .spec = &ls_spec,
-                                           .run = ls_run,
-                                           .own = &cli_ls_table,
-                                           .own_size = sizeof(struct cli_ls),
-                                           .remote = true};
+const struct cli_command cmd_ls_command = {
+    .name = "ls", .spec = &ls_spec, .run = ls_run, .own = &cli_ls_table};

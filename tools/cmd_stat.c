@@ -207,7 +207,5 @@ static const struct tarn_flags_spec stat_spec = {
     .tables = tables,
     .min_args = 1,
     .max_args = 1};
-const struct cli_command cmd_du_command = {
-    .name = "du", .spec = &du_spec, .run = du_run, .remote = true};
-const struct cli_command cmd_stat_command = {
-    .name = "stat", .spec = &stat_spec, .run = stat_run, .remote = true};
+const struct cli_command cmd_du_command = {.name = "du", .spec = &du_spec, .run = du_run};
+const struct cli_command cmd_stat_command = {.name = "stat", .spec = &stat_spec, .run = stat_run};

@@ -12,6 +12,7 @@
 #include "lib/base/name.h"
 #include "lib/base/units.h"
 #include "tools/cli.h"
+#include "tools/report.h"
 
 #define U(x) ((json_int_t)(x))
 #define T(z) cli_json_text(z)
@@ -41,36 +42,10 @@ static void status_sum(const Tarn__Wire__StatusResponse *st, struct status_sums 
     }
 }
 
-static json_t *status_workers(const Tarn__Wire__StatusResponse *st, const char *addr)
-{
-    json_t *list = json_array();
-
-    for (size_t i = 0; i < st->n_workers; i++) {
-        const Tarn__Wire__WorkerStatus *w = st->workers[i];
-        json_t *tiers = json_array();
-
-        for (size_t t = 0; t < w->n_tiers; t++) {
-            const Tarn__Wire__Tier *tier = w->tiers[t];
-
-            (void)json_array_append_new(
-                tiers,
-                json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "medium",
-                          T(tier->medium), "path", T(tier->path), "capacity_bytes",
-                          U(tier->capacity), "used_bytes", U(tier->used), "data_bytes",
-                          U(tier->data), "files", U(tier->files), "evicted_bytes", U(tier->evicted),
-                          "checksum_errors", U(tier->checksum_errors), "offline", tier->offline));
-        }
-        (void)json_array_append_new(list, json_pack("{s:I, s:o, s:o, s:o}", "id", U(w->id), "addr",
-                                                    T(w->addr[0] ? w->addr : addr), "state",
-                                                    T(w->state), "tiers", tiers));
-    }
-    return list;
-}
-
 static json_t *status_json(const Tarn__Wire__StatusResponse *st, const char *addr)
 {
     struct status_sums s = {0};
-    json_t *masters = json_array(), *mounts = json_array(), *sessions = json_array(), *hit;
+    json_t *masters = json_array(), *sessions = json_array(), *hit;
 
     status_sum(st, &s);
     for (size_t i = 0; i < st->n_masters; i++)
@@ -78,19 +53,6 @@ static json_t *status_json(const Tarn__Wire__StatusResponse *st, const char *add
             masters, json_pack("{s:o, s:o, s:b}", "addr",
                                T(st->masters[i]->addr[0] ? st->masters[i]->addr : addr), "role",
                                T(st->masters[i]->role), "healthy", st->masters[i]->healthy));
-    for (size_t i = 0; i < st->n_mounts; i++) {
-        const Tarn__Wire__MountStatus *m = st->mounts[i];
-
-        (void)json_array_append_new(
-            mounts,
-            json_pack("{s:o, s:o, s:I, s:I, s:b, s:o, s:o, s:o, s:I, s:I, s:I}", "path", T(m->path),
-                      "ufs", T(m->ufs), "files", U(m->files), "bytes", U(m->bytes), "complete",
-                      m->complete, "state", T(m->state), "error",
-                      m->error[0] ? T(m->error) : json_null(), "down_ms",
-                      strcmp(m->state, "up") == 0 ? json_null() : json_integer(U(m->down_ms)),
-                      "stale_answers", U(m->stale_answers), "ufs_requests", U(m->ufs_requests),
-                      "ufs_read_bytes", U(m->ufs_read_bytes)));
-    }
     for (size_t i = 0; i < st->n_sessions; i++)
         (void)json_array_append_new(
             sessions, json_pack("{s:o, s:o, s:o, s:I, s:I}", "kind", T(st->sessions[i]->kind),
@@ -103,12 +65,12 @@ static json_t *status_json(const Tarn__Wire__StatusResponse *st, const char *add
     return json_pack("{s:o, s:o, s:o, s:o, s:{s:I, s:I, s:I}, s:{s:I, s:I, s:I, s:o}, s:{s:i, "
                      "s:i}, s:o, s:o, s:I}",
                      "cluster_id", T(st->cluster_id), "masters", masters, "workers",
-                     status_workers(st, addr), "mounts", mounts, "cache", "capacity_bytes",
-                     U(s.capacity), "used_bytes", U(s.used), "data_bytes", U(s.data), "reads",
-                     "local_bytes", U(s.local), "remote_bytes", U(s.remote), "ufs_bytes", U(s.ufs),
-                     "hit_ratio", hit, "jobs", "running", (int)st->jobs_running, "failed",
-                     (int)st->jobs_failed, "sessions", sessions, "version", T(st->software),
-                     "uptime_ms", U(st->uptime_ms));
+                     report_workers(st, addr), "mounts", report_mounts(st), "cache",
+                     "capacity_bytes", U(s.capacity), "used_bytes", U(s.used), "data_bytes",
+                     U(s.data), "reads", "local_bytes", U(s.local), "remote_bytes", U(s.remote),
+                     "ufs_bytes", U(s.ufs), "hit_ratio", hit, "jobs", "running",
+                     (int)st->jobs_running, "failed", (int)st->jobs_failed, "sessions", sessions,
+                     "version", T(st->software), "uptime_ms", U(st->uptime_ms));
 }
 
 /* What comes from stores and other sessions may hold anything. */
@@ -135,6 +97,30 @@ static void status_text_mount(const Tarn__Wire__MountStatus *m)
                  tarn_format_duration(m->down_ms * TARN_NS_PER_MS, since), m->stale_answers);
 }
 
+static void status_text_worker(const Tarn__Wire__WorkerStatus *w)
+{
+    char a[32], b[32];
+
+    if (w->addr[0]) { /* one of a cluster, not a part of the server itself */
+        (void)printf("worker    %" PRIu64 " at ", w->id);
+        put(w->addr);
+        (void)fputs(" on ", stdout); /* main() checks the stream, here and below */
+        put(w->host);
+        (void)printf(": %s%s", w->state, w->alive ? "" : ", NOT ALIVE");
+        if (w->left_bytes)
+            (void)printf(", %s to hand over", tarn_format_size(w->left_bytes, a));
+        (void)putchar('\n');
+    }
+    for (size_t t = 0; t < w->n_tiers; t++) {
+        const Tarn__Wire__Tier *tier = w->tiers[t];
+
+        (void)printf("tier      %s %s: %s of %s used, %" PRIu64 " files%s\n", tier->medium,
+                     tier->path, tarn_format_size(tier->used, a),
+                     tarn_format_size(tier->capacity, b), tier->files,
+                     tier->offline ? ", OFFLINE" : "");
+    }
+}
+
 static void status_text(const Tarn__Wire__StatusResponse *st)
 {
     struct status_sums s = {0};
@@ -146,14 +132,7 @@ static void status_text(const Tarn__Wire__StatusResponse *st)
     for (size_t i = 0; i < st->n_mounts; i++)
         status_text_mount(st->mounts[i]);
     for (size_t i = 0; i < st->n_workers; i++)
-        for (size_t t = 0; t < st->workers[i]->n_tiers; t++) {
-            const Tarn__Wire__Tier *tier = st->workers[i]->tiers[t];
-
-            (void)printf("tier      %s %s: %s of %s used, %" PRIu64 " files%s\n", tier->medium,
-                         tier->path, tarn_format_size(tier->used, a),
-                         tarn_format_size(tier->capacity, b), tier->files,
-                         tier->offline ? ", OFFLINE" : "");
-        }
+        status_text_worker(st->workers[i]);
     (void)printf("read      %s from the cache, %s from the store",
                  tarn_format_size(s.local + s.remote, a), tarn_format_size(s.ufs, b));
     if (s.local + s.remote + s.ufs)
@@ -201,4 +180,4 @@ static const struct tarn_flags_spec status_spec = {
     .summary = "Show what is attached, cached, read and running.",
     .tables = tables};
 const struct cli_command cmd_status_command = {
-    .name = "status", .spec = &status_spec, .run = status_run, .remote = true};
+    .name = "status", .spec = &status_spec, .run = status_run};

@@ -173,9 +173,5 @@ static const struct tarn_flags_spec wait_spec = {
     .tables = wait_tables,
     .min_args = 1,
     .max_args = 1};
-const struct cli_command cmd_wait_command = {.name = "wait",
-                                             .spec = &wait_spec,
-                                             .run = wait_run,
-                                             .own = &cli_wait_table,
-                                             .own_size = sizeof(struct cli_wait_params),
-                                             .remote = true};
+const struct cli_command cmd_wait_command = {
+    .name = "wait", .spec = &wait_spec, .run = wait_run, .own = &cli_wait_table};

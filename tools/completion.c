@@ -48,6 +48,10 @@ void completion_bash(struct tarn_str *out)
                   "        esac\n"
                   "    elif [ \"${COMP_WORDS[1]}\" = job ] && [ \"$COMP_CWORD\" -eq 2 ]; then\n"
                   "        words=\"ls show wait cancel retry manifest\"\n"
+                  "    elif [ \"${COMP_WORDS[1]}\" = worker ] && [ \"$COMP_CWORD\" -eq 2 ]; then\n"
+                  "        words=\"ls drain remove\"\n"
+                  "    elif [ \"${COMP_WORDS[1]}\" = master ] && [ \"$COMP_CWORD\" -eq 2 ]; then\n"
+                  "        words=\"ls\"\n"
                   "    elif [ \"${COMP_WORDS[1]}\" = help ]; then\n"
                   "        words=\"");
     for (size_t i = 0; (cmd = cli_at(i)) != NULL; i++)

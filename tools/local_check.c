@@ -7,7 +7,6 @@
  * mount waits for: nothing would ever answer. One inside the served directory would be served, and
  * cached, and grow by that.
  */
-#include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,11 +66,11 @@ static int check_cache_dir(struct local *l, const char *cache_dir, const char *s
 
     path_settle(cache_dir, real);
     if (served[0] && path_inside(real, served))
-        return tarn_err_set(l->err, -TARN_E_CONFIG,
+        return tarn_err_set(l->serve.err, -TARN_E_CONFIG,
                             "--cache-dir %s: lies inside the served directory %s", cache_dir,
                             served);
     if (mountpoint[0] && (path_inside(real, mountpoint) || path_inside(mountpoint, real)))
-        return tarn_err_set(l->err, -TARN_E_CONFIG,
+        return tarn_err_set(l->serve.err, -TARN_E_CONFIG,
                             "--cache-dir %s: lies below the mountpoint %s (or around it)",
                             cache_dir, mountpoint);
     return 0;
@@ -86,8 +85,8 @@ static int check_file(struct local *l, const char *flag, const char *path, const
     path_settle(path, real);
     if (!path_inside(real, mountpoint))
         return 0;
-    return tarn_err_set(l->err, -TARN_E_CONFIG, "%s %s: lies below the mountpoint %s", flag, path,
-                        mountpoint);
+    return tarn_err_set(l->serve.err, -TARN_E_CONFIG, "%s %s: lies below the mountpoint %s", flag,
+                        path, mountpoint);
 }
 
 /* The file of AWS credentials, where it may be needed; it is read again when keys change. */
@@ -111,9 +110,12 @@ static int check_files(struct local *l, const char *mountpoint)
 {
     const struct {
         const char *flag, *path;
-    } files[] = {{"--pid-file", l->p->pid_file},        {"--log-file", l->p->log_file},
-                 {"-o key-file", l->opts.key_file},     {"-o secret-file", l->opts.secret_file},
-                 {"-o token-file", l->opts.token_file}, {"-o tls-ca", l->opts.tls_ca}};
+    } files[] = {{"--pid-file", l->serve.cli->server.pid_file},
+                 {"--log-file", l->serve.cli->server.log_file},
+                 {"-o key-file", l->opts.key_file},
+                 {"-o secret-file", l->opts.secret_file},
+                 {"-o token-file", l->opts.token_file},
+                 {"-o tls-ca", l->opts.tls_ca}};
     int rc = 0;
 
     for (size_t i = 0; i < TARN_ARRAY_LEN(files) && rc == 0; i++)
@@ -132,74 +134,25 @@ int local_check_places(struct local *l, const char *cache_dir)
         mountpoint[0] = 0;
     if (served[0] && mountpoint[0] &&
         (path_inside(mountpoint, served) || path_inside(served, mountpoint)))
-        return tarn_err_set(l->err, -TARN_E_MOUNTPOINT,
+        return tarn_err_set(l->serve.err, -TARN_E_MOUNTPOINT,
                             "mountpoint %s: lies inside the served directory %s (or around it)",
                             mountpoint, served);
     rc = check_cache_dir(l, cache_dir, served, mountpoint);
     return rc < 0 ? rc : check_files(l, mountpoint);
 }
 
-/* ---- addresses --------------------------------------------------------------------------------
- */
-
-static bool addr_is_loopback(const char *addr)
-{
-    const char *end = addr[0] == '[' ? strchr(addr, ']') : strrchr(addr, ':');
-    struct in6_addr six;
-    struct in_addr four;
-    char host[64];
-    size_t n;
-
-    if (tarn_starts_with(addr, "unix:"))
-        return true;
-    addr += addr[0] == '[';
-    n = end ? (size_t)(end - addr) : strlen(addr);
-    if (n >= sizeof(host))
-        return false;
-    memcpy(host, addr, n);
-    host[n] = 0;
-    if (inet_pton(AF_INET, host, &four) == 1)
-        return ntohl(four.s_addr) >> 24 == 127;
-    if (inet_pton(AF_INET6, host, &six) == 1)
-        return IN6_IS_ADDR_LOOPBACK(&six);
-    return strcmp(host, "localhost") == 0;
-}
-
-static int check_addr(struct local *l, const char *flag, const char *addr)
-{
-    if (!addr[0] || strcmp(addr, "none") == 0 || l->p->insecure || addr_is_loopback(addr))
-        return 0;
-    return tarn_err_set(l->err, -TARN_E_CONFIG,
-                        "--%s %s: listening beyond loopback needs --insecure", flag, addr);
-}
-
 /* ---- all ------------------------------------------------------------------------------------- */
-
-/* Others see the command line: no password there, in whatever form. */
-static int check_proxy(struct local *l)
-{
-    if (!strchr(l->opts.proxy, '@') ||
-        !tarn_starts_with(tarn_conf_source(l->opts_conf, "proxy"), "option"))
-        return 0;
-    return tarn_err_set(l->err, -TARN_E_SECRET_ARGV,
-                        "-o proxy: a password is not taken on the command line, where others can "
-                        "read it; use \"proxy:\" in a config file of mode 0600");
-}
 
 int local_check(struct local *l, const char *cache_dir)
 {
     char real[PATH_MAX];
-    int rc = check_addr(l, "listen", l->p->listen);
+    int rc = serve_check_addrs(l->serve.cli, false);
 
-    if (rc == 0)
-        rc = check_addr(l, "http-listen", l->p->http_listen);
-    if (rc == 0)
-        rc = check_proxy(l);
-    if (rc == 0 && !l->p->read_only)
-        rc = tarn_err_set(l->err, -TARN_E_CONFIG,
+    if (rc == 0 && !l->serve.cli->fuse.read_only)
+        rc = tarn_err_set(l->serve.err, -TARN_E_CONFIG,
                           "--no-read-only: there is no mount that takes changes yet");
     if (rc == 0)
-        rc = tarn_fuse_mountpoint_prepare(l->mountpoint, l->err);
+        rc = tarn_fuse_mountpoint_prepare(l->mountpoint, l->serve.err);
     if (rc == 0 && !tarn_starts_with(l->mountpoint, FD_PREFIX) && realpath(l->mountpoint, real))
         memcpy(l->mountpoint, real, strlen(real) + 1);
     return rc < 0 ? rc : local_check_places(l, cache_dir);

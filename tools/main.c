@@ -15,11 +15,14 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "lib/base/assert.h"
 #include "lib/base/fault.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
 #include "lib/conf/suggest.h"
 #include "tools/cli.h"
+
+#define MAIN_TABLES_MAX 8u /* of a command */
 
 #define CLI_COMMAND(name) extern const struct cli_command cmd_##name##_command;
 #include "tools/commands.def"
@@ -78,18 +81,36 @@ static int main_fail(struct cli *c, int rc)
     return (int)tarn_err_exit(rc);
 }
 
+/* Where the values of a table go. */
+static void *main_dst(struct cli *c, const struct tarn_conf_table *table)
+{
+    const struct {
+        const struct tarn_conf_table *table;
+        void *dst;
+    } shared[] = {{&cli_common_table, &c->common}, {&cli_remote_table, &c->remote},
+                  {&cli_server_table, &c->server}, {&cli_listen_table, &c->listen},
+                  {&cli_cache_table, &c->cache},   {&cli_fuse_table, &c->fuse},
+                  {&cli_store_table, &c->store}};
+
+    for (size_t i = 0; i < TARN_ARRAY_LEN(shared); i++)
+        if (table == shared[i].table)
+            return shared[i].dst;
+    TARN_ASSERT(table == c->cmd->own && !c->own);
+    c->own = tarn_xcalloc(1, c->cmd->own->size);
+    return c->own;
+}
+
 static int main_load(struct cli *c)
 {
-    struct tarn_conf_bind binds[4];
+    struct tarn_conf_bind binds[MAIN_TABLES_MAX];
     struct tarn_conf_input in = {0};
     size_t n = 0;
 
-    binds[n++] = (struct tarn_conf_bind){&cli_common_table, &c->common, TARN_CONF_FROM_COMMAND};
-    if (c->cmd->remote)
-        binds[n++] = (struct tarn_conf_bind){&cli_remote_table, &c->remote, TARN_CONF_FROM_COMMAND};
-    if (c->cmd->own) {
-        c->own = tarn_xcalloc(1, c->cmd->own_size);
-        binds[n++] = (struct tarn_conf_bind){c->cmd->own, c->own, TARN_CONF_FROM_COMMAND};
+    for (; c->cmd->spec->tables[n]; n++) {
+        const struct tarn_conf_table *table = c->cmd->spec->tables[n];
+
+        TARN_ASSERT(n < MAIN_TABLES_MAX);
+        binds[n] = (struct tarn_conf_bind){table, main_dst(c, table), TARN_CONF_FROM_COMMAND};
     }
     in.args = tarn_flags_conf(c->flags, &in.n_args);
     in.env = (const char *const *)environ;
@@ -103,7 +124,9 @@ static enum tarn_log_level main_log_level(const struct cli *c)
 {
     bool asked = strcmp(tarn_conf_source(c->conf, "log-level"), "default") != 0;
 
-    return !c->cmd->server && !asked ? TARN_LOG_ERROR : (enum tarn_log_level)c->common.log_level;
+    bool serves = c->cmd->server && !(c->cmd->words && c->n_args);
+
+    return !serves && !asked ? TARN_LOG_ERROR : (enum tarn_log_level)c->common.log_level;
 }
 
 static int main_run(struct cli *c, int argc, char **argv)

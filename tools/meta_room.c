@@ -30,7 +30,7 @@ static void meta_room_look(struct tarn_timer *t, void *arg)
 }
 
 void meta_room_start(struct meta_room *m, struct tarn_loop *loop, struct tarn_tier *tier,
-                     const struct cache_dir *dir, uint64_t cache_bytes)
+                     const struct dir *dir, uint64_t cache_bytes)
 {
     m->loop = loop;
     m->tier = tier;

@@ -9,13 +9,13 @@
 
 #include "lib/net/net.h"
 
-struct cache_dir;
+struct dir;
 struct tarn_tier;
 
 struct meta_room {
     struct tarn_loop *loop;
     struct tarn_tier *tier;
-    const struct cache_dir *dir;
+    const struct dir *dir;
     uint64_t slack_bytes;    /* how much the names may grow between two looks */
     struct tarn_timer timer; /* looks again */
 };
@@ -24,5 +24,5 @@ struct meta_room {
 uint64_t meta_room_write_buffer(uint64_t cache_bytes);
 /* Measures at once and from then on. Loop's thread, as the rest. */
 void meta_room_start(struct meta_room *m, struct tarn_loop *loop, struct tarn_tier *tier,
-                     const struct cache_dir *dir, uint64_t cache_bytes);
+                     const struct dir *dir, uint64_t cache_bytes);
 void meta_room_stop(struct meta_room *m); /* also of one that was never started */

@@ -100,48 +100,83 @@ int cli_token_read(const char *path, struct tarn_str *ret_token, struct tarn_err
     return 0;
 }
 
-int cli_token_make(const char *path, unsigned port, struct tarn_str *ret_token,
-                   struct tarn_str *ret_path, struct tarn_errbuf *err)
+void cli_token_new(struct tarn_str *ret_token)
 {
     uint8_t raw[TOKEN_BYTES];
-    char hex[2 * TOKEN_BYTES + 2];
-    struct tarn_str dirs[CLI_TOKEN_DIRS] = {0};
-    TARN_AUTO_FREE char *tmp = NULL;
-    const char *dir;
-    unsigned n;
-    int fd, rc = 0;
+    char hex[2 * TOKEN_BYTES + 1];
 
-    if (path && path[0]) {
-        tarn_str_reset(ret_path);
-        return cli_token_read(path, ret_token, err);
-    }
-    n = cli_token_dirs(dirs);
-    dir = tarn_str_z(&dirs[0]);
-    if (mkdir(dir, 0700) < 0 && errno != EEXIST)
-        rc = tarn_err_set(err, -errno, "%s: %s", dir, strerrordesc_np(errno));
-    if (rc == 0)
-        rc = token_dir_check(dir, err);
-    tarn_str_reset(ret_path);
-    tarn_str_addf(ret_path, "%s/%u.token", dir, port);
-    for (unsigned i = 0; i < n; i++)
-        tarn_str_fini(&dirs[i]);
-    if (rc < 0)
-        return rc;
     tarn_rng_system()->fill(tarn_rng_system(), raw, sizeof(raw));
     tarn_hex(raw, sizeof(raw), hex);
-    tmp = tarn_xasprintf("%s.%d", tarn_str_z(ret_path), (int)getpid());
+    tarn_str_reset(ret_token);
+    tarn_str_add(ret_token, hex, 2 * TOKEN_BYTES);
+    tarn_wipe(raw, sizeof(raw));
+    tarn_wipe(hex, sizeof(hex));
+}
+
+int cli_write_file(const char *path, const void *p, size_t len, struct tarn_errbuf *err)
+{
+    TARN_AUTO_FREE char *tmp = tarn_xasprintf("%s.%d", path, (int)getpid());
+    int fd, rc;
+
     (void)unlink(tmp); /* of a process that had our number once */
     fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return tarn_err_set(err, -errno, "%s: %s", tmp, strerrordesc_np(errno));
-    hex[2 * TOKEN_BYTES] = '\n';
-    rc = write(fd, hex, sizeof(hex) - 1) == (ssize_t)(sizeof(hex) - 1) ? 0 : -EIO;
+    rc = write(fd, p, len) == (ssize_t)len ? 0 : -EIO;
     TARN_KEEP(rc, close(fd) < 0 ? -errno : 0);
-    TARN_KEEP(rc, rename(tmp, tarn_str_z(ret_path)) < 0 ? -errno : 0);
+    TARN_KEEP(rc, rename(tmp, path) < 0 ? -errno : 0);
     if (rc < 0)
         (void)unlink(tmp); /* the first error is the one to tell */
-    tarn_str_reset(ret_token);
-    tarn_str_add(ret_token, hex, 2 * TOKEN_BYTES);
-    tarn_wipe(hex, sizeof(hex));
-    return rc < 0 ? tarn_err_set(err, rc, "%s: %s", tarn_str_z(ret_path), tarn_strerror(rc)) : 0;
+    return rc < 0 ? tarn_err_set(err, rc, "%s: %s", path, tarn_strerror(rc)) : 0;
+}
+
+static int token_write(const char *path, const struct tarn_str *token, struct tarn_errbuf *err)
+{
+    struct tarn_str line = {0};
+    int rc;
+
+    tarn_str_add(&line, token->p, token->len);
+    tarn_str_addc(&line, '\n');
+    rc = cli_write_file(path, line.p, line.len, err);
+    tarn_wipe(line.p, line.cap);
+    tarn_str_fini(&line);
+    return rc;
+}
+
+int cli_run_dir(struct tarn_str *ret, struct tarn_errbuf *err)
+{
+    struct tarn_str dirs[CLI_TOKEN_DIRS] = {0};
+    unsigned n = cli_token_dirs(dirs);
+
+    tarn_str_reset(ret);
+    tarn_str_adds(ret, tarn_str_z(&dirs[0]));
+    for (unsigned i = 0; i < n; i++)
+        tarn_str_fini(&dirs[i]);
+    if (mkdir(tarn_str_z(ret), 0700) < 0 && errno != EEXIST)
+        return tarn_err_set(err, -errno, "%s: %s", tarn_str_z(ret), strerrordesc_np(errno));
+    return token_dir_check(tarn_str_z(ret), err);
+}
+
+int cli_token_place(unsigned port, const struct tarn_str *token, struct tarn_str *ret_path,
+                    struct tarn_errbuf *err)
+{
+    int rc = cli_run_dir(ret_path, err);
+
+    if (rc == 0) {
+        tarn_str_addf(ret_path, "/%u.token", port);
+        rc = token_write(tarn_str_z(ret_path), token, err);
+    }
+    if (rc < 0)
+        tarn_str_reset(ret_path);
+    return rc;
+}
+
+int cli_token_keep(const char *path, struct tarn_str *ret_token, struct tarn_errbuf *err)
+{
+    int rc = cli_token_read(path, ret_token, err);
+
+    if (rc != -ENOENT)
+        return rc;
+    cli_token_new(ret_token);
+    return token_write(path, ret_token, err);
 }

@@ -612,7 +612,7 @@ static int file_uri_bad(struct tarn_errbuf *err)
 
 /* The directory may be mounted later, or its file server answer again: what is known of it can be
  * used meanwhile. */
-static bool file_later(int err)
+bool tarn_ufs_file_later(int err)
 {
     switch (err) {
     case ENOENT:
@@ -629,19 +629,42 @@ static bool file_later(int err)
     }
 }
 
-static int file_open_store(struct tarn_ufs *u, const char *rest, struct tarn_errbuf *err)
+bool tarn_ufs_file_path(const char *uri, char ret[TARN_PATH_MAX])
 {
-    char path[TARN_PATH_MAX], real[PATH_MAX];
-    struct file_store *s;
+    const char *rest = strncmp(uri, "file://", 7) == 0 ? uri + 7 : "";
+
+    return rest[0] == '/' && tarn_path_normalize(rest, ret) >= 0;
+}
+
+/* Any thread; may block. */
+static int file_resolve(const char *rest, char ret[PATH_MAX], struct tarn_errbuf *err)
+{
+    char path[TARN_PATH_MAX];
     int rc;
 
     if (rest[0] != '/' || tarn_path_normalize(rest, path) < 0)
         return file_uri_bad(err);
-    rc = tarn_probe_realpath(path, real);
+    rc = tarn_probe_realpath(path, ret);
     if (rc < 0) {
-        if (!file_later(-rc))
+        if (!tarn_ufs_file_later(-rc))
             return tarn_err_set(err, rc, "file://%s: %s", path, strerrordesc_np(-rc));
-        memcpy(real, path, strlen(path) + 1);
+        memcpy(ret, path, strlen(path) + 1);
+    }
+    return 0;
+}
+
+static int file_open_store(struct tarn_ufs *u, const char *rest, struct tarn_errbuf *err)
+{
+    char found[PATH_MAX];
+    const char *real = u->resolved;
+    struct file_store *s;
+    int rc;
+
+    if (!real) {
+        rc = file_resolve(rest, found, err);
+        if (rc < 0)
+            return rc;
+        real = found;
     }
     s = tarn_xnew(struct file_store);
     s->root = tarn_xnew(struct file_root);
@@ -671,6 +694,7 @@ static void file_close(struct tarn_ufs *u)
 
 const struct tarn_ufs_ops tarn_ufs_file_ops = {
     .scheme = "file",
+    .resolve = file_resolve,
     .open = file_open_store,
     .start = file_start,
     .abort = file_abort,

@@ -223,6 +223,11 @@ static bool policy_idle(const struct tarn_ufs *u)
            tarn_list_empty(&u->queued[1]);
 }
 
+bool tarn_ufs_idle(const struct tarn_ufs *u)
+{
+    return policy_idle(u);
+}
+
 static void policy_pump_cb(struct tarn_task *t)
 {
     struct tarn_ufs *u = TARN_CONTAINER(t, struct tarn_ufs, pump);

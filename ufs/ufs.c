@@ -64,6 +64,16 @@ static void ufs_free(struct tarn_ufs *u)
     free(u);
 }
 
+int tarn_ufs_resolve(const char *uri, char ret[PATH_MAX], struct tarn_errbuf *err)
+{
+    const struct tarn_ufs_ops *ops = NULL;
+    const char *rest = NULL;
+    int rc = ufs_find_back_end(uri, &ops, &rest, err);
+
+    ret[0] = 0;
+    return rc == 0 && ops->resolve ? ops->resolve(rest, ret, err) : rc;
+}
+
 int tarn_ufs_open(const struct tarn_ufs_args *args, struct tarn_errbuf *err,
                   struct tarn_ufs **ret_ufs)
 {
@@ -83,7 +93,9 @@ int tarn_ufs_open(const struct tarn_ufs_args *args, struct tarn_errbuf *err,
     u->loop = args->loop;
     tarn_ufs_opts_copy(args->opts, &u->opts);
     tarn_ufs_policy_init(u);
+    u->resolved = args->resolved && *args->resolved ? args->resolved : NULL;
     rc = ops->open(u, rest, err);
+    u->resolved = NULL;
     if (rc < 0) {
         ufs_free(u);
         if (!err || strstr(err->text, args->uri))

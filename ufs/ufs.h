@@ -18,6 +18,7 @@
  */
 #pragma once
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -25,6 +26,7 @@
 #include "lib/base/ids.h"
 #include "lib/base/limits.h"
 #include "lib/base/list.h"
+#include "lib/base/name.h"
 #include "lib/base/str.h"
 #include "lib/net/net.h"
 
@@ -67,7 +69,19 @@ struct tarn_ufs_args {
     struct tarn_loop *loop;           /* where it lives */
     const char *uri;                  /* s3://bucket/prefix, file:///dir */
     const struct tarn_ufs_opts *opts; /* copied */
+    const char *resolved;             /* what tarn_ufs_resolve() gave; NULL: found out at open */
 };
+
+/*
+ * What may block of an open: of file:// the canonical path, for which a dead file server is waited
+ * for 3 s; "" of other stores. Any thread. CONFIG, errno class. A path that cannot be resolved now,
+ * but perhaps later, is given as it is.
+ */
+int tarn_ufs_resolve(const char *uri, char ret[PATH_MAX], struct tarn_errbuf *err);
+/* The normalized path of a file:// URI; false: another store's, or malformed. */
+bool tarn_ufs_file_path(const char *uri, char ret[TARN_PATH_MAX]);
+/* Whether opening goes on without the canonical path, after this errno of the probe. */
+bool tarn_ufs_file_later(int err);
 
 /* Checks the URI and options and finds credentials; does not ask the store. CONFIG,
  * UFS_CREDENTIALS, UNSUPPORTED. */
@@ -256,6 +270,8 @@ struct tarn_ufs_counts {
     uint64_t running, queued;
 };
 void tarn_ufs_counts(const struct tarn_ufs *u, struct tarn_ufs_counts *ret);
+
+bool tarn_ufs_idle(const struct tarn_ufs *u); /* no request is under way or waits */
 
 /* Whether the store answers, as the last request of any kind found that tells. */
 struct tarn_ufs_health {

@@ -30,6 +30,8 @@ struct tarn_ufs_ops {
      * u->prefix and u->where. May read local files, does not ask the store.
      */
     int (*open)(struct tarn_ufs *u, const char *rest, struct tarn_errbuf *err);
+    /* What of an open may block, or NULL: tarn_ufs_resolve(). */
+    int (*resolve)(const char *rest, char ret[PATH_MAX], struct tarn_errbuf *err);
     /*
      * Begins an attempt and sets r->back_end; ends with tarn_ufs_policy_done(r, rc), never inside
      * this call, having set r->err when rc < 0.
@@ -63,6 +65,7 @@ struct tarn_ufs {
     char *prefix;                   /* "" or "a/b/" */
     char *where;                    /* " at host:port", or "": for error texts */
     void *store;                    /* the back end's */
+    const char *resolved;           /* during open: of tarn_ufs_resolve(), or NULL */
 
     struct tarn_list queued[2];    /* by class: requests that wait for a slot */
     struct tarn_list running;      /* attempts under way */

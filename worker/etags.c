@@ -6,6 +6,9 @@
  * just like that: some groups of one file would be of the old object and some of the new one. So
  * the first answer decides for the whole cid, and another ETag means that the object changed.
  *
+ * What another worker had comes with the tag of its ETag (0: that of the cid): it decides in the
+ * same way, and the first answer of the store must have an ETag of that tag.
+ *
  * Bounded: the oldest are forgotten. For what is cached the tier keeps a tag, also over restarts: 0
  * where the ETag is that which the cid was made of, else its hash. An answer of another tag means
  * that the object changed since those bytes were fetched. Nothing can be fetched any more that goes
@@ -25,6 +28,8 @@ struct wetag {
     struct tarn_hnode hnode; /* in worker->etags */
     struct tarn_list node;   /* in worker->etags_fifo */
     tarn_cid_t cid;
+    uint64_t tag; /* of it, as the tier keeps it */
+    bool named;   /* etag is known; else only its tag, from another worker */
     char etag[];
 };
 
@@ -52,7 +57,7 @@ const char *wetag_of(struct tarn_worker *w, const struct wloc *loc)
 {
     struct wetag *e = wetag_find(w, &loc->cid);
 
-    return e ? e->etag : loc->ufs.etag;
+    return e && e->named ? e->etag : loc->ufs.etag;
 }
 
 uint64_t wetag_tag(const struct wloc *loc, const struct tarn_ufs_get *g)
@@ -99,6 +104,24 @@ static void outdated_drop(struct tarn_worker *w, const struct wloc *loc)
     tarn_tier_drop(w->args.tier, &o->op);
 }
 
+/* etag NULL: its name is not known. */
+static void wetag_add(struct tarn_worker *w, const struct wloc *loc, uint64_t tag, const char *etag)
+{
+    size_t n = etag ? strlen(etag) + 1 : 1;
+    struct wetag *e = tarn_xcalloc(1, sizeof(*e) + n);
+
+    while (w->etags.count >= TARN_WORKER_ETAGS_MAX)
+        wetag_drop(w, TARN_LIST_ENTRY(w->etags_fifo.next, struct wetag, node));
+    e->cid = loc->cid;
+    e->tag = tag;
+    e->named = etag != NULL;
+    if (etag)
+        memcpy(e->etag, etag, n);
+    tarn_list_init(&e->node);
+    tarn_list_push(&w->etags_fifo, &e->node);
+    tarn_htab_insert(&w->etags, &e->hnode, tarn_cid_hash(&loc->cid));
+}
+
 int wetag_check(struct tarn_worker *w, const struct wloc *loc, const struct tarn_ufs_get *g)
 {
     size_t n = strlen(g->version.etag);
@@ -108,21 +131,38 @@ int wetag_check(struct tarn_worker *w, const struct wloc *loc, const struct tarn
     if (n == 0)
         return 0;
     e = wetag_find(w, &loc->cid);
-    if (e)
+    if (e && e->named)
         return strcmp(e->etag, g->version.etag) == 0 ? 0 : -TARN_E_UFS_CHANGED;
+    if (e && e->tag != wetag_tag(loc, g))
+        return -TARN_E_UFS_CHANGED;
+    if (e)
+        wetag_drop(w, e);
     if (loc->file && tarn_tier_file_tag(loc->file, &tag) && tag != wetag_tag(loc, g)) {
         if (tarn_tier_file_used(loc->file))
             return -TARN_E_UFS_CHANGED;
         outdated_drop(w, loc);
     }
-    while (w->etags.count >= TARN_WORKER_ETAGS_MAX)
-        wetag_drop(w, TARN_LIST_ENTRY(w->etags_fifo.next, struct wetag, node));
-    e = tarn_xcalloc(1, sizeof(*e) + n + 1);
-    e->cid = loc->cid;
-    memcpy(e->etag, g->version.etag, n + 1);
-    tarn_list_init(&e->node);
-    tarn_list_push(&w->etags_fifo, &e->node);
-    tarn_htab_insert(&w->etags, &e->hnode, tarn_cid_hash(&loc->cid));
+    wetag_add(w, loc, wetag_tag(loc, g), g->version.etag);
+    return 0;
+}
+
+bool wetag_fits(struct tarn_worker *w, const tarn_cid_t *cid, const struct tarn_tier_file *file,
+                uint64_t tag)
+{
+    struct wetag *e = wetag_find(w, cid);
+    uint64_t have;
+
+    if (e)
+        return e->tag == tag;
+    return !file || !tarn_tier_file_tag(file, &have) || have == tag;
+}
+
+int wetag_check_tag(struct tarn_worker *w, const struct wloc *loc, uint64_t tag)
+{
+    if (!wetag_fits(w, &loc->cid, loc->file, tag))
+        return -TARN_E_UFS_CHANGED;
+    if (!wetag_find(w, &loc->cid))
+        wetag_add(w, loc, tag, NULL);
     return 0;
 }
 

@@ -3,13 +3,17 @@
  * Single flight: one struct wunit per group that is being fetched, found by (cid, group). A request
  * goes
  *
- *     wfetch -> QUEUED -> (memory budget) RESERVING room in the tier -> FETCHING from the store
+ *     wfetch -> QUEUED -> (memory budget) RESERVING room in the tier
+ *            -> ASKING other workers, where some may have it (ask.c) -> FETCHING from the store
  *            -> waiters are served while the bytes arrive -> STORING in the tier -> DONE, gone
  *                                         (no room to keep it) -> LINGERING for a moment -> DONE
  *
  * Invariants: a unit is in worker->units exactly until DONE, so that a reader finds the bytes
  * either in the unit or in the tier and nobody fetches twice; a waiter that goes away never stops a
  * fetch; a failure is told to all waiters and not remembered.
+ *
+ * What others own is kept as far as `copies` says, in room that nothing of ours gives up for it,
+ * and marked as a copy in the tier.
  *
  * Memory: units past QUEUED hold at most fetch_bytes_max bytes of buffers (one unit may always
  * run). Readers go before loads, and loads get three quarters at most, so that a reader never waits
@@ -62,7 +66,7 @@ struct wunit *wfetch_find(struct tarn_worker *w, const tarn_cid_t *cid, uint32_t
 
 static bool unit_satisfies(const struct wunit *u, const struct wwait *wait)
 {
-    return !wait->whole && u->arrived >= wait->need;
+    return !wait->whole && u->arrived >= wait->need && (!wait->end || u->complete);
 }
 
 /* Tells the waiters that can be told: all of them at the end, else those whose bytes are there. */
@@ -227,31 +231,68 @@ static int unit_code(const struct wunit *u, int rc)
     return u->expired ? -TARN_E_UFS_STALLED : -TARN_E_NO_ATTACH;
 }
 
-static void unit_fetched(struct tarn_ufs_get *g, int rc)
+static void unit_store(struct wunit *u)
+{
+    u->buf->len = u->len_bytes;
+    u->tier_op = (struct tarn_tier_op){.file = u->loc->file,
+                                       .group = u->group,
+                                       .buf = u->buf,
+                                       .level = u->level,
+                                       .tag = u->tag,
+                                       .copy = u->copy && !u->wanted,
+                                       .reserved_bytes = u->len_bytes,
+                                       .cb = unit_stored,
+                                       .arg = u};
+    tarn_tier_store(u->worker->args.tier, &u->tier_op);
+}
+
+static void unit_reserved_late(struct tarn_tier_op *op, int rc)
 {
     struct wunit *u;
-    struct tarn_worker *w;
 
-    TARN_CAST(u, g->arg, WUNIT_MAGIC);
-    w = u->worker;
-    if (rc == 0 && u->arrived != u->len_bytes)
-        rc = -TARN_E_UFS_SHORT;
+    TARN_CAST(u, op->arg, WUNIT_MAGIC);
+    u->kept_rc = rc;
+    u->keep = rc == 0;
+    if (rc < 0)
+        unit_finish(u, 0);
+    else
+        unit_store(u);
+}
+
+/* Not to be kept by itself, but somebody came who wants it kept; all its bytes are here. */
+static void unit_keep_late(struct wunit *u)
+{
+    struct tarn_worker *w = u->worker;
+
+    tarn_sm_move(unit_states, &u->state, WUNIT_STORING);
+    u->copy = false;
+    u->tier_op = (struct tarn_tier_op){.file = u->loc->file,
+                                       .group = u->group,
+                                       .reserved_bytes = u->len_bytes,
+                                       .cb = unit_reserved_late,
+                                       .arg = u};
+    tarn_tier_reserve(w->args.tier, &u->tier_op);
+}
+
+/* It was not kept as a copy, and is wanted as ours. */
+static bool unit_kept_late(const struct wunit *u)
+{
+    return u->wanted && u->copy && !u->keep && !u->worker->stopping;
+}
+
+void wunit_arrived(struct wunit *u)
+{
+    struct tarn_worker *w = u->worker;
+
+    TARN_ASSERT(u->arrived == u->len_bytes && u->buf);
+    w->progress_ns = tarn_loop_now_ns(w->args.loop);
     tarn_timer_stop(&u->timer);
-    if (rc < 0) {
-        if (rc != -TARN_E_CANCELLED)
-            u->err = g->req.err;
-        rc = unit_code(u, rc);
-        if (rc != -TARN_E_SHUTDOWN)
-            tarn_warn_limited("worker", "fetch failed: key=%s offset=%llu: %s", u->loc->key,
-                              (unsigned long long)u->off_bytes, tarn_err_text(&u->err, rc));
-        if (rc == -TARN_E_UFS_CHANGED || rc == -TARN_E_UFS_NOT_FOUND)
-            worker_report_changed(w, u->loc, rc);
-        if (u->keep)
-            tarn_tier_unreserve(w->args.tier, u->len_bytes);
-        unit_finish(u, rc);
+    u->complete = true;
+    unit_wake(u, false, 0);
+    if (unit_kept_late(u)) {
+        unit_keep_late(u);
         return;
     }
-    w->progress_ns = tarn_loop_now_ns(w->args.loop);
     if (!u->keep) {
         w->counts.uncached_bytes += u->len_bytes;
         if (w->stopping)
@@ -261,16 +302,57 @@ static void unit_fetched(struct tarn_ufs_get *g, int rc)
         return;
     }
     tarn_sm_move(unit_states, &u->state, WUNIT_STORING);
-    u->buf->len = u->len_bytes;
-    u->tier_op = (struct tarn_tier_op){.file = u->loc->file,
-                                       .group = u->group,
-                                       .buf = u->buf,
-                                       .level = (uint32_t)g->verified,
-                                       .tag = wetag_tag(u->loc, g),
-                                       .reserved_bytes = u->len_bytes,
-                                       .cb = unit_stored,
-                                       .arg = u};
-    tarn_tier_store(w->args.tier, &u->tier_op);
+    unit_store(u);
+}
+
+void wunit_failed(struct wunit *u, int rc)
+{
+    struct tarn_worker *w = u->worker;
+
+    tarn_timer_stop(&u->timer);
+    if (rc != -TARN_E_SHUTDOWN)
+        tarn_warn_limited("worker", "fetch failed: key=%s offset=%llu: %s", u->loc->key,
+                          (unsigned long long)u->off_bytes, tarn_err_text(&u->err, rc));
+    if (rc == -TARN_E_UFS_CHANGED || rc == -TARN_E_UFS_NOT_FOUND)
+        worker_report_changed(w, u->loc, rc);
+    if (u->keep)
+        tarn_tier_unreserve(w->args.tier, u->len_bytes);
+    unit_finish(u, rc);
+}
+
+static void unit_fetch(struct wunit *u);
+
+/* Its store was closed under it, because another one took its place: what is missing is asked of
+ * that one. */
+static bool unit_again(struct wunit *u, int rc)
+{
+    struct tarn_ufs *now = wloc_store(u->worker, u->loc);
+
+    if (rc != -TARN_E_CANCELLED || u->worker->stopping || u->expired || !now || now == u->ufs ||
+        u->arrived == u->len_bytes)
+        return false;
+    unit_fetch(u);
+    return true;
+}
+
+static void unit_fetched(struct tarn_ufs_get *g, int rc)
+{
+    struct wunit *u;
+
+    TARN_CAST(u, g->arg, WUNIT_MAGIC);
+    if (unit_again(u, rc))
+        return;
+    if (rc == 0 && u->arrived != u->len_bytes)
+        rc = -TARN_E_UFS_SHORT;
+    if (rc < 0) {
+        if (rc != -TARN_E_CANCELLED)
+            u->err = g->req.err;
+        wunit_failed(u, unit_code(u, rc));
+        return;
+    }
+    u->level = (uint32_t)g->verified;
+    u->tag = wetag_tag(u->loc, g);
+    wunit_arrived(u);
 }
 
 static int unit_data(struct tarn_ufs_get *g, const uint8_t *p, size_t n)
@@ -311,8 +393,9 @@ static void unit_fetch(struct wunit *u)
         return;
     }
     memcpy(v.etag, etag, strlen(etag) + 1);
-    u->get = (struct tarn_ufs_get){.off_bytes = u->off_bytes,
-                                   .len_bytes = u->len_bytes,
+    u->ufs = ufs;
+    u->get = (struct tarn_ufs_get){.off_bytes = u->off_bytes + u->arrived,
+                                   .len_bytes = u->len_bytes - u->arrived,
                                    .on_data = unit_data,
                                    .cb = unit_fetched,
                                    .arg = u};
@@ -349,42 +432,71 @@ static void unit_reserved(struct tarn_tier_op *op, int rc)
     TARN_CAST(u, op->arg, WUNIT_MAGIC);
     u->keep = rc == 0; /* no room: serve without keeping */
     u->kept_rc = rc;
-    if (u->worker->stopping) {
+    if (u->worker->stopping)
         unit_fail_reserved(u, -TARN_E_SHUTDOWN);
-        return;
-    }
-    if (!u->keep && tarn_list_empty(&u->waiters)) { /* ahead of need, and nothing would stay */
+    else if (!u->keep && tarn_list_empty(&u->waiters)) /* ahead of need, and nothing would stay */
         unit_finish(u, 0);
-        return;
-    }
+    else if (!wask_start(u))
+        wunit_from_store(u);
+}
+
+void wunit_asking(struct wunit *u)
+{
+    tarn_sm_move(unit_states, &u->state, WUNIT_ASKING);
+}
+
+void wunit_from_store(struct wunit *u)
+{
     u->buf = unit_buf(u);
     if (!u->buf) {
         unit_fail_reserved(u, -TARN_E_NO_MEMORY);
         return;
     }
     tarn_sm_move(unit_states, &u->state, WUNIT_FETCHING);
+    u->source = WSOURCE_UFS;
     u->worker->counts.fetches++;
     unit_fetch(u);
+}
+
+/* Whether the tier is to keep it, and as what: sets `copy`. */
+static bool unit_to_keep(struct wunit *u)
+{
+    struct tarn_worker *w = u->worker;
+    uint32_t copies = w->copies;
+
+    if (!u->loc->file)
+        return false;
+    if (!u->forward || wask_owns(w, u->loc, u->group))
+        return true;
+    if (copies == 0 && !wask_owner_usable(w, u->loc, u->group))
+        copies = 1; /* in an owner's place */
+    u->copy = true;
+    if (copies == 1 && !tarn_list_empty(&u->waiters)) /* ahead of need is not asked for */
+        return wrecent_seen(w, &u->loc->cid, u->group);
+    return copies >= 2;
 }
 
 static void unit_start(struct wunit *u)
 {
     struct tarn_worker *w = u->worker;
+    bool keep;
 
     tarn_list_del(&u->node);
     tarn_sm_move(unit_states, &u->state, WUNIT_RESERVING);
     if (u->queued_ns == tarn_loop_now_ns(w->args.loop))
         tarn_timer_stop(&u->timer); /* it did not wait: the store's own deadline is enough */
     unit_take_memory(u);
+    keep = unit_to_keep(u);
     u->tier_op = (struct tarn_tier_op){.file = u->loc->file,
                                        .group = u->group,
                                        .reserved_bytes = u->len_bytes,
+                                       .spare = u->copy,
                                        .cb = unit_reserved,
                                        .arg = u};
-    if (u->loc->file)
+    if (keep)
         tarn_tier_reserve(w->args.tier, &u->tier_op);
     else
-        unit_reserved(&u->tier_op, -TARN_E_TIER_FULL);
+        unit_reserved(&u->tier_op, u->loc->file ? -TARN_E_NOT_CACHED : -TARN_E_TIER_FULL);
 }
 
 /* Whether `used` and the unit are within `max`; one may always run. */
@@ -488,8 +600,8 @@ static void unit_timer(struct tarn_timer *t, void *arg)
     TARN_ASSERT(u->magic == WUNIT_MAGIC && t == &u->timer);
     if (u->store->bytes == 0)
         from = TARN_MAX(from, w->progress_ns);
-    if (u->state == WUNIT_RESERVING || now - from < timeout) {
-        uint64_t left = u->state == WUNIT_RESERVING ? 50 * TARN_NS_PER_MS : timeout - (now - from);
+    if (u->state == WUNIT_RESERVING || u->state == WUNIT_ASKING || now - from < timeout) {
+        uint64_t left = now - from < timeout ? timeout - (now - from) : 50 * TARN_NS_PER_MS;
 
         tarn_timer_start(w->args.loop, t, left, unit_timer, u);
         return;
@@ -525,15 +637,30 @@ static struct wunit *unit_new(struct tarn_worker *w, struct wloc *loc, uint32_t 
     return u;
 }
 
+/* Somebody joins who wants it kept here, and who may be the one that we would ask. */
+static void unit_join_own(struct wunit *u)
+{
+    u->wanted = true;
+    wask_keep_here(u);
+    if (u->state != WUNIT_LINGERING || !unit_kept_late(u))
+        return;
+    tarn_list_del(&u->node);
+    tarn_timer_stop(&u->timer);
+    unit_keep_late(u);
+}
+
 void wfetch(struct tarn_worker *w, struct wloc *loc, uint32_t group, enum tarn_ufs_class cls,
-            struct wwait *wait)
+            bool own, struct wwait *wait)
 {
     struct wunit *u = wfetch_find(w, &loc->cid, group);
     struct tarn_ufs *ufs;
 
     TARN_ASSERT((uint64_t)group * TARN_UNIT_BYTES < loc->ufs.size_bytes);
+    if (u && own)
+        unit_join_own(u);
     if (!u) {
         u = unit_new(w, loc, group, cls);
+        u->forward = !own;
     } else if (cls < u->cls && u->state <= WUNIT_RESERVING) {
         u->cls = cls; /* a reader wants what a load had asked for */
         if (u->state == WUNIT_QUEUED) {

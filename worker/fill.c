@@ -29,7 +29,7 @@ struct fill_file {
     uint32_t next, end; /* groups still to start: [next, end) */
     uint32_t pending;   /* groups under way */
     int rc;
-    uint64_t fetched; /* bytes asked of the store for it */
+    uint64_t fetched; /* bytes asked of the store, or of other workers, for it */
     char *err;        /* text, NULL: none */
 };
 
@@ -90,7 +90,7 @@ static void fill_fetch(struct fill_step *s)
 {
     s->waiting = true;
     s->wait = (struct wwait){.whole = true, .fn = fill_fetched, .arg = s};
-    wfetch(s->fill->worker, s->file->loc, s->group, TARN_UFS_BACKGROUND, &s->wait);
+    wfetch(s->fill->worker, s->file->loc, s->group, TARN_UFS_BACKGROUND, true, &s->wait);
 }
 
 static void fill_loaded(struct tarn_tier_op *op, int rc)
@@ -203,9 +203,12 @@ void worker_fill_handler(void *ctx, struct tarn_rpc_call *call)
     struct tarn_worker *w = ctx;
     const Tarn__Wire__FillRequest *req = (const Tarn__Wire__FillRequest *)call->request;
     struct fill *f;
+    int rc = worker_refuses(w);
 
-    if (w->stopping || req->n_locators > FILL_FILES_MAX) {
-        tarn_rpc_reply(call, w->stopping ? -TARN_E_SHUTDOWN : -TARN_E_TOO_BIG, NULL, NULL, 0, 0);
+    if (rc == 0 && req->n_locators > FILL_FILES_MAX)
+        rc = -TARN_E_TOO_BIG;
+    if (rc < 0) {
+        tarn_rpc_reply(call, rc, NULL, NULL, 0, 0);
         return;
     }
     worker_busy(w);

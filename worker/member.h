@@ -35,13 +35,14 @@ struct tarn_member_args {
     const char *addr, *host, *socket; /* where it is reached; copied; socket "": none */
     uint32_t weight;                  /* 0: by capacity */
     uint32_t copies;                  /* as in tarn.wire.WorkerInfo */
+    uint64_t copies_bytes;            /* at most, of the tier; 0: a tenth of it */
     void *ctx;
     /* Refused for good (another worker with this directory is alive, another cluster), or removed
      * by `tarn worker remove`: the process is to end with this. */
     void (*on_refused)(void *ctx, int rc, const struct tarn_errbuf *err);
 };
 struct tarn_member *tarn_member_new(const struct tarn_member_args *args);
-/* Registers; cb once, when the first registration was taken or refused. */
+/* Registers; cb once, when the first registration was taken or refused (on_refused follows). */
 void tarn_member_start(struct tarn_member *m,
                        void (*cb)(void *arg, int rc, const struct tarn_errbuf *err), void *arg);
 /* From the RPC client's on_notice and on_state. */

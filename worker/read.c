@@ -59,7 +59,9 @@ static void part_fetched(struct wwait *wait, struct wunit *u, int rc)
         part_done(p, rc);
         return;
     }
-    p->from_store = true;
+    p->source = u->source;
+    p->level = u->level; /* 0 while bytes arrive: who keeps what he gets waits for the end */
+    p->tag = u->tag;
     p->buf_off = (size_t)(p->off_bytes - u->off_bytes);
     if (p->read->part_count == 1) {
         p->buf = tarn_buf_ref(u->buf);
@@ -88,10 +90,16 @@ static void part_fetch(struct wpart *p)
     struct wread *r = p->read;
     uint64_t start = (uint64_t)p->group * TARN_UNIT_BYTES;
 
+    if (r->cached_only) {
+        part_done(p, -TARN_E_NOT_CACHED);
+        return;
+    }
     p->waiting = true;
-    p->wait = (struct wwait){
-        .need = (uint32_t)(p->off_bytes + p->len_bytes - start), .fn = part_fetched, .arg = p};
-    wfetch(r->worker, r->loc, p->group, r->cls, &p->wait);
+    p->wait = (struct wwait){.need = (uint32_t)(p->off_bytes + p->len_bytes - start),
+                             .end = r->own,
+                             .fn = part_fetched,
+                             .arg = p};
+    wfetch(r->worker, r->loc, p->group, r->cls, r->own, &p->wait);
 }
 
 static void part_drop(struct wpart *p)
@@ -155,6 +163,8 @@ static void part_summed(struct tarn_tier_op *op, int rc)
     p->buf_off = (size_t)(p->off_bytes - start);
     for (uint32_t i = 0; i * TARN_GRANULE_BYTES < p->len_bytes; i++)
         part_sums(p)[i] = op->sums[first + i];
+    p->level = tarn_tier_file_level(op->file);
+    (void)tarn_tier_file_tag(op->file, &p->tag); /* it has one: the granules are present */
     part_done(p, 0);
 }
 
@@ -245,7 +255,7 @@ static void read_ahead(struct wread *r)
         if (!r->loc->file || tarn_tier_file_has(r->loc->file, off, len) ||
             wfetch_find(w, &r->loc->cid, first + i))
             continue;
-        wfetch(w, r->loc, first + i, r->cls, NULL);
+        wfetch(w, r->loc, first + i, r->cls, r->own, NULL);
     }
 }
 

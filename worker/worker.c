@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The worker: life cycle, locators, the local short circuit, and the handlers read, free, cached
- * and worker_status (fill is in fill.c). Everything under way counts in `busy`; stop waits until it
- * is 0.
+ * and worker_status (fill is in fill.c, take in take.c). Everything under way counts in `busy`;
+ * stop waits until it is 0.
  */
 #include "worker/worker_priv.h"
 
@@ -12,8 +12,10 @@
 
 #include "lib/base/assert.h"
 #include "lib/base/env.h"
+#include "lib/base/hash.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
+#include "lib/client/peers.h"
 
 /* ---- life cycle
  * --------------------------------------------------------------------------------------- */
@@ -49,10 +51,12 @@ int tarn_worker_new(const struct tarn_worker_args *args, struct tarn_worker **re
 {
     struct tarn_worker *w = tarn_xnew(struct tarn_worker);
 
-    TARN_ASSERT(args->cap_key != NULL && args->ufs_of != NULL);
+    TARN_ASSERT((args->cap_key != NULL || args->id == 0) && args->ufs_of != NULL);
     w->args = *args;
     w->cluster_id = tarn_xstrdup(args->cluster_id);
-    memcpy(w->cap_key, args->cap_key, sizeof(w->cap_key));
+    w->ready = args->id != 0;
+    if (w->ready)
+        memcpy(w->cap_key, args->cap_key, sizeof(w->cap_key));
     if (!w->args.fetch_bytes_max)
         w->args.fetch_bytes_max = 64ull << 20;
     w->bufs = tarn_buf_pool_new(TARN_UNIT_BYTES,
@@ -63,6 +67,72 @@ int tarn_worker_new(const struct tarn_worker_args *args, struct tarn_worker **re
     tarn_list_init(&w->etags_fifo);
     *ret = w;
     return 0;
+}
+
+/* ---- a member of a cluster --------------------------------------------------------------------
+ */
+
+#define CAP_LIFE_NS  (3600 * TARN_NS_PER_S)
+#define CAP_RENEW_NS (CAP_LIFE_NS / 4)
+
+/* What other workers are shown: made with the key that all of them have. */
+static void worker_show(struct tarn_worker *w)
+{
+    Tarn__Wire__CapabilityBody body = TARN__WIRE__CAPABILITY_BODY__INIT;
+    Tarn__Wire__CallMeta meta = TARN__WIRE__CALL_META__INIT;
+    struct tarn_str cap = {0};
+
+    body.cluster_id = w->cluster_id;
+    body.principal = tarn_wire_text(WORKER_PRINCIPAL);
+    body.expires_ns = w->args.clock->real_ns(w->args.clock) + (int64_t)CAP_LIFE_NS;
+    body.write = true;
+    tarn_cap_make(w->cap_key, &body, &cap);
+    meta.capability = (ProtobufCBinaryData){cap.len, (uint8_t *)cap.p};
+    tarn_peers_set_meta(w->peers, &meta);
+    tarn_str_fini(&cap);
+}
+
+static void worker_renew(struct tarn_timer *t, void *arg)
+{
+    struct tarn_worker *w = arg;
+
+    if (!w->ready || !w->peers || w->stopping)
+        return;
+    worker_show(w);
+    tarn_timer_start(w->args.loop, t, CAP_RENEW_NS, worker_renew, w);
+}
+
+void tarn_worker_set_identity(struct tarn_worker *w, uint64_t id, const uint8_t *cap_key)
+{
+    TARN_ASSERT(id != 0 && cap_key != NULL);
+    w->args.id = id;
+    memcpy(w->cap_key, cap_key, sizeof(w->cap_key));
+    w->ready = true;
+    worker_renew(&w->renew, w);
+}
+
+void tarn_worker_set_peers(struct tarn_worker *w, struct tarn_peers *peers)
+{
+    w->peers = peers;
+    worker_renew(&w->renew, w);
+}
+
+void tarn_worker_set_copies(struct tarn_worker *w, uint32_t copies, uint64_t max_bytes)
+{
+    struct tarn_tier_info info;
+
+    w->copies = copies;
+    if (!w->args.tier)
+        return;
+    tarn_tier_info(w->args.tier, &info);
+    tarn_tier_set_copies_max(w->args.tier, max_bytes ? max_bytes : info.capacity_bytes / 10);
+}
+
+int worker_refuses(const struct tarn_worker *w)
+{
+    if (w->stopping)
+        return -TARN_E_SHUTDOWN;
+    return w->ready ? 0 : -TARN_E_BUSY; /* nobody's capability can be checked yet */
 }
 
 void tarn_worker_set_master(struct tarn_worker *w, struct tarn_rpc_client *master)
@@ -86,7 +156,9 @@ void tarn_worker_stop(struct tarn_worker *w, void (*done)(void *arg), void *arg)
 
         if (u->state == WUNIT_FETCHING)
             tarn_ufs_cancel(&u->get.req); /* ends later, never inside this call */
+        wask_cancel(u);                   /* the same */
     }
+    tarn_timer_stop(&w->renew);
     worker_busy(w);
     wfetch_pump(w); /* what is queued ends */
     reports_cancel(w);
@@ -104,6 +176,8 @@ void tarn_worker_free(struct tarn_worker **pw)
     tarn_buf_pool_free(&w->bufs);
     tarn_htab_fini(&w->units);
     wetags_fini(w);
+    tarn_wipe(w->cap_key, sizeof(w->cap_key));
+    free(w->recent);
     free(w->cluster_id);
     free(w);
     *pw = NULL;
@@ -153,6 +227,7 @@ int wloc_new(struct tarn_worker *w, const Tarn__Wire__Locator *l, struct wloc **
     loc->ino = l->ino;
     loc->version = l->version;
     loc->attachment = l->attachment;
+    loc->replicas = l->replicas;
     loc->key = tarn_xcalloc(1, l->key.len + 1);
     memcpy(loc->key, l->key.data, l->key.len);
     memcpy(loc->cid.b, l->cid.data, sizeof(loc->cid.b));
@@ -169,8 +244,28 @@ int wloc_new(struct tarn_worker *w, const Tarn__Wire__Locator *l, struct wloc **
     }
     if (w->args.tier)
         loc->file = tarn_tier_file_get(w->args.tier, &loc->cid, loc->ufs.size_bytes);
+    if (loc->file)
+        tarn_tier_file_set_replicas(loc->file, TARN_MAX(loc->replicas, 1u));
     *ret = loc;
     return 0;
+}
+
+void wloc_tell(const struct wloc *l, Tarn__Wire__Locator *ret, Tarn__Wire__UfsVersion *ret_version)
+{
+    tarn__wire__ufs_version__init(ret_version);
+    ret_version->size = l->ufs.size_bytes;
+    ret_version->mtime_ns = l->ufs.mtime_ns;
+    ret_version->ctime_ns = l->ufs.ctime_ns;
+    ret_version->file_id = l->ufs.file_id;
+    ret_version->etag = tarn_wire_text(l->ufs.etag);
+    tarn__wire__locator__init(ret);
+    ret->ino = l->ino;
+    ret->version = l->version;
+    ret->cid = tarn_wire_bytes(l->cid.b, sizeof(l->cid.b));
+    ret->attachment = l->attachment;
+    ret->key = tarn_wire_bytes(l->key, strlen(l->key));
+    ret->ufs = ret_version;
+    ret->replicas = l->replicas;
 }
 
 struct tarn_ufs *wloc_store(struct tarn_worker *w, const struct wloc *l)
@@ -277,8 +372,10 @@ void worker_report_changed(struct tarn_worker *w, const struct wloc *loc, int rc
 int worker_check_cap(struct tarn_worker *w, const struct tarn_rpc_call *call, uint32_t attachment,
                      bool write)
 {
-    if (call->principal.trusted)
-        return 0;
+    int rc = worker_refuses(w);
+
+    if (rc < 0 || call->principal.trusted)
+        return rc;
     if (!call->meta)
         return -TARN_E_CAP_BAD;
     return tarn_cap_check(w->cap_key, w->cluster_id, w->args.clock->real_ns(w->args.clock),
@@ -379,6 +476,13 @@ static void local_give_back(void *ctx, void *file, void *loan)
     tarn_tier_give_back(lf->file, &l);
 }
 
+static void count_source(struct tarn_worker *w, const struct wpart *p)
+{
+    uint64_t *const to[] = {&w->counts.local_bytes, &w->counts.remote_bytes, &w->counts.ufs_bytes};
+
+    *to[p->source] += p->len_bytes;
+}
+
 static void local_read_done(struct wread *r, int rc)
 {
     struct local_read *lr = r->arg;
@@ -392,12 +496,8 @@ static void local_read_done(struct wread *r, int rc)
 
         user->slices[user->slice_count++] = (struct tarn_slice){
             .buf = tarn_buf_ref(p->buf), .off = p->buf_off, .len = p->len_bytes};
-        if (p->from_store) {
-            user->source = 2;
-            w->counts.ufs_bytes += p->len_bytes;
-        } else {
-            w->counts.local_bytes += p->len_bytes;
-        }
+        user->source = TARN_MAX(user->source, (uint32_t)p->source);
+        count_source(w, p);
     }
     wread_fini(r);
     wloc_unref(w, &lr->loc);
@@ -471,6 +571,8 @@ void tarn_worker_local_ops(struct tarn_worker *w, struct tarn_local_ops *ret)
 /* ---- handlers
  * ------------------------------------------------------------------------------------------- */
 
+#define READ_AHEAD_MAX 16u /* groups */
+
 struct rpc_read {
     struct wread read;
     struct wloc *loc;
@@ -478,12 +580,14 @@ struct rpc_read {
     uint64_t sums[TARN_FRAME_PAYLOAD_MAX / TARN_GRANULE_BYTES];
 };
 
+static const char *const source_names[] = {"local", "remote", "ufs"};
+
 static void rpc_read_done(struct wread *r, int rc)
 {
     struct rpc_read *rr = r->arg;
     struct tarn_worker *w = r->worker;
     Tarn__Wire__ReadResponse resp = TARN__WIRE__READ_RESPONSE__INIT;
-    bool from_store = false;
+    enum wsource source = WSOURCE_LOCAL;
     struct tarn_buf *out = NULL;
     size_t n = 0;
 
@@ -496,11 +600,13 @@ static void rpc_read_done(struct wread *r, int rc)
 
         memcpy(out->p + n, p->buf->p + p->buf_off, p->len_bytes);
         n += p->len_bytes;
-        from_store |= p->from_store;
-        *(p->from_store ? &w->counts.ufs_bytes : &w->counts.local_bytes) += p->len_bytes;
+        source = TARN_MAX(source, p->source);
+        resp.level = i ? TARN_MIN(resp.level, p->level) : p->level;
+        resp.tag = p->tag; /* of one file: the same for all */
+        count_source(w, p);
     }
     resp.offset = r->off_bytes;
-    resp.source = tarn_wire_text(from_store ? "ufs" : "local");
+    resp.source = tarn_wire_text(source_names[source]);
     resp.n_sums = rc == 0 ? (size_t)tarn_div_up(r->len_bytes, TARN_GRANULE_BYTES) : 0;
     resp.sums = rr->sums;
     tarn_rpc_reply(rr->call, rc, &resp.base, out, 0, n);
@@ -524,9 +630,7 @@ static void worker_read_handler(void *ctx, struct tarn_rpc_call *call)
     struct wloc *loc = NULL;
     struct rpc_read *rr;
     uint64_t end;
-    int rc = w->stopping
-                 ? -TARN_E_SHUTDOWN
-                 : worker_check_cap(w, call, req->locator ? req->locator->attachment : 0, false);
+    int rc = worker_check_cap(w, call, req->locator ? req->locator->attachment : 0, false);
 
     if (rc == 0)
         rc = wloc_new(w, req->locator, &loc);
@@ -549,6 +653,9 @@ static void worker_read_handler(void *ctx, struct tarn_rpc_call *call)
     rr->read.len_bytes = (uint32_t)(end - rr->read.off_bytes);
     rr->read.sums = true;
     rr->read.sum = rr->sums;
+    rr->read.cached_only = req->cached_only;
+    rr->read.own = req->peer;
+    rr->read.ahead_units = req->cached_only ? 0 : TARN_MIN(req->ahead, READ_AHEAD_MAX);
     rr->read.cls = req->background ? TARN_UFS_BACKGROUND : TARN_UFS_FOREGROUND;
     rr->read.cb = rpc_read_done;
     rr->read.arg = rr;
@@ -653,7 +760,7 @@ static void worker_free_handler(void *ctx, struct tarn_rpc_call *call)
 {
     struct tarn_worker *w = ctx;
     const Tarn__Wire__FreeRequest *req = (const Tarn__Wire__FreeRequest *)call->request;
-    int rc = w->stopping ? -TARN_E_SHUTDOWN : worker_check_cap(w, call, 0, true);
+    int rc = worker_check_cap(w, call, 0, true);
 
     if (rc < 0)
         tarn_rpc_reply(call, rc, NULL, NULL, 0, 0);
@@ -667,7 +774,7 @@ static void worker_cached_handler(void *ctx, struct tarn_rpc_call *call)
     const Tarn__Wire__CachedRequest *req = (const Tarn__Wire__CachedRequest *)call->request;
     struct cid_job *j;
     tarn_cid_t cid;
-    int rc = w->stopping ? -TARN_E_SHUTDOWN : worker_check_cap(w, call, 0, false);
+    int rc = worker_check_cap(w, call, 0, false);
 
     if (rc < 0) {
         tarn_rpc_reply(call, rc, NULL, NULL, 0, 0);
@@ -687,34 +794,55 @@ static void worker_cached_handler(void *ctx, struct tarn_rpc_call *call)
     cid_job_end(j, rc);
 }
 
+void worker_tell_tier(const struct tarn_tier_info *info, Tarn__Wire__Tier *ret)
+{
+    ret->medium = tarn_wire_text(tarn_medium_name(info->medium));
+    ret->path = tarn_wire_text(info->path);
+    ret->capacity = info->capacity_bytes;
+    ret->used = info->used_bytes;
+    ret->data = info->data_bytes;
+    ret->files = info->files;
+    ret->evicted = info->evicted_bytes;
+    ret->checksum_errors = info->checksum_errors;
+    ret->offline = info->offline;
+}
+
+void worker_tell_reads(const struct tarn_worker *w, Tarn__Wire__ReadCount rows[3],
+                       Tarn__Wire__ReadCount *ptrs[3])
+{
+    const uint64_t bytes[] = {w->counts.local_bytes, w->counts.remote_bytes, w->counts.ufs_bytes};
+
+    for (unsigned i = 0; i < 3; i++) {
+        tarn__wire__read_count__init(&rows[i]);
+        rows[i].source = tarn_wire_text(source_names[i]);
+        rows[i].bytes = bytes[i];
+        ptrs[i] = &rows[i];
+    }
+}
+
 static void worker_status_handler(void *ctx, struct tarn_rpc_call *call)
 {
     struct tarn_worker *w = ctx;
     Tarn__Wire__WorkerStatus resp = TARN__WIRE__WORKER_STATUS__INIT;
     Tarn__Wire__Tier tier = TARN__WIRE__TIER__INIT, *tiers[1] = {&tier};
-    Tarn__Wire__ReadCount local = TARN__WIRE__READ_COUNT__INIT, ufs = TARN__WIRE__READ_COUNT__INIT;
-    Tarn__Wire__ReadCount *reads[2] = {&local, &ufs};
+    char uuid[TARN_TIER_UUID_TEXT];
+    Tarn__Wire__ReadCount rows[3], *reads[3];
     struct tarn_tier_info info;
 
+    if (!w->ready) {
+        tarn_rpc_reply(call, -TARN_E_BUSY, NULL, NULL, 0, 0);
+        return;
+    }
+    worker_tell_reads(w, rows, reads);
     resp.id = w->args.id;
     resp.state = tarn_wire_text("live");
-    local.source = tarn_wire_text("local");
-    local.bytes = w->counts.local_bytes;
-    ufs.source = tarn_wire_text("ufs");
-    ufs.bytes = w->counts.ufs_bytes;
-    resp.n_reads = 2;
+    resp.peer_bytes = w->counts.peer_bytes;
+    resp.n_reads = TARN_ARRAY_LEN(rows);
     resp.reads = reads;
     if (w->args.tier) {
         tarn_tier_info(w->args.tier, &info);
-        tier.medium = tarn_wire_text(tarn_medium_name(info.medium));
-        tier.path = tarn_wire_text(info.path);
-        tier.capacity = info.capacity_bytes;
-        tier.used = info.used_bytes;
-        tier.data = info.data_bytes;
-        tier.files = info.files;
-        tier.evicted = info.evicted_bytes;
-        tier.checksum_errors = info.checksum_errors;
-        tier.offline = info.offline;
+        worker_tell_tier(&info, &tier);
+        tier.uuid = tarn_wire_text(tarn_tier_uuid(w->args.tier, uuid));
         resp.n_tiers = 1;
         resp.tiers = tiers;
     }
@@ -727,5 +855,6 @@ void tarn_worker_serve(struct tarn_worker *w, struct tarn_rpc_server *s)
     tarn_rpc_server_handle(s, TARN_RPC_fill, worker_fill_handler, w);
     tarn_rpc_server_handle(s, TARN_RPC_free, worker_free_handler, w);
     tarn_rpc_server_handle(s, TARN_RPC_cached, worker_cached_handler, w);
+    tarn_rpc_server_handle(s, TARN_RPC_take, worker_take_handler, w);
     tarn_rpc_server_handle(s, TARN_RPC_worker_status, worker_status_handler, w);
 }

@@ -12,6 +12,8 @@
 #include "ufs/ufs.h"
 #include "worker/worker.h"
 
+#define WORKER_PRINCIPAL "worker" /* in the capability of a worker's calls to others */
+
 #define WUNIT_MAGIC 0x57554e49u /* "WUNI" */
 
 /* Where a file version comes from: a Locator, checked and copied. */
@@ -22,6 +24,7 @@ struct wloc {
     tarn_cid_t cid;
     char *key;                   /* relative to the attachment's prefix */
     struct tarn_ufs_version ufs; /* what the bytes must be of */
+    uint32_t replicas;           /* workers that are to hold it; 0: one */
     struct tarn_tier_file *file; /* referenced; NULL without a tier */
 };
 
@@ -32,6 +35,8 @@ struct wloc *wloc_ref(struct wloc *l);
 /* The store as it is attached now; NULL when there is none that gives these bytes any more. */
 struct tarn_ufs *wloc_store(struct tarn_worker *w, const struct wloc *l);
 void wloc_unref(struct tarn_worker *w, struct wloc **l);
+/* As a message; *ret and *ret_version borrow from l. */
+void wloc_tell(const struct wloc *l, Tarn__Wire__Locator *ret, Tarn__Wire__UfsVersion *ret_version);
 
 /* ---- fetch units (fetch.c)
  * ------------------------------------------------------------------------------ */
@@ -41,6 +46,9 @@ enum wunit_state {
 #include "worker/unit_states.def"
 #undef WUNIT_STATE
 };
+
+/* Where bytes that are delivered came from; the numbers are those of tarn_local_read.source. */
+enum wsource { WSOURCE_LOCAL, WSOURCE_REMOTE, WSOURCE_UFS };
 
 /* What the units of one attachment share; there is one while there are units of it. */
 struct wstore {
@@ -65,6 +73,9 @@ struct wunit {
     enum tarn_ufs_class cls;
     bool background;          /* counts in worker->background_bytes */
     bool keep;                /* there is room: bytes go to the tier */
+    bool copy;                /* with keep: as a copy of what others own */
+    bool forward;             /* a reader here wants it: an owner may be asked to fetch it */
+    bool wanted;              /* somebody wants it kept although it is not ours */
     bool expired;             /* ended by `timer` */
     int kept_rc;              /* why the bytes are not in the tier, or 0 */
     uint64_t queued_ns;       /* loop time */
@@ -72,8 +83,14 @@ struct wunit {
     struct tarn_errbuf err;   /* why it failed */
     struct tarn_buf *buf;     /* len_bytes, filled from the front */
     uint32_t arrived;         /* bytes valid in buf */
+    enum wsource source;      /* of them */
+    bool complete;            /* all are there */
+    uint32_t level;           /* of them, once all are there: enum tarn_verified */
+    uint64_t tag;             /* the same: as the tier keeps it */
+    struct wask *ask;         /* while ASKING (ask.c) */
     struct tarn_list waiters; /* struct wwait */
     struct tarn_tier_op tier_op;
+    struct tarn_ufs *ufs; /* that is asked */
     struct tarn_ufs_get get;
 };
 
@@ -83,17 +100,26 @@ struct wwait {
     struct wunit *unit; /* that it waits for */
     uint32_t need;
     bool whole; /* wants the unit kept (or known not to be), not just arrived */
+    bool end;   /* wants to know level and tag, which the end of the bytes tells */
     void (*fn)(struct wwait *wait, struct wunit *u, int rc);
     void *arg;
 };
 
-/* Joins or starts the fetch of a group. wait may be NULL (ahead of need). */
+/*
+ * Joins or starts the fetch of a group. wait may be NULL (ahead of need). `own`: it is to be kept
+ * here and asked of no owner (a load, or another worker's request).
+ */
 void wfetch(struct tarn_worker *w, struct wloc *loc, uint32_t group, enum tarn_ufs_class cls,
-            struct wwait *wait);
+            bool own, struct wwait *wait);
 /* A fetch goes on; one that is still queued and that nobody else waits for is dropped. */
 void wfetch_forget(struct wwait *wait);
 struct wunit *wfetch_find(struct tarn_worker *w, const tarn_cid_t *cid, uint32_t group);
 void wfetch_pump(struct tarn_worker *w);
+/* From ask.c: it asks others; all bytes are there; it failed; the store is to be asked. */
+void wunit_asking(struct wunit *u);
+void wunit_arrived(struct wunit *u);
+void wunit_failed(struct wunit *u, int rc);
+void wunit_from_store(struct wunit *u);
 static inline uint32_t wgroup_of(uint64_t off)
 {
     return (uint32_t)(off / TARN_UNIT_BYTES);
@@ -106,6 +132,21 @@ static inline uint32_t wgroup_count(uint64_t size)
 {
     return (uint32_t)tarn_div_up(size, TARN_UNIT_BYTES);
 }
+
+/* ---- other workers (ask.c) --------------------------------------------------------------------
+ */
+
+/* Begins to ask; false when there is nobody to ask. The unit may be gone afterwards. */
+bool wask_start(struct wunit *u);
+/* What is being asked ends; the unit fails as stopping, or goes on with the next. */
+void wask_cancel(struct wunit *u);
+/* The unit is not to wait for an owner (any more). */
+void wask_keep_here(struct wunit *u);
+/* Whether the group's segment is ours; true without a topology. */
+bool wask_owns(const struct tarn_worker *w, const struct wloc *loc, uint32_t group);
+bool wask_owner_usable(const struct tarn_worker *w, const struct wloc *loc, uint32_t group);
+/* Whether the group was asked for before, as far as 65,536 places tell; remembers that it was. */
+bool wrecent_seen(struct tarn_worker *w, const tarn_cid_t *cid, uint32_t group);
 
 /* ---- range reads (read.c)
  * ----------------------------------------------------------------------------- */
@@ -122,8 +163,10 @@ struct wpart {
     size_t buf_off;       /* where in it off_bytes is */
     uint32_t served;      /* bytes in worker->serve_bytes */
     unsigned tries;       /* evicted meanwhile: again */
-    bool from_store;
-    bool waiting; /* wait is on a unit */
+    enum wsource source;
+    uint32_t level; /* of the bytes: enum tarn_verified */
+    uint64_t tag;   /* the same: as the tier keeps it */
+    bool waiting;   /* wait is on a unit */
     struct wwait wait;
     struct tarn_tier_op op;
     struct tarn_disk_io io;
@@ -137,7 +180,9 @@ struct wread {
     uint64_t off_bytes;
     uint32_t len_bytes;
     uint32_t ahead_units;
-    bool sums; /* off and end are granule-aligned: parts come with granule checksums */
+    bool sums;        /* off and end are granule-aligned: parts come with granule checksums */
+    bool cached_only; /* what is in the tier, or NOT_CACHED */
+    bool own;         /* for another worker: as wfetch() */
     enum tarn_ufs_class cls;
     struct wpart parts[WREAD_PARTS_MAX];
     unsigned part_count, pending;
@@ -152,10 +197,34 @@ void wread_start(struct tarn_worker *w, struct wread *r);
 void wread_cancel(struct wread *r); /* cb follows with CANCELLED once nothing of it is under way */
 void wread_fini(struct wread *r);   /* drops the buffers, after cb */
 
+/* ---- handing over (move.c): owner the worker's loop -------------------------------------------
+ */
+
+struct tarn_move;
+struct tarn_move *tarn_move_new(struct tarn_worker *w);
+/* The topology of the worker's peers is another one: begins anew. */
+void tarn_move_topology(struct tarn_move *m);
+void tarn_move_set_rate(struct tarn_move *m, uint64_t bytes_per_s); /* 0: no limit */
+/* Nothing is handed over any more; `done` as a task when nothing is under way. Then free. */
+void tarn_move_stop(struct tarn_move *m, void (*done)(void *arg), void *arg);
+void tarn_move_free(struct tarn_move **m);
+struct tarn_move_counts {
+    uint64_t left_bytes;  /* that others own and may lack */
+    uint64_t moved_bytes; /* that others kept, since the start */
+    uint64_t version;     /* of the topology that it works for; 0: none yet */
+    bool settled;         /* a whole walk for that version left nothing */
+};
+void tarn_move_counts(const struct tarn_move *m, struct tarn_move_counts *ret);
+
 /* ---- ETags (etags.c) ------------------------------------------------------------------------- */
 
 /* The ETag to ask for bytes of `loc` with. */
 const char *wetag_of(struct tarn_worker *w, const struct wloc *loc);
+/* Whether bytes of `tag` go with what is known of the cid. file may be NULL. */
+bool wetag_fits(struct tarn_worker *w, const tarn_cid_t *cid, const struct tarn_tier_file *file,
+                uint64_t tag);
+/* As wetag_check(), for bytes that another worker had under `tag`. */
+int wetag_check_tag(struct tarn_worker *w, const struct wloc *loc, uint64_t tag);
 /* The tag under which the tier keeps what `g` brought. */
 uint64_t wetag_tag(const struct wloc *loc, const struct tarn_ufs_get *g);
 /* Before the first byte of an answer is taken: -TARN_E_UFS_CHANGED unless its ETag is that of the
@@ -170,6 +239,11 @@ struct tarn_worker {
     struct tarn_worker_args args;
     char *cluster_id;
     uint8_t cap_key[32];
+    bool ready;                  /* cap_key and args.id are known */
+    struct tarn_peers *peers;    /* borrowed; NULL: nobody is asked */
+    struct tarn_timer renew;     /* of the capability that other workers are shown */
+    uint32_t copies;             /* what is kept of what others own: 0, 1 or 2 */
+    uint64_t *recent;            /* wrecent_seen(); NULL: not needed yet */
     struct tarn_htab units;      /* struct wunit by (cid, group) */
     struct tarn_list stores;     /* struct wstore */
     struct tarn_list lingering;  /* LINGERING units, oldest first */
@@ -181,6 +255,7 @@ struct tarn_worker {
     uint64_t background_bytes;   /* of those, of loads */
     uint64_t progress_ns;        /* loop time at which bytes came last, of any store */
     uint64_t serve_bytes;        /* of reads for peers, in memory */
+    uint64_t take_bytes;         /* of groups that others hand over, in memory */
     struct tarn_list reports;    /* struct changed_report under way */
     unsigned report_count;
     uint64_t busy; /* units, reads, fills and reports under way */
@@ -194,8 +269,15 @@ struct tarn_worker {
 };
 void worker_busy(struct tarn_worker *w);
 void worker_idle(struct tarn_worker *w); /* may run `stopped`, as a task */
+/* Stopping, or without an identity: why no call is taken; else 0. */
+int worker_refuses(const struct tarn_worker *w);
 /* Tells the master that an object is another one now. */
 void worker_report_changed(struct tarn_worker *w, const struct wloc *loc, int rc);
 int worker_check_cap(struct tarn_worker *w, const struct tarn_rpc_call *call, uint32_t attachment,
                      bool write);
+/* As messages; *ret borrows from info, rows and ptrs from the worker. */
+void worker_tell_tier(const struct tarn_tier_info *info, Tarn__Wire__Tier *ret);
+void worker_tell_reads(const struct tarn_worker *w, Tarn__Wire__ReadCount rows[3],
+                       Tarn__Wire__ReadCount *ptrs[3]);
 void worker_fill_handler(void *ctx, struct tarn_rpc_call *call); /* fill.c */
+void worker_take_handler(void *ctx, struct tarn_rpc_call *call); /* take.c */

@@ -13,13 +13,14 @@ enum tarn_rank {
     TARN_RANK_SCRAPE = 5,     /* lib/stat: a scrape, held over callbacks, which may take any lock */
     TARN_RANK_FUSE_NODE = 10, /* fuse: a shard of the node table */
     TARN_RANK_FUSE_PASS = 15, /* fuse: how large files are open; held over tarn_handle_lend() */
-    TARN_RANK_CLIENT_META = 20, /* lib/client: a shard of the attribute and name caches */
-    TARN_RANK_TIER = 40,        /* store/tier: a shard of the files */
-    TARN_RANK_TIER_FD = 45,     /* store/tier: cache of open files */
-    TARN_RANK_JOURNAL = 50,     /* master: proposals that wait for the journal thread */
-    TARN_RANK_KV = 60,          /* store/kv: kv_mem */
-    TARN_RANK_DISK = 70,        /* lib/disk: the pool's queue */
-    TARN_RANK_LEAF = 90         /* held for a few instructions, takes nothing */
+    TARN_RANK_CLIENT_META = 20,   /* lib/client: a shard of the attribute and name caches */
+    TARN_RANK_CLIENT_WINDOW = 25, /* lib/client: what one handle has read ahead */
+    TARN_RANK_TIER = 40,          /* store/tier: a shard of the files */
+    TARN_RANK_TIER_FD = 45,       /* store/tier: cache of open files */
+    TARN_RANK_JOURNAL = 50,       /* master: proposals that wait for the journal thread */
+    TARN_RANK_KV = 60,            /* store/kv: kv_mem */
+    TARN_RANK_DISK = 70,          /* lib/disk: the pool's queue */
+    TARN_RANK_LEAF = 90           /* held for a few instructions, takes nothing */
 };
 
 struct tarn_mtx {

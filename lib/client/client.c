@@ -9,12 +9,15 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "lib/base/assert.h"
 #include "lib/base/env.h"
 #include "lib/base/limits.h"
+#include "lib/base/log.h"
 
 #define CLIENT_CACHE_ENTRIES 262144u
+#define CLIENT_AHEAD_BYTES   (64u << 20)
 
 int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **ret)
 {
@@ -30,6 +33,12 @@ int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **re
                                        .ctx = c,
                                        .on_notice = client_notice,
                                        .on_state = client_state};
+    struct tarn_peers_args peers = {.loop = args->loop,
+                                    .rng = args->rng,
+                                    .token = args->token,
+                                    .token_len = args->token_len,
+                                    .timeout_ns = args->timeout_ns,
+                                    .host = args->host};
     int rc;
 
     c->args = *args;
@@ -37,6 +46,11 @@ int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **re
     c->mountpoint = tarn_xstrdup(args->mountpoint ? args->mountpoint : "");
     if (args->local)
         c->local = *args->local;
+    if (args->direct)
+        c->direct = *args->direct;
+    tarn_list_init(&c->fetches);
+    tarn_list_init(&c->windows);
+    c->ahead_max = args->readahead_bytes ? args->readahead_bytes : CLIENT_AHEAD_BYTES;
     c->cache = client_cache_new(args->cache_entries ? args->cache_entries : CLIENT_CACHE_ENTRIES);
     rc = tarn_rpc_client_new(&rpc, &c->rpc);
     if (rc < 0) {
@@ -47,6 +61,7 @@ int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **re
         return rc;
     }
     atomic_init(&c->lease_until_ns, UINT64_MAX);
+    c->peers = tarn_peers_new(&peers);
     *ret = c;
     return 0;
 }
@@ -61,11 +76,48 @@ void tarn_client_connect(struct tarn_client *c, uint64_t timeout_ns, void (*cb)(
     client_session_start(c);
 }
 
+/* ---- the end: session and master, then workers, then what fetches have left ------------------
+ */
+
+static void client_stop_run(struct tarn_task *t)
+{
+    struct tarn_client *c = TARN_CONTAINER(t, struct tarn_client, stop_task);
+
+    c->user_stopped(c->user_stopped_arg); /* may free the client */
+}
+
+void client_stop_settle(struct tarn_client *c)
+{
+    if (!c->rpc_stopped || !c->peers_stopped || c->fetch_count > 0 || c->stop_posted)
+        return;
+    c->stop_posted = true;
+    tarn_loop_post(c->args.loop, &c->stop_task, client_stop_run);
+}
+
+static void client_peers_stopped(void *arg)
+{
+    struct tarn_client *c = arg;
+
+    c->peers_stopped = true;
+    client_stop_settle(c);
+}
+
+static void client_rpc_stopped(void *arg)
+{
+    struct tarn_client *c = arg;
+
+    c->rpc_stopped = true;
+    client_fetch_end_all(c);
+    tarn_peers_stop(c->peers, client_peers_stopped, c);
+}
+
 void tarn_client_stop(struct tarn_client *c, void (*done)(void *arg), void *arg)
 {
     c->stopping = true;
-    c->stopped = done;
-    c->stopped_arg = arg;
+    c->user_stopped = done;
+    c->user_stopped_arg = arg;
+    c->stopped = client_rpc_stopped;
+    c->stopped_arg = c;
     client_session_stop(c);
 }
 
@@ -75,6 +127,8 @@ void tarn_client_free(struct tarn_client **pc)
 
     if (!c)
         return;
+    TARN_ASSERT(c->fetch_count == 0);
+    tarn_peers_free(&c->peers);
     tarn_rpc_client_free(&c->rpc);
     client_cache_free(&c->cache);
     free(c->kind);
@@ -110,6 +164,56 @@ void tarn_client_counts(struct tarn_client *c, struct tarn_client_counts *ret)
     ret->local_reads = atomic_load(&c->local_reads);
     ret->remote_bytes = atomic_load(&c->remote_bytes);
     ret->ufs_bytes = atomic_load(&c->ufs_bytes);
+    ret->ahead_bytes = atomic_load(&c->ahead_bytes);
+    ret->hedges = atomic_load(&c->hedges);
+}
+
+void client_count(struct tarn_client *c, enum client_source source, uint64_t bytes)
+{
+    _Atomic uint64_t *const counts[CLIENT_SOURCES] = {&c->local_bytes, &c->remote_bytes,
+                                                      &c->ufs_bytes};
+
+    atomic_fetch_add_explicit(counts[source], bytes, memory_order_relaxed);
+}
+
+void client_meta(struct tarn_client *c, ProtobufCBinaryData capability)
+{
+    Tarn__Wire__CallMeta meta = TARN__WIRE__CALL_META__INIT;
+
+    meta.uid = (uint32_t)getuid();
+    meta.gid = (uint32_t)getgid();
+    meta.capability = capability;
+    tarn_rpc_client_set_meta(c->rpc, &meta);
+    tarn_peers_set_meta(c->peers, &meta);
+    c->meta_gen++;
+}
+
+void client_topology(struct tarn_client *c, const Tarn__Wire__Topology *t)
+{
+    struct tarn_place *now = tarn_peers_place(c->peers), *place = NULL;
+    int rc;
+
+    if (!t || c->stopping)
+        return;
+    if (now && c->place_session == c->session && t->version <= tarn_place_version(now))
+        return;
+    rc = tarn_place_new(t, &place);
+    if (rc < 0) {
+        tarn_warn_limited("client", "a topology of %zu workers is not used: %s", t->n_workers,
+                          tarn_strerror(rc));
+        return;
+    }
+    c->place_session = c->session;
+    tarn_peers_set_cluster(c->peers, tarn_rpc_client_cluster_id(c->rpc));
+    tarn_peers_set_place(c->peers, place);
+    tarn_place_unref(&place);
+}
+
+uint64_t client_topology_version(const struct tarn_client *c)
+{
+    const struct tarn_place *place = tarn_peers_place(c->peers);
+
+    return place ? tarn_place_version(place) : 0;
 }
 
 enum tarn_cached tarn_client_cached(struct tarn_client *c, tarn_ino_t parent, const char *name,
@@ -352,24 +456,4 @@ int tarn_client_sync(struct tarn_client *c, struct tarn_client_op *op)
     while (!s.done)
         tarn_loop_run(c->args.loop);
     return s.rc;
-}
-
-/* ---- the cluster ----------------------------------------------------------------------------- */
-
-void client_topology(struct tarn_client *c, const Tarn__Wire__Topology *t)
-{
-    (void)c;
-    (void)t;
-}
-
-uint64_t client_topology_version(const struct tarn_client *c)
-{
-    (void)c;
-    return UINT64_MAX;
-}
-
-void client_meta(struct tarn_client *c, const Tarn__Wire__CallMeta *meta)
-{
-    (void)c;
-    (void)meta;
 }

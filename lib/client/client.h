@@ -9,8 +9,8 @@
  * (Invalidate) drops entries before the callback is told.
  *
  * Bytes of files that the local worker holds are read in place through `struct tarn_local_ops`,
- * which the composing program fills; without it, and for the rest, bytes come by RPC, granule by
- * granule with their checksums, verified here.
+ * which the composing program fills; without it, and for the rest, bytes come by RPC from the
+ * workers that own them, granule by granule with their checksums, verified here.
  */
 #pragma once
 
@@ -110,9 +110,9 @@ const struct tarn_attr *tarn_handle_attr(const struct tarn_handle *h);
 bool tarn_handle_stale(const struct tarn_handle *h);
 
 /*
- * Reads what can be had at once (in the local cache, verified): any thread, at most TARN_READ_MAX
- * bytes, costs a pread. Bytes, or -TARN_E_NOT_CACHED: use tarn_handle_read. Never more than the
- * version's length.
+ * Reads what can be had at once (in the local cache, or read ahead from workers; verified): any
+ * thread, at most TARN_READ_MAX bytes, costs a pread or a copy. Bytes, or -TARN_E_NOT_CACHED: use
+ * tarn_handle_read. Never more than the version's length.
  */
 int64_t tarn_handle_try_read(struct tarn_handle *h, uint64_t off, uint32_t len, void *dst);
 
@@ -194,6 +194,8 @@ struct tarn_local_ops {
 struct tarn_client_counts { /* bytes delivered since the start, by origin */
     uint64_t local_bytes, remote_bytes, ufs_bytes;
     uint64_t local_reads; /* reads that asked no store */
+    uint64_t ahead_bytes; /* now held for what is read ahead from workers */
+    uint64_t hedges;      /* parts that a second worker was asked for, since the first was late */
 };
 
 /* What is worth what is known, once the lease is over and no master was reached since. */
@@ -212,13 +214,21 @@ struct tarn_client_args {
     size_t token_len;
     const char *kind;                   /* "mount", "cli": for reports */
     const char *mountpoint;             /* may be NULL */
+    const char *host;                   /* as in tarn_peers_args */
     const struct tarn_local_ops *local; /* copied; may be NULL */
-    size_t cache_entries;               /* names kept; 0: 262,144 */
-    uint64_t timeout_ns;                /* of calls and reads; 0: 30 s, reads 60 s */
-    uint64_t lost_timeout_ns;           /* without any master; 0: calls wait for their deadlines */
+    /* A worker inside this process that keeps nothing and reads stores itself, for when no other
+     * can be reached; copied; may be NULL. open, close, read and cancel are used. */
+    const struct tarn_local_ops *direct;
+    size_t cache_entries;     /* names kept; 0: 262,144 */
+    size_t readahead_bytes;   /* read ahead from workers, all handles together; 0: 64 MiB */
+    uint64_t timeout_ns;      /* of calls and reads; 0: 30 s, reads 60 s */
+    uint64_t lost_timeout_ns; /* without any master; 0: calls wait for their deadlines */
+    uint64_t no_worker_ns;    /* a read waits so long for a worker to come back; 0: 5 s */
     bool transient; /* a command: believes nothing for long, is told of no changes, has no lease */
     enum tarn_on_partition on_partition;
     void *ctx;
+    /* Whether `direct` may read this attachment; NULL: none. On the loop. */
+    bool (*direct_ok)(void *ctx, uint32_t attachment);
     /* Names or inodes that sessions must forget; on the loop, after the cache dropped them. May be
      * NULL. */
     void (*on_invalidate)(void *ctx, const Tarn__Wire__Invalidate *inv);

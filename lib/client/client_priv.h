@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * lib/client/client_priv.h — the parts of a client: name cache, session, handles.
+ * lib/client/client_priv.h — the parts of a client: name cache, session, handles, fetches from
+ * workers and the windows of what is read ahead.
  */
 #pragma once
 
+#include "lib/base/env.h"
 #include "lib/base/htab.h"
 #include "lib/base/list.h"
 #include "lib/base/mtx.h"
 #include "lib/client/client.h"
+#include "lib/client/peers.h"
 
 /* ---- name cache (cache.c): any thread
  * ---------------------------------------------------------------------------- */
@@ -36,12 +39,31 @@ uint64_t client_cache_gen(struct tarn_name_cache *c);
 
 #define CLIENT_HANDLE_MAGIC 0x43484e44u /* "CHND" */
 #define CLIENT_SOURCES      3u          /* local, remote, ufs */
+enum client_source { CLIENT_LOCAL, CLIENT_REMOTE, CLIENT_UFS };
 
 struct tarn_client {
     struct tarn_client_args args;
-    struct tarn_local_ops local; /* local.open NULL: none */
+    struct tarn_local_ops local;  /* local.open NULL: none */
+    struct tarn_local_ops direct; /* the same */
     char *kind, *mountpoint;
     struct tarn_rpc_client *rpc;
+    struct tarn_peers *peers;     /* workers; without a place while no topology has come */
+    uint64_t place_session;       /* whose topology it is */
+    unsigned meta_gen;            /* capabilities that came */
+    struct tarn_list fetches;     /* struct client_fetch whose answer is wanted */
+    unsigned fetching;            /* of them */
+    unsigned fetch_count;         /* all, those that only wait for their end too */
+    unsigned hedging;             /* of `fetching`, those that ask two workers */
+    _Atomic uint64_t hedges;      /* since the start */
+    struct tarn_list windows;     /* struct client_window with chunks, used longest ago first */
+    unsigned window_count;        /* of them */
+    size_t ahead_max;             /* bytes of all windows */
+    _Atomic uint64_t ahead_bytes; /* the same, now */
+    bool rpc_stopped, peers_stopped;
+    void (*user_stopped)(void *arg);
+    void *user_stopped_arg;
+    struct tarn_task stop_task;
+    bool stop_posted;
     struct tarn_name_cache *cache;
     uint64_t session;
     uint64_t lease_ms;
@@ -74,6 +96,95 @@ struct tarn_client {
     void *stopped_arg;
 };
 
+/* ---- bytes from workers (fetch.c): the client's loop
+ * ------------------------------------------------------------------------------ */
+
+/* Verified bytes of a fetch; the buffer is borrowed. */
+struct client_bytes {
+    struct tarn_buf *buf;
+    size_t off; /* in it */
+    enum client_source source;
+};
+
+/*
+ * A range inside one segment of a handle that was located, got from whichever worker answers. fn
+ * runs once, never inside start, unless it is dropped before; bytes is NULL with rc < 0.
+ */
+struct client_fetch;
+typedef void client_fetch_fn(void *arg, int rc, const struct client_bytes *bytes);
+struct client_fetch_args {
+    struct tarn_handle *handle;
+    uint64_t off_bytes;
+    uint32_t len_bytes;   /* > 0, inside the file */
+    uint64_t deadline_ns; /* loop time */
+    client_fetch_fn *fn;
+    void *arg;
+};
+struct client_fetch *client_fetch_start(const struct client_fetch_args *args);
+/* No callback follows, and the handle is not used any more. NULL inside is accepted. */
+void client_fetch_drop(struct client_fetch **f);
+/* Of a stop: what is wanted ends with SHUTDOWN. */
+void client_fetch_end_all(struct tarn_client *c);
+/* A fetch is gone: a stop may have waited for it. */
+void client_stop_settle(struct tarn_client *c);
+
+/* ---- what is read ahead (window.c)
+ * ------------------------------------------------------------------------------ */
+
+#define CLIENT_CHUNK_BYTES (1ull << 20) /* unit of reading ahead; divides a segment */
+#define CLIENT_WINDOW_MAX  16u          /* chunks ahead of a reader */
+
+/*
+ * Chunks that were asked for ahead of a sequential reader, or a whole small file. Only the loop
+ * adds; any thread takes bytes out, and the one that takes the last of a chunk drops it.
+ */
+struct client_chunk;
+struct client_window {
+    struct tarn_mtx mtx;         /* TARN_RANK_CLIENT_WINDOW: chunks, and in them what says so */
+    struct tarn_list chunks;     /* struct client_chunk, in the order of the file */
+    _Atomic unsigned count;      /* of chunks; 0: nobody need look */
+    _Atomic bool task_posted;    /* a reader went on without the loop */
+    _Atomic uint64_t pos;        /* where the reader is */
+    _Atomic uint64_t touched_ns; /* monotonic */
+    struct tarn_task task;       /* while task_posted */
+    /* The loop: */
+    struct tarn_list node; /* in client->windows, or unlinked */
+    unsigned depth;        /* chunks to have ahead */
+    unsigned run;          /* reads that continued the one before */
+    uint64_t grown_off;    /* chunk at which depth grew */
+};
+
+/* A part of a read that waits for a chunk. */
+struct client_waiter {
+    struct tarn_list node;      /* the chunk's; unlinked when it does not wait */
+    struct client_chunk *chunk; /* that it waits for, or NULL */
+    uint64_t off_bytes;
+    uint32_t len_bytes;
+    void (*fn)(struct client_waiter *w, int rc, const struct client_bytes *bytes);
+};
+
+void client_window_init(struct tarn_handle *h);
+void client_window_fini(struct tarn_handle *h); /* after client_window_drop() */
+/* Any thread: copies [off, off + len) if all of it is there. False: it is not. */
+bool client_window_try(struct tarn_handle *h, uint64_t off, uint32_t len, void *dst);
+/* The loop: a read came; whether it goes on from the one before. Starts and grows the window. */
+void client_window_read(struct tarn_handle *h, uint64_t off, uint32_t len, bool goes_on);
+/*
+ * The loop: the chunk in which `off` is, or one that is asked for now, if the reader is sequential
+ * or the file is small. Returns the end of what can be had from there: then `w` is answered, at
+ * once or later. 0: no chunk; *ret_until is then where one begins (or UINT64_MAX).
+ */
+uint64_t client_window_take(struct tarn_handle *h, uint64_t off, uint64_t end,
+                            struct client_waiter *w, uint64_t *ret_until);
+/* The loop: `w` does not wait any more, if it did. */
+void client_window_forget(struct client_waiter *w);
+/* The loop: asks for what is missing ahead. */
+void client_window_fill(struct tarn_handle *h);
+/* The loop: drops what nobody waits for. */
+void client_window_drop(struct tarn_handle *h);
+
+/* ---- handles -------------------------------------------------------------------------------- */
+
 struct tarn_handle {
     uint32_t magic;
     struct tarn_client *client;
@@ -82,6 +193,7 @@ struct tarn_handle {
     _Atomic bool stale;
     _Atomic bool used_loop;    /* a read went to the loop: closing goes there too */
     _Atomic uint64_t next_off; /* where a sequential reader would go on */
+    struct client_window win;  /* without `file` */
     /* The client's loop: */
     Tarn__Wire__LocateResponse *located; /* once known */
     struct tarn_list waiting;            /* struct tarn_read that wait for it */
@@ -91,10 +203,20 @@ struct tarn_handle {
     struct tarn_task close_task;
 };
 
-/* Where the workers are, as the master tells. */
+static inline uint64_t client_read_timeout_ns(const struct tarn_client *c)
+{
+    return c->args.timeout_ns ? c->args.timeout_ns : 60 * TARN_NS_PER_S;
+}
+/* Bytes that were delivered, by origin. Any thread. */
+void client_count(struct tarn_client *c, enum client_source source, uint64_t bytes);
+
+/* The loop: another capability, for the master and for workers. */
+void client_meta(struct tarn_client *c, ProtobufCBinaryData capability);
+/* The loop: a topology of the cluster, from whichever answer or notice; one that is older than what
+ * this session gave is left out. */
 void client_topology(struct tarn_client *c, const Tarn__Wire__Topology *t);
 uint64_t client_topology_version(const struct tarn_client *c); /* 0: none yet */
-void client_meta(struct tarn_client *c, const Tarn__Wire__CallMeta *meta);
+
 void client_session_start(struct tarn_client *c);
 /* Ends the session, then the connection; then `stopped` runs. */
 void client_session_stop(struct tarn_client *c);

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Open file versions. tarn_handle_try_read() reads the local worker's cache file on the caller's
- * thread; whatever is not there goes to the loop:
+ * Open file versions. tarn_handle_try_read() reads the local worker's cache file, or what was read
+ * ahead from other workers (window.c), on the caller's thread; whatever is not there goes to the
+ * loop:
  *
- *     tarn_handle_read -> (the first time) LOCATE: where the bytes come from -> the local worker's
- * read (in process)
- *                                                                           -> or READ by RPC,
- * checksums compared here
+ *     tarn_handle_read -> (the first time) LOCATE: where the bytes come from
+ *                      -> the local worker's read (in process)
+ *                      -> or pieces: from the window, or a fetch of its own (fetch.c)
  *
  * A handle keeps its version. Once the store or the master says that the object is another one,
  * `stale` is set: ranges that are cached go on, others are EIO. Sequential readers fetch ahead:
- * each read that continues the last one doubles the number of units, up to AHEAD_MAX.
+ * each read that continues the last one doubles the number of units that the store is asked for, up
+ * to AHEAD_MAX, and lets the window grow.
  */
 #include "lib/client/client_priv.h"
 
@@ -20,21 +21,30 @@
 
 #include "lib/base/assert.h"
 #include "lib/base/env.h"
-#include "lib/base/hash.h"
 #include "lib/base/limits.h"
-#include "lib/base/log.h"
 
-#define AHEAD_MAX       8u
-#define READ_TIMEOUT_NS (60 * TARN_NS_PER_S)
+#define AHEAD_MAX   8u
+#define READ_PIECES TARN_SLICES_MAX
 
 #define SEQUENTIAL_SLACK (1ull << 20) /* bytes that a sequential reader may be out of order */
+
+/* A part of a read that one answer brings. */
+struct read_piece {
+    struct read_state *state;
+    struct client_fetch *fetch; /* its own, under way; or */
+    struct client_waiter wait;  /* for the window */
+    bool running;
+    enum client_source source;
+};
 
 struct read_state {
     struct tarn_read *read;
     struct tarn_local_read local;
-    struct tarn_rpc_req rpc;
-    bool rpc_running, local_running;
-    bool again; /* asked a second time, since the first answer was damaged */
+    uint64_t deadline_ns; /* loop time */
+    struct read_piece pieces[READ_PIECES];
+    unsigned piece_count, pending; /* one more while they are started */
+    bool remote;                   /* pieces are under way */
+    bool local_running;
 };
 
 struct tarn_handle *tarn_handle_open(struct tarn_client *c, const struct tarn_attr *attr)
@@ -46,6 +56,7 @@ struct tarn_handle *tarn_handle_open(struct tarn_client *c, const struct tarn_at
     h->client = c;
     h->attr = *attr;
     tarn_list_init(&h->waiting);
+    client_window_init(h);
     if (c->local.open && attr->size_bytes > 0)
         h->file = c->local.open(c->local.ctx, &attr->cid, attr->size_bytes);
     return h;
@@ -53,6 +64,7 @@ struct tarn_handle *tarn_handle_open(struct tarn_client *c, const struct tarn_at
 
 static void handle_free(struct tarn_handle *h)
 {
+    client_window_fini(h);
     if (h->file)
         h->client->local.close(h->client->local.ctx, h->file);
     if (h->located)
@@ -66,6 +78,7 @@ static void handle_close_task(struct tarn_task *t)
     struct tarn_handle *h = TARN_CONTAINER(t, struct tarn_handle, close_task);
 
     TARN_ASSERT(tarn_list_empty(&h->waiting));
+    client_window_drop(h);
     if (h->locating)
         h->magic = 0; /* freed by handle_located */
     else
@@ -146,11 +159,14 @@ int64_t tarn_handle_try_read(struct tarn_handle *h, uint64_t off, uint32_t len, 
 
     if (off >= h->attr.size_bytes || len == 0)
         return 0;
-    if (!h->file)
-        return -TARN_E_NOT_CACHED;
-    len = (uint32_t)TARN_MIN((uint64_t)len, h->attr.size_bytes - off);
-    n = h->client->local.try_read(h->client->local.ctx, h->file, off, TARN_MIN(len, TARN_READ_MAX),
-                                  dst);
+    len = (uint32_t)TARN_MIN((uint64_t)TARN_MIN(len, TARN_READ_MAX), h->attr.size_bytes - off);
+    if (!h->file) {
+        if (!client_window_try(h, off, len, dst))
+            return -TARN_E_NOT_CACHED;
+        handle_goes_on(h, off, off + len);
+        return len;
+    }
+    n = h->client->local.try_read(h->client->local.ctx, h->file, off, len, dst);
     if (n > 0) {
         handle_goes_on(h, off, off + (uint64_t)n);
         atomic_fetch_add_explicit(&h->client->local_bytes, (uint64_t)n, memory_order_relaxed);
@@ -159,8 +175,8 @@ int64_t tarn_handle_try_read(struct tarn_handle *h, uint64_t off, uint32_t len, 
     return n;
 }
 
-/* ---- reads that go to the loop
- * ------------------------------------------------------------------------------------ */
+/* ---- reads that go to the loop ---------------------------------------------------------------
+ */
 
 static void read_end(struct tarn_read *r, int rc)
 {
@@ -192,104 +208,158 @@ static void read_local_done(struct tarn_local_read *lr, int rc)
     }
     if (rc == 0 && lr->source != 2)
         atomic_fetch_add_explicit(&c->local_reads, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(lr->source == 2 ? &c->ufs_bytes : &c->local_bytes, r->got_bytes,
-                              memory_order_relaxed);
+    client_count(c, lr->source == 2 ? CLIENT_UFS : CLIENT_LOCAL, r->got_bytes);
     read_end(r, rc);
 }
 
-/* Compares the granules of a worker's answer with their checksums; the wanted range becomes the
- * slice. */
-static int read_take_rpc(struct tarn_read *r, struct tarn_rpc_req *req)
+static void read_local(struct tarn_read *r)
 {
-    const Tarn__Wire__ReadResponse *resp = (const Tarn__Wire__ReadResponse *)req->resp;
-    struct tarn_buf *buf = req->resp_payload;
-    uint64_t want_end = TARN_MIN(r->off_bytes + r->len_bytes, r->handle->attr.size_bytes);
+    struct tarn_handle *h = r->handle;
+    struct read_state *s = r->state;
 
-    if (!resp || !buf || resp->offset > r->off_bytes || resp->offset % TARN_GRANULE_BYTES ||
-        resp->offset + buf->len < want_end ||
-        resp->n_sums != tarn_div_up(buf->len, TARN_GRANULE_BYTES))
-        return -TARN_E_MSG_BAD;
-    for (size_t i = 0; i < resp->n_sums; i++) {
-        size_t at = i * TARN_GRANULE_BYTES;
-
-        if (tarn_xxh3(buf->p + at, TARN_MIN(buf->len - at, (size_t)TARN_GRANULE_BYTES)) !=
-            resp->sums[i])
-            return -TARN_E_GRANULE_SUM;
-    }
-    r->slices[0] = (struct tarn_slice){.buf = tarn_buf_ref(buf),
-                                       .off = (size_t)(r->off_bytes - resp->offset),
-                                       .len = (size_t)(want_end - r->off_bytes)};
-    r->slice_count = 1;
-    r->got_bytes = (uint32_t)(want_end - r->off_bytes);
-    atomic_fetch_add_explicit(resp->source && strcmp(resp->source, "ufs") == 0
-                                  ? &r->handle->client->ufs_bytes
-                                  : &r->handle->client->remote_bytes,
-                              r->got_bytes, memory_order_relaxed);
-    return 0;
+    s->local = (struct tarn_local_read){.file = h->file,
+                                        .locator = h->located->locator,
+                                        .off_bytes = r->off_bytes,
+                                        .len_bytes = r->len_bytes,
+                                        .ahead_units = h->ahead,
+                                        .cb = read_local_done,
+                                        .arg = s};
+    s->local_running = true;
+    h->client->local.read(h->client->local.ctx, &s->local);
 }
 
-static void read_rpc(struct tarn_read *r);
+/* ---- from workers ---------------------------------------------------------------------------- */
 
-static void read_rpc_done(struct tarn_rpc_req *req, int rc)
+/* Gives up what is under way for a read, and what came. */
+static void pieces_drop(struct read_state *s)
 {
-    struct read_state *s = req->arg;
-    struct tarn_read *r = s->read;
+    for (unsigned i = 0; i < s->piece_count; i++) {
+        struct read_piece *p = &s->pieces[i];
 
-    s->rpc_running = false;
-    r->slice_count = 0;
-    if (rc == 0)
-        rc = read_take_rpc(r, req);
-    tarn_rpc_req_fini(req);
-    if (rc == -TARN_E_GRANULE_SUM && !s->again && !r->cancelled) {
-        s->again = true;
-        read_rpc(r);
+        client_fetch_drop(&p->fetch);
+        client_window_forget(&p->wait);
+        p->running = false;
+        tarn_buf_unref(&s->read->slices[i].buf);
+    }
+    s->piece_count = 0;
+    s->remote = false;
+}
+
+static void read_remote_end(struct read_state *s)
+{
+    struct tarn_read *r = s->read;
+    struct tarn_client *c = r->handle->client;
+    bool store = false;
+
+    r->slice_count = s->piece_count;
+    r->got_bytes = 0;
+    for (unsigned i = 0; i < s->piece_count; i++) {
+        client_count(c, s->pieces[i].source, r->slices[i].len);
+        r->got_bytes += (uint32_t)r->slices[i].len;
+        store |= s->pieces[i].source == CLIENT_UFS;
+    }
+    if (!store)
+        atomic_fetch_add_explicit(&c->local_reads, 1, memory_order_relaxed);
+    TARN_ASSERT(r->got_bytes == r->len_bytes);
+    read_end(r, 0);
+}
+
+/* One piece has ended, or all were started. */
+static void read_settle(struct read_state *s)
+{
+    TARN_ASSERT(s->pending > 0);
+    if (--s->pending == 0)
+        read_remote_end(s);
+}
+
+static void piece_done(struct read_piece *p, int rc, const struct client_bytes *bytes)
+{
+    struct read_state *s = p->state;
+    struct tarn_read *r = s->read;
+    struct tarn_slice *slice = &r->slices[p - s->pieces];
+
+    TARN_ASSERT(p->running);
+    p->running = false;
+    if (rc < 0) {
+        pieces_drop(s);
+        read_end(r, rc);
         return;
     }
-    read_end(r, rc);
+    *slice = (struct tarn_slice){
+        .buf = tarn_buf_ref(bytes->buf), .off = bytes->off, .len = p->wait.len_bytes};
+    p->source = bytes->source;
+    read_settle(s);
 }
 
-static void read_rpc(struct tarn_read *r)
+static void piece_fetched(void *arg, int rc, const struct client_bytes *bytes)
 {
-    struct tarn_client *c = r->handle->client;
-    struct read_state *s = r->state;
-    Tarn__Wire__ReadRequest msg = TARN__WIRE__READ_REQUEST__INIT;
+    struct read_piece *p = arg;
 
-    msg.locator = r->handle->located->locator;
-    msg.offset = r->off_bytes;
-    msg.length = r->len_bytes;
-    s->rpc = (struct tarn_rpc_req){.method = TARN_RPC_read,
-                                   .msg = &msg.base,
-                                   .timeout_ns =
-                                       c->args.timeout_ns ? c->args.timeout_ns : READ_TIMEOUT_NS,
-                                   .cb = read_rpc_done,
-                                   .arg = s};
-    s->rpc_running = true;
-    tarn_rpc_start(c->rpc, &s->rpc);
+    p->fetch = NULL;
+    piece_done(p, rc, bytes);
+}
+
+static void piece_waited(struct client_waiter *w, int rc, const struct client_bytes *bytes)
+{
+    piece_done(TARN_CONTAINER(w, struct read_piece, wait), rc, bytes);
+}
+
+/* Starts what brings the bytes from `off` on; returns how far it goes. */
+static uint64_t piece_start(struct read_state *s, uint64_t off, uint64_t end)
+{
+    struct tarn_handle *h = s->read->handle;
+    struct read_piece *p = &s->pieces[s->piece_count];
+    uint64_t until, got, segment_end = ((uint64_t)tarn_segment_of(off) + 1) * TARN_SEGMENT_BYTES;
+    struct client_fetch_args args = {.handle = h,
+                                     .off_bytes = off,
+                                     .deadline_ns = s->deadline_ns,
+                                     .fn = piece_fetched,
+                                     .arg = p};
+
+    TARN_ASSERT(s->piece_count < READ_PIECES);
+    s->piece_count++;
+    s->pending++;
+    *p = (struct read_piece){.state = s, .running = true, .wait = {.fn = piece_waited}};
+    tarn_list_init(&p->wait.node);
+    got = client_window_take(h, off, end, &p->wait, &until);
+    if (got)
+        return got;
+    end = TARN_MIN(TARN_MIN(end, until), segment_end);
+    args.len_bytes = p->wait.len_bytes = (uint32_t)(end - off);
+    p->fetch = client_fetch_start(&args);
+    return end;
+}
+
+/*
+ * At most four pieces: a read touches two chunks of the file at most, one of which may begin in the
+ * middle, behind the place where the window began; only the window's first does.
+ */
+static void read_remote(struct tarn_read *r, bool goes_on)
+{
+    struct tarn_handle *h = r->handle;
+    struct read_state *s = r->state;
+    uint64_t end = r->off_bytes + r->len_bytes;
+
+    memset(r->slices, 0, sizeof(r->slices));
+    s->remote = true;
+    s->pending = 1;
+    client_window_read(h, r->off_bytes, r->len_bytes, goes_on);
+    for (uint64_t at = r->off_bytes; at < end;)
+        at = piece_start(s, at, end);
+    client_window_fill(h);
+    read_settle(s);
 }
 
 static void read_send(struct tarn_read *r)
 {
     struct tarn_handle *h = r->handle;
-    struct tarn_client *c = h->client;
-    struct read_state *s = r->state;
+    bool goes_on = handle_goes_on(h, r->off_bytes, r->off_bytes + r->len_bytes);
 
-    if (handle_goes_on(h, r->off_bytes, r->off_bytes + r->len_bytes))
-        h->ahead = TARN_MIN(h->ahead ? h->ahead * 2 : 1u, AHEAD_MAX);
+    h->ahead = goes_on ? TARN_MIN(h->ahead ? h->ahead * 2 : 1u, AHEAD_MAX) : 0;
+    if (h->file)
+        read_local(r);
     else
-        h->ahead = 0;
-    if (h->file) {
-        s->local = (struct tarn_local_read){.file = h->file,
-                                            .locator = h->located->locator,
-                                            .off_bytes = r->off_bytes,
-                                            .len_bytes = r->len_bytes,
-                                            .ahead_units = h->ahead,
-                                            .cb = read_local_done,
-                                            .arg = s};
-        s->local_running = true;
-        c->local.read(c->local.ctx, &s->local);
-    } else {
-        read_rpc(r);
-    }
+        read_remote(r, goes_on);
 }
 
 /* 0 if the answer tells where the bytes of this very version are. */
@@ -344,6 +414,7 @@ static void read_run(struct tarn_task *t)
     r->got_bytes = 0;
     r->state = s;
     s->read = r;
+    s->deadline_ns = tarn_loop_now_ns(h->client->args.loop) + client_read_timeout_ns(h->client);
     if (r->cancelled) { /* before it began */
         read_end(r, -TARN_E_CANCELLED);
         return;
@@ -395,8 +466,9 @@ void tarn_handle_cancel(struct tarn_read *r)
         return; /* read_run sees it */
     if (s->local_running) {
         c->local.cancel(c->local.ctx, &s->local);
-    } else if (s->rpc_running) {
-        tarn_rpc_cancel(&s->rpc);
+    } else if (s->remote) {
+        pieces_drop(s);
+        tarn_loop_post(c->args.loop, &r->task, read_cancelled);
     } else { /* it waits to learn where the bytes are, which others may wait for too */
         tarn_list_del(&r->task.node);
         tarn_loop_post(c->args.loop, &r->task, read_cancelled);

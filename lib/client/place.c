@@ -99,6 +99,25 @@ static int place_workers(struct tarn_place *p, const Tarn__Wire__Topology *t)
     return 0;
 }
 
+static int node_cmp(const void *a, const void *b)
+{
+    const struct tarn_rendezvous_node *x = a, *y = b;
+
+    return (x->id > y->id) - (x->id < y->id);
+}
+
+/* Each id once; the order of nodes has no influence. */
+static int place_set_check(struct place_set *s)
+{
+    if (s->n == 0)
+        return 0;
+    qsort(s->nodes, s->n, sizeof(*s->nodes), node_cmp);
+    for (unsigned i = 1; i < s->n; i++)
+        if (s->nodes[i].id == s->nodes[i - 1].id)
+            return -TARN_E_MSG_BAD;
+    return s->nodes[0].id ? 0 : -TARN_E_MSG_BAD;
+}
+
 static int place_past(struct tarn_place *p, const Tarn__Wire__Topology *t)
 {
     p->past = tarn_xcalloc(t->n_past + 1, sizeof(*p->past));
@@ -112,6 +131,8 @@ static int place_past(struct tarn_place *p, const Tarn__Wire__Topology *t)
         s->nodes = tarn_xcalloc(m->n_ids + 1, sizeof(*s->nodes));
         for (size_t k = 0; k < m->n_ids; k++)
             s->nodes[s->n++] = (struct tarn_rendezvous_node){m->ids[k], m->weights[k]};
+        if (place_set_check(s) < 0)
+            return -TARN_E_MSG_BAD;
     }
     return 0;
 }
@@ -287,16 +308,35 @@ static unsigned before_add(const struct tarn_place_worker *const *from, unsigned
     return have;
 }
 
+/* Owners of a set, and for each that is not alive whoever is asked in its place. */
+static unsigned before_set(const struct tarn_place *p, const struct place_set *s,
+                           const tarn_cid_t *cid, uint32_t segment, uint32_t replicas,
+                           uint64_t self, const struct tarn_place_worker **ret, unsigned have)
+{
+    const struct tarn_place_worker *owners[TARN_PLACE_PICK_MAX], *order[TARN_PLACE_PICK_MAX];
+    unsigned n = set_owners(p, s, cid, segment, replicas, owners), m, absent = 0;
+
+    have = before_add(owners, n, self, ret, have);
+    for (unsigned i = 0; i < n; i++)
+        absent += !owners[i]->alive;
+    if (absent == 0)
+        return have;
+    m = set_order(p, s, cid, segment, TARN_PLACE_PICK_MAX, order);
+    for (unsigned i = 0; i < m && absent > 0; i++) {
+        if (!order[i]->alive || picked(order[i], owners, n))
+            continue;
+        have = before_add(&order[i], 1, self, ret, have);
+        absent--;
+    }
+    return have;
+}
+
 unsigned tarn_place_before(const struct tarn_place *p, const tarn_cid_t *cid, uint32_t segment,
                            uint32_t replicas, uint64_t self, const struct tarn_place_worker **ret)
 {
-    const struct tarn_place_worker *w[TARN_PLACE_PICK_MAX];
-    unsigned n = set_owners(p, &p->live, cid, segment, replicas, w), have = 0;
+    unsigned have = before_set(p, &p->live, cid, segment, replicas, self, ret, 0);
 
-    have = before_add(w, n, self, ret, have);
-    for (unsigned i = 0; i < p->past_n; i++) {
-        n = set_owners(p, &p->past[i], cid, segment, replicas, w);
-        have = before_add(w, n, self, ret, have);
-    }
+    for (unsigned i = 0; i < p->past_n; i++)
+        have = before_set(p, &p->past[i], cid, segment, replicas, self, ret, have);
     return have;
 }

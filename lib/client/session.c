@@ -20,6 +20,7 @@
 
 #include <inttypes.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -141,17 +142,6 @@ static void session_lease(struct tarn_client *c, uint64_t sent_ns)
                          c);
 }
 
-static void session_meta(struct tarn_client *c, ProtobufCBinaryData cap)
-{
-    Tarn__Wire__CallMeta meta = TARN__WIRE__CALL_META__INIT;
-
-    meta.uid = (uint32_t)getuid();
-    meta.gid = (uint32_t)getgid();
-    meta.capability = cap;
-    tarn_rpc_client_set_meta(c->rpc, &meta);
-    client_meta(c, &meta);
-}
-
 static void session_renew_later(struct tarn_client *c);
 static void session_end(struct tarn_client *c);
 
@@ -169,7 +159,7 @@ static void session_renewed(struct tarn_rpc_req *req, int rc)
     }
     if (rc == 0) {
         session_lease(c, c->renew_sent_ns);
-        session_meta(c, resp->capability);
+        client_meta(c, resp->capability);
         session_cluster(c, resp->topology, resp->attachments);
         c->seen = TARN_MAX(c->seen, resp->index);
         if (c->have_seq && resp->seq > c->seq) { /* the connection keeps order: a gap is a loss */
@@ -286,7 +276,7 @@ static void session_opened(struct tarn_rpc_req *req, int rc)
         atomic_store(&c->kernel_trust_ns, resp->kernel_trust_ms >= UINT64_MAX / TARN_NS_PER_MS
                                               ? UINT64_MAX
                                               : resp->kernel_trust_ms * TARN_NS_PER_MS);
-        session_meta(c, resp->capability);
+        client_meta(c, resp->capability);
         if (!c->stopping)
             session_renew_later(c);
     } else if (!cb && !c->stopping) {
@@ -308,6 +298,8 @@ void client_session_start(struct tarn_client *c)
     if (c->session_busy || c->stopping)
         return;
     (void)gethostname(host, sizeof(host) - 1); /* only shown */
+    if (c->args.host && c->args.host[0])
+        (void)snprintf(host, sizeof(host), "%s", c->args.host); /* the same */
     msg.kind = c->kind;
     msg.transient = c->args.transient;
     msg.direct = c->args.on_attachments != NULL;

@@ -87,3 +87,20 @@ int tarn_cap_check(const uint8_t key[32], const char *cluster_id, int64_t real_n
     protobuf_c_message_free_unpacked(&c->base, NULL);
     return rc;
 }
+
+bool tarn_cap_is(const ProtobufCBinaryData *cap, const char *principal)
+{
+    Tarn__Wire__Capability *c = (Tarn__Wire__Capability *)tarn_msg_decode(
+        &tarn__wire__capability__descriptor, cap->data, cap->len);
+    Tarn__Wire__CapabilityBody *b =
+        c ? (Tarn__Wire__CapabilityBody *)tarn_msg_decode(&tarn__wire__capability_body__descriptor,
+                                                          c->body.data, c->body.len)
+          : NULL;
+    bool is = b && strcmp(b->principal, principal) == 0;
+
+    if (b)
+        protobuf_c_message_free_unpacked(&b->base, NULL);
+    if (c)
+        protobuf_c_message_free_unpacked(&c->base, NULL);
+    return is;
+}

@@ -190,3 +190,5 @@ void tarn_cap_make(const uint8_t key[32], const Tarn__Wire__CapabilityBody *body
  */
 int tarn_cap_check(const uint8_t key[32], const char *cluster_id, int64_t real_ns,
                    uint32_t attachment, bool write, const ProtobufCBinaryData *cap);
+/* Whose a capability is that was checked. */
+bool tarn_cap_is(const ProtobufCBinaryData *cap, const char *principal);

@@ -116,6 +116,21 @@ int core_tx_dir_state(struct core_tx *tx, tarn_ino_t dir, Tarn__Core__DirState *
     return rc;
 }
 
+void core_tx_flush_counts(struct core_tx *tx)
+{
+    const Tarn__Core__Counts *c = &tx->counts;
+    struct core_key k;
+
+    if (!tx->counts_dirty)
+        return;
+    tx->counts_dirty = false;
+    core_key_id32(&k, CORE_TAG_COUNTS, tx->attachment);
+    if (c->files || c->dirs || c->symlinks || c->bytes || c->dirs_listed)
+        core_tx_put(tx, TARN_CF_META, &k, &c->base);
+    else
+        core_tx_delete(tx, TARN_CF_META, &k);
+}
+
 int core_tx_open_counts(struct core_tx *tx, uint32_t attachment)
 {
     struct core_key k;
@@ -124,16 +139,26 @@ int core_tx_open_counts(struct core_tx *tx, uint32_t attachment)
 
     if (tx->attachment == attachment)
         return 0;
-    TARN_ASSERT(tx->attachment == 0); /* an entry stays within one attachment */
+    core_tx_flush_counts(tx);
     core_key_id32(&k, CORE_TAG_COUNTS, attachment);
     rc = core_get_message(&tx->src, TARN_CF_META, &k, &tarn__core__counts__descriptor, &tx->al, &m);
-    if (rc == -TARN_E_NO_ENTRY)
-        return -TARN_E_KV_CORRUPT;
-    if (rc < 0)
+    if (rc < 0 && rc != -TARN_E_NO_ENTRY)
         return rc;
-    tx->counts = *(Tarn__Core__Counts *)m;
+    if (rc == 0)
+        tx->counts = *(Tarn__Core__Counts *)m;
+    else
+        tarn__core__counts__init(&tx->counts);
     tx->attachment = attachment;
     return 0;
+}
+
+void core_tx_new_counts(struct core_tx *tx, uint32_t attachment)
+{
+    core_tx_flush_counts(tx);
+    tarn__core__counts__init(&tx->counts);
+    tx->counts.dirs = 1;
+    tx->counts_dirty = true;
+    tx->attachment = attachment;
 }
 
 int core_tx_reserve_inos(struct core_tx *tx, size_t n)
@@ -163,13 +188,15 @@ int core_tx_dir(struct core_tx *tx, tarn_ino_t dir, Tarn__Core__Inode **ret)
     if (inode->attachment == 0)
         return -TARN_E_NO_ATTACH;
     rc = core_tx_open_counts(tx, inode->attachment);
+    if (rc == 0 && tx->counts.dirs == 0) /* at least this one */
+        rc = -TARN_E_KV_CORRUPT;
     if (rc == 0)
         *ret = inode;
     return rc;
 }
 
-/* ---- init and attach
- * ----------------------------------------------------------------------------------- */
+/* ---- init
+ * ---------------------------------------------------------------------------------------------- */
 
 static bool apply_cluster_id_ok(const char *id)
 {
@@ -210,69 +237,14 @@ static int apply_init(struct core_tx *tx, const Tarn__Core__Init *m)
     return 0;
 }
 
-/* Re-attach of what is there: the store and the isolation domain must be the same. */
-static int apply_attach_again(struct core_tx *tx, const Tarn__Core__Attachment *a)
-{
-    const Tarn__Core__Attachment *old;
-    struct core_key k;
-    void *v;
-    int rc;
-
-    core_key_id32(&k, CORE_TAG_ATTACHMENT, a->id);
-    rc = core_get_message(&tx->src, TARN_CF_META, &k, &tarn__core__attachment__descriptor, &tx->al,
-                          &v);
-    if (rc == -TARN_E_NO_ENTRY)
-        return -TARN_E_EXISTS; /* another one is at that path */
-    if (rc < 0)
-        return rc;
-    old = v;
-    if (strcmp(old->store_id, a->store_id) != 0 || strcmp(old->isolation, a->isolation) != 0)
-        return -TARN_E_EXISTS;
-    return 0;
-}
-
-static int apply_attach(struct core_tx *tx, const Tarn__Core__Attachment *m)
-{
-    Tarn__Core__Attachment a = *m;
-    Tarn__Core__Inode *root = NULL;
-    struct core_key k;
-    int rc;
-
-    if (a.id == 0)
-        return -TARN_E_ENTRY_BAD;
-    if (strcmp(a.path, "/") != 0)
-        return -TARN_E_UNSUPPORTED;
-    rc = core_tx_inode(tx, TARN_INO_ROOT, &root);
-    if (rc < 0)
-        return rc;
-    if (root->attachment != 0) {
-        rc = apply_attach_again(tx, &a);
-        if (rc < 0)
-            return rc;
-    } else {
-        root->attachment = a.id;
-        root->changed = tx->index;
-        core_tx_put_inode(tx, TARN_INO_ROOT, root);
-        tarn__core__counts__init(&tx->counts);
-        tx->counts.dirs = 1;
-        tx->counts_dirty = true;
-        tx->attachment = a.id;
-    }
-    a.root = TARN_INO_ROOT.v;
-    core_key_id32(&k, CORE_TAG_ATTACHMENT, a.id);
-    core_tx_put(tx, TARN_CF_META, &k, &a.base);
-    tx->res->ino = TARN_INO_ROOT;
-    return 0;
-}
-
 /* ---- dispatch
  * ------------------------------------------------------------------------------------------ */
 
 static bool apply_one_kind(const Tarn__Core__Entry *e)
 {
-    return !!e->init + !!e->attach + !!e->list_begin + !!e->list_page + !!e->found + !!e->gone +
-               !!e->collect + !!e->job_put + !!e->job_lines + !!e->job_drop + !!e->job_items +
-               !!e->worker_put + !!e->past_drop + !!e->cap_key ==
+    return !!e->init + !!e->attach + !!e->detach + !!e->list_begin + !!e->list_page + !!e->found +
+               !!e->gone + !!e->collect + !!e->job_put + !!e->job_lines + !!e->job_drop +
+               !!e->job_items + !!e->worker_put + !!e->past_drop + !!e->cap_key ==
            1;
 }
 
@@ -289,7 +261,9 @@ static int apply_dispatch(struct core_tx *tx, const Tarn__Core__Entry *e)
     if (rc < 0) /* nothing comes before Init */
         return rc == -TARN_E_NO_ENTRY ? -TARN_E_ENTRY_BAD : rc;
     if (e->attach)
-        return apply_attach(tx, e->attach);
+        return core_apply_attach(tx, e->attach);
+    if (e->detach)
+        return core_apply_detach(tx, e->detach);
     if (e->list_begin)
         return core_apply_list_begin(tx, e->list_begin);
     if (e->list_page)
@@ -317,14 +291,9 @@ static int apply_dispatch(struct core_tx *tx, const Tarn__Core__Entry *e)
 
 static void apply_end(struct core_tx *tx)
 {
-    struct core_key k;
-
     if (tx->next_ino_dirty)
         core_tx_put_u64(tx, CORE_X_NEXT_INO, tx->next_ino);
-    if (tx->counts_dirty) {
-        core_key_id32(&k, CORE_TAG_COUNTS, tx->attachment);
-        core_tx_put(tx, TARN_CF_META, &k, &tx->counts.base);
-    }
+    core_tx_flush_counts(tx);
     if (tx->res->change_count > 0)
         core_tx_put_u64(tx, CORE_X_CHANGE, tx->index);
 }

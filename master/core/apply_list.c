@@ -48,6 +48,24 @@ int core_apply_list_begin(struct core_tx *tx, const Tarn__Core__ListBegin *m)
     return 0;
 }
 
+int core_dir_distrust(struct core_tx *tx, tarn_ino_t dir, uint32_t attachment)
+{
+    Tarn__Core__DirState *st;
+    struct core_key k;
+    int rc;
+
+    rc = core_tx_open_counts(tx, attachment);
+    if (rc == 0)
+        rc = core_tx_dir_state(tx, dir, &st);
+    if (rc < 0 || (!st->running && st->listed_ns == 0))
+        return rc;
+    st->dir_removed = true;
+    core_dir_set_listed(tx, st, 0);
+    core_key_id(&k, CORE_TAG_DIR, dir.v);
+    core_tx_put(tx, TARN_CF_META, &k, &st->base);
+    return 0;
+}
+
 void core_dir_set_listed(struct core_tx *tx, Tarn__Core__DirState *st, int64_t listed_ns)
 {
     if (!st->listed_ns == !listed_ns) {

@@ -90,10 +90,21 @@ static bool object_same_owner(const Tarn__Core__Inode *inode, const Tarn__Core__
     return inode->mode == o->mode && inode->uid == o->uid && inode->gid == o->gid;
 }
 
-bool core_object_same(const Tarn__Core__Inode *inode, const Tarn__Core__Object *o)
+bool core_object_same(const struct core_tx *tx, const Tarn__Core__Inode *inode,
+                      const Tarn__Core__Object *o)
 {
     TARN_ASSERT(inode->type == o->type);
-    return object_same_content(inode, o) && object_same_owner(inode, o);
+    return inode->attachment == tx->attachment && object_same_content(inode, o) &&
+           object_same_owner(inode, o);
+}
+
+bool core_name_covered(const struct core_tx *tx, const Tarn__Core__Inode *inode,
+                       const Tarn__Core__Object *o)
+{
+    if (!inode->held)
+        return false;
+    return !o || o->type != CORE_TYPE_DIR ||
+           (inode->attachment != 0 && inode->attachment != tx->attachment);
 }
 
 static uint64_t inode_bytes(const Tarn__Core__Inode *inode)
@@ -141,6 +152,31 @@ static void counts_add(struct core_tx *tx, const Tarn__Core__Inode *inode, uint6
     tx->counts.bytes +=
         sign * inode_bytes(inode); /* modulo 2^64: what was added is taken away again */
     tx->counts_dirty = true;
+}
+
+void core_name_put(struct core_tx *tx, tarn_ino_t dir, const void *name, size_t len, tarn_ino_t ino,
+                   uint32_t type)
+{
+    Tarn__Core__Dentry d = TARN__CORE__DENTRY__INIT;
+    struct core_key k;
+
+    d.ino = ino.v;
+    d.type = type;
+    core_key_name(&k, dir.v, name, len);
+    core_tx_put(tx, TARN_CF_META, &k, &d.base);
+    core_key_id2(&k, CORE_TAG_ORDER, dir.v, ino.v);
+    tarn_kv_batch_put(tx->src.b, TARN_CF_META, core_slice(&k), tarn_kv_slice("", 0));
+}
+
+void core_name_delete(struct core_tx *tx, tarn_ino_t dir, const void *name, size_t len,
+                      tarn_ino_t ino)
+{
+    struct core_key k;
+
+    core_key_name(&k, dir.v, name, len);
+    core_tx_delete(tx, TARN_CF_META, &k);
+    core_key_id2(&k, CORE_TAG_ORDER, dir.v, ino.v);
+    core_tx_delete(tx, TARN_CF_META, &k);
 }
 
 static void names_put_dentries(struct core_tx *tx, tarn_ino_t dir, tarn_ino_t first,
@@ -203,7 +239,9 @@ void core_name_update(struct core_tx *tx, const struct core_name *n, const Tarn_
     if (o->type != CORE_TYPE_DIR && !object_same_content(inode, o))
         inode->version = tx->index;
     inode->changed = tx->index;
-    counts_add(tx, inode, -1ull);
+    if (inode->attachment == tx->attachment)
+        counts_add(tx, inode, -1ull);
+    inode->attachment = tx->attachment;
     object_fill(tx, inode, o);
     counts_add(tx, inode, 1);
     core_tx_put_inode(tx, n->ino, inode);
@@ -211,21 +249,22 @@ void core_name_update(struct core_tx *tx, const struct core_name *n, const Tarn_
     tx->res->updated++;
 }
 
-static int name_detach(struct core_tx *tx, const struct core_name *n)
+int core_dir_detach(struct core_tx *tx, tarn_ino_t ino, Tarn__Core__Inode *inode)
 {
     Tarn__Core__DirState *st;
     struct core_key k;
     int rc;
 
-    rc = core_tx_dir_state(tx, n->ino, &st);
+    rc = core_tx_dir_state(tx, ino, &st);
     if (rc < 0)
         return rc;
     if (st->listed_ns != 0)
         tx->counts.dirs_listed--;
-    n->inode->detached = true;
-    n->inode->changed = tx->index;
-    core_tx_put_inode(tx, n->ino, n->inode);
-    core_key_id(&k, CORE_TAG_GARBAGE, n->ino.v);
+    inode->detached = true;
+    inode->held = false;
+    inode->changed = tx->index;
+    core_tx_put_inode(tx, ino, inode);
+    core_key_id(&k, CORE_TAG_GARBAGE, ino.v);
     tarn_kv_batch_put(tx->src.b, TARN_CF_META, core_slice(&k), tarn_kv_slice("", 0));
     return 0;
 }
@@ -245,7 +284,7 @@ int core_names_remove(struct core_tx *tx, const struct core_name *const *names, 
     }
     for (size_t i = 0; i < n && rc == 0; i++) {
         if (names[i]->inode->type == CORE_TYPE_DIR) {
-            rc = name_detach(tx, names[i]);
+            rc = core_dir_detach(tx, names[i]->ino, names[i]->inode);
         } else {
             core_key_id(&k, CORE_TAG_INODE, names[i]->ino.v);
             core_tx_delete(tx, TARN_CF_META, &k);
@@ -276,7 +315,8 @@ static int found_check(struct core_tx *tx, const struct core_name *n, const Tarn
     if (!n->ino.v)
         return 0;
     tx->res->ino = n->ino;
-    if (n->inode->type == o->type && core_object_same(n->inode, o)) {
+    if (core_name_covered(tx, n->inode, o) ||
+        (n->inode->type == o->type && core_object_same(tx, n->inode, o))) {
         *ret_done = true;
         return 0;
     }
@@ -336,11 +376,29 @@ int core_apply_gone(struct core_tx *tx, const Tarn__Core__Gone *m)
     rc = core_scan_one(tx, parent, m->name, &n);
     if (rc < 0 || !n.ino.v)
         return rc;
+    if (core_name_covered(tx, n.inode, NULL)) {
+        tx->res->ino = n.ino;
+        return 0;
+    }
     if (n.inode->changed > m->asked_index) {
         tx->res->ino = n.ino;
         return -TARN_E_ENTRY_STALE;
     }
     return core_name_remove(tx, &n);
+}
+
+/* The root of the name space cannot go: it becomes what it was before anything was attached there.
+ */
+static void collect_root(struct core_tx *tx)
+{
+    Tarn__Core__Inode root = TARN__CORE__INODE__INIT;
+
+    root.type = CORE_TYPE_DIR;
+    root.parent = TARN_INO_ROOT.v;
+    root.version = tx->index;
+    root.changed = tx->index;
+    core_tx_put_inode(tx, TARN_INO_ROOT, &root);
+    core_tx_change(tx, TARN_INO_ROOT, TARN_INO_ROOT, root.version, "", 0);
 }
 
 static void collect_self(struct core_tx *tx, tarn_ino_t ino)
@@ -352,6 +410,8 @@ static void collect_self(struct core_tx *tx, tarn_ino_t ino)
         core_key_id(&k, tags[i], ino.v);
         core_tx_delete(tx, TARN_CF_META, &k);
     }
+    if (ino.v == TARN_INO_ROOT.v)
+        collect_root(tx);
 }
 
 int core_apply_collect(struct core_tx *tx, const Tarn__Core__Collect *m)

@@ -291,6 +291,8 @@ static int page_sweep(struct page *p)
 
         if (!said->in_range || said->has_dir || (!is_dir && said->has_file) || page_newer(p, n))
             continue;
+        if (core_name_covered(p->tx, n->inode, NULL))
+            continue;
         if (is_dir && !page_in_range(p, n->name, n->len, false))
             p->distrust = true; /* it may have hidden an object of the same name */
         said->gone = true;
@@ -312,9 +314,15 @@ static int page_take_object(struct page *p, const struct page_object *po)
         return 0;
     }
     n = &p->known.names[po->known];
+    if (core_name_covered(p->tx, n->inode, o))
+        return 0;
     if (n->inode->type == o->type) {
-        if (!core_object_same(n->inode, o) && !page_newer(p, n))
+        if (core_object_same(p->tx, n->inode, o))
+            return 0;
+        if (!page_newer(p, n))
             core_name_update(p->tx, n, o);
+        else if (n->inode->attachment != p->tx->attachment)
+            p->distrust = true; /* on the way to an attachment since the store was asked */
         return 0;
     }
     if (n->inode->type == CORE_TYPE_DIR)

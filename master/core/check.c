@@ -25,8 +25,10 @@ struct check {
     uint64_t detached;                  /* inodes without */
     uint64_t dentries, orders, garbage; /* keys */
     uint64_t ino_max;                   /* greatest id */
-    uint64_t applied;                   /* index */
-    uint64_t workers;                   /* known ones */
+    Tarn__Core__Attachment *attachments[TARN_ATTACHMENTS_MAX]; /* decoded */
+    size_t attachment_count;                                   /* of them */
+    uint64_t applied;                                          /* index */
+    uint64_t workers;                                          /* known ones */
 };
 
 #define CHECK_FAIL(c, ...) tarn_err_set((c)->err, -TARN_E_KV_CORRUPT, __VA_ARGS__)
@@ -126,7 +128,48 @@ static int check_form(struct check *c, uint64_t ino, const Tarn__Core__Inode *i)
     return 0;
 }
 
-/* A name leads to it, in a directory of the same attachment. */
+static const Tarn__Core__Attachment *check_attachment_of(const struct check *c, uint32_t id)
+{
+    for (size_t i = 0; i < c->attachment_count; i++)
+        if (c->attachments[i]->id == id)
+            return c->attachments[i];
+    return NULL;
+}
+
+/* The root of an attachment, or a directory on the way to one; of no store only there. */
+static int check_held(struct check *c, uint64_t ino, const Tarn__Core__Inode *i)
+{
+    const Tarn__Core__Attachment *a = check_attachment_of(c, i->attachment);
+    struct tarn_str path = {0};
+    bool needed = a && a->root == ino;
+    int rc;
+
+    if (!i->held)
+        return i->attachment != 0
+                   ? 0
+                   : CHECK_FAIL(c, "inode %" PRIu64 ": of no store, and not held", ino);
+    if (i->type != CORE_TYPE_DIR || (i->attachment != 0 && !a))
+        return CHECK_FAIL(c, "inode %" PRIu64 ": held and not fit for it", ino);
+    rc = tarn_core_path(c->src.kv, (tarn_ino_t){ino}, &path);
+    for (size_t k = 0; k < c->attachment_count && rc == 0; k++)
+        needed |= tarn_core_path_below(c->attachments[k]->path, path.p, path.len);
+    if (rc < 0 || !needed)
+        rc = CHECK_FAIL(c, "inode %" PRIu64 ": held for nothing (%s)", ino, tarn_strerror(rc));
+    tarn_str_fini(&path);
+    return rc;
+}
+
+/* Names in a directory of a store are the store's, or held; those of the cluster are held. */
+static bool check_fits(const Tarn__Core__Inode *i, const Tarn__Core__Inode *parent)
+{
+    if (parent->type != CORE_TYPE_DIR)
+        return false;
+    if (!i->held)
+        return i->attachment != 0 && parent->attachment == i->attachment;
+    return parent->held || i->parent == TARN_INO_ROOT.v;
+}
+
+/* A name leads to it, in a directory that may have it. */
 static int check_reachable(struct check *c, uint64_t ino, const Tarn__Core__Inode *i)
 {
     Tarn__Core__Inode *parent;
@@ -146,7 +189,7 @@ static int check_reachable(struct check *c, uint64_t ino, const Tarn__Core__Inod
     if (rc < 0)
         return CHECK_FAIL(c, "inode %" PRIu64 ": parent %" PRIu64 ": %s", ino, i->parent,
                           tarn_strerror(rc));
-    if (parent->type != CORE_TYPE_DIR || parent->attachment != i->attachment || i->attachment == 0)
+    if (!check_fits(i, parent))
         rc = CHECK_FAIL(c, "inode %" PRIu64 ": parent %" PRIu64 " is not fit for it", ino,
                         i->parent);
     tarn__core__inode__free_unpacked(parent, NULL);
@@ -169,7 +212,9 @@ static int check_inode_decoded(struct check *c, uint64_t ino, const Tarn__Core__
     if (ino != TARN_INO_ROOT.v) {
         c->reachable++;
         rc = check_reachable(c, ino, i);
-    } else if (i->type != CORE_TYPE_DIR || i->name.len != 0) {
+        if (rc == 0)
+            rc = check_held(c, ino, i);
+    } else if (i->type != CORE_TYPE_DIR || i->name.len != 0 || i->held) {
         rc = CHECK_FAIL(c, "the root is damaged");
     }
     if (rc == 0 && i->attachment != 0)
@@ -303,8 +348,10 @@ static int check_stored_counts(struct check *c, struct tarn_kv_slice key,
     n = check_counts_of(c, __builtin_bswap32(id));
     n->seen = true;
     s = m;
-    if (s->files != n->c.files || s->dirs != n->c.dirs || s->bytes != n->c.bytes ||
-        s->symlinks != n->c.symlinks || s->dirs_listed != n->c.dirs_listed)
+    if (s->dirs == 0 && s->files == 0 && s->symlinks == 0)
+        rc = CHECK_FAIL(c, "attachment %u: counts of nothing", n->id);
+    else if (s->files != n->c.files || s->dirs != n->c.dirs || s->bytes != n->c.bytes ||
+             s->symlinks != n->c.symlinks || s->dirs_listed != n->c.dirs_listed)
         rc = CHECK_FAIL(c,
                         "attachment %u: files %" PRIu64 "/%" PRIu64 " dirs %" PRIu64 "/%" PRIu64
                         " bytes %" PRIu64 "/%" PRIu64 " symlinks %" PRIu64 "/%" PRIu64
@@ -315,24 +362,51 @@ static int check_stored_counts(struct check *c, struct tarn_kv_slice key,
     return rc;
 }
 
+/* Its root is where its path leads, and has no other store. */
+static int check_attachment_root(struct check *c, const Tarn__Core__Attachment *a)
+{
+    Tarn__Core__Inode *root = NULL;
+    struct tarn_str path = {0};
+    int rc;
+
+    rc = tarn_core_inode(c->src.kv, (tarn_ino_t){a->root}, &root);
+    if (rc == 0)
+        rc = tarn_core_path(c->src.kv, (tarn_ino_t){a->root}, &path);
+    if (rc < 0 || root->attachment != a->id || root->detached ||
+        strcmp(tarn_str_z(&path), a->path) != 0)
+        rc = CHECK_FAIL(c, "attachment %u at %s: its root %" PRIu64 " is not there (%s)", a->id,
+                        a->path, a->root, tarn_strerror(rc));
+    tarn__core__inode__free_unpacked(root, NULL);
+    tarn_str_fini(&path);
+    return rc;
+}
+
 static int check_attachment(struct check *c, struct tarn_kv_slice key, struct tarn_kv_slice value)
 {
-    const Tarn__Core__Attachment *a;
+    Tarn__Core__Attachment *a;
     struct core_key k;
+    uint32_t next;
     void *m;
-    int rc = 0;
+    int rc;
 
-    if (core_decode(&tarn__core__attachment__descriptor, value, NULL, &m) < 0)
-        return CHECK_FAIL(c, "an unreadable attachment");
+    if (c->attachment_count == TARN_ATTACHMENTS_MAX ||
+        core_decode(&tarn__core__attachment__descriptor, value, NULL, &m) < 0)
+        return CHECK_FAIL(c, "an unreadable attachment, or one too many");
     a = m;
+    c->attachments[c->attachment_count++] = a;
     core_key_id32(&k, CORE_TAG_ATTACHMENT, a->id);
-    if (core_compare(key.p, key.n, k.b, k.n) != 0 || a->root != TARN_INO_ROOT.v)
-        rc = CHECK_FAIL(c, "attachment %u is damaged", a->id);
+    if (core_compare(key.p, key.n, k.b, k.n) != 0)
+        return CHECK_FAIL(c, "attachment %u is damaged", a->id);
+    for (size_t i = 0; i + 1 < c->attachment_count; i++)
+        if (strcmp(c->attachments[i]->path, a->path) == 0)
+            return CHECK_FAIL(c, "two attachments at %s", a->path);
     core_key_id32(&k, CORE_TAG_COUNTS, a->id);
-    if (rc == 0 && !check_has(c, TARN_CF_META, &k))
-        rc = CHECK_FAIL(c, "attachment %u has no counts", a->id);
-    tarn__core__attachment__free_unpacked(m, NULL);
-    return rc;
+    if (!check_has(c, TARN_CF_META, &k))
+        return CHECK_FAIL(c, "attachment %u has no counts", a->id);
+    rc = tarn_core_next_attachment(c->src.kv, &next);
+    if (rc == 0 && next <= a->id)
+        rc = CHECK_FAIL(c, "attachment %u exists, next is %u", a->id, next);
+    return rc < 0 ? rc : check_attachment_root(c, a);
 }
 
 static int check_line(struct check *c, struct tarn_kv_slice key, struct tarn_kv_slice value)
@@ -472,14 +546,14 @@ int tarn_core_check(struct tarn_kv *kv, struct tarn_errbuf *err)
         char tag;
         check_fn *fn;
     } walks[] = {
-        {TARN_CF_META, CORE_TAG_INODE, check_inode}, /* first: it adds up what the others compare */
+        {TARN_CF_META, CORE_TAG_ATTACHMENT, check_attachment}, /* first: inodes are held for them */
+        {TARN_CF_META, CORE_TAG_INODE, check_inode},           /* adds up what the others compare */
         {TARN_CF_META, CORE_TAG_DENTRY, check_dentry},
         {TARN_CF_META, CORE_TAG_ORDER, check_order},
         {TARN_CF_META, CORE_TAG_GARBAGE, check_garbage},
         {TARN_CF_META, CORE_TAG_DIR, check_dir_state},
         {TARN_CF_META, CORE_TAG_SKIPPED, check_skipped},
         {TARN_CF_META, CORE_TAG_COUNTS, check_stored_counts},
-        {TARN_CF_META, CORE_TAG_ATTACHMENT, check_attachment},
         {TARN_CF_META, CORE_TAG_WORKER, check_worker},
         {TARN_CF_JOBS, CORE_TAG_JOB, check_job},
         {TARN_CF_JOBS, CORE_TAG_LINE, check_line},
@@ -501,5 +575,7 @@ int tarn_core_check(struct tarn_kv *kv, struct tarn_errbuf *err)
         c.counts = n->next;
         free(n);
     }
+    while (c.attachment_count > 0)
+        tarn__core__attachment__free_unpacked(c.attachments[--c.attachment_count], NULL);
     return rc;
 }

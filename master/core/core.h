@@ -24,7 +24,9 @@
  * - in a listing a file never replaces a directory (the directory wins; `dir_removed` makes the
  * listing distrusted when one went and the key of the object that it may have hidden is not in the
  * same page); Found does, it asked for both;
- * - a removed directory is detached: its name goes at once, what is below goes by Collect.
+ * - a removed directory is detached: its name goes at once, what is below goes by Collect;
+ * - a name that is held for an attachment (its root, a directory on the way to it) is neither
+ * removed nor replaced by any answer of a store (apply_attach.c).
  */
 #pragma once
 
@@ -34,6 +36,8 @@
 #include "lib/base/ids.h"
 #include "master/core/core.pb-c.h"
 #include "store/kv/kv.h"
+
+#define TARN_ATTACHMENTS_MAX 256u /* at a time */
 
 enum tarn_core_cf { TARN_CF_META, TARN_CF_JOBS, TARN_CF_SOFT, TARN_CF_COUNT };
 extern const char *const tarn_core_cf_names[TARN_CF_COUNT]; /* "default" "jobs" "soft" */
@@ -90,13 +94,22 @@ int tarn_core_dir_state(struct tarn_kv *kv, tarn_ino_t dir,
 int tarn_core_skipped_names(struct tarn_kv *kv, tarn_ino_t dir,
                             struct tarn_str *ret); /* one per line */
 int tarn_core_attachment(struct tarn_kv *kv, uint32_t id, Tarn__Core__Attachment **ret);
+typedef int tarn_core_attachment_fn(void *arg, const Tarn__Core__Attachment *a);
+int tarn_core_attachments(struct tarn_kv *kv, tarn_core_attachment_fn *fn, void *arg); /* by id */
+/* The smallest id that a new attachment may have: ids are never given twice. */
+int tarn_core_next_attachment(struct tarn_kv *kv, uint32_t *ret);
+/* Index of the entry that attached or detached last, so that it grows; 0: none since the store is
+ * one of a version without it. */
+int tarn_core_attached_index(struct tarn_kv *kv, uint64_t *ret);
+/* True when a normal path lies below another one, whose first `dir_len` bytes are given. Pure. */
+bool tarn_core_path_below(const char *path, const char *dir, size_t dir_len);
 int tarn_core_counts(struct tarn_kv *kv, uint32_t attachment, Tarn__Core__Counts **ret);
 int tarn_core_cluster_id(struct tarn_kv *kv, char ret[37]);
 int tarn_core_applied_index(struct tarn_kv *kv, uint64_t *ret); /* 0 for an empty store */
 /* Index of the last entry that changed a known name (struct tarn_core_change); 0: none did. */
 int tarn_core_last_change(struct tarn_kv *kv, uint64_t *ret);
-/* The store's key of an inode relative to its attachment's root ("" for the root, no trailing '/').
- */
+/* The store's key of an inode relative to its attachment's root ("" for the root, no trailing '/');
+ * of a directory of no store: "". */
 int tarn_core_key(struct tarn_kv *kv, tarn_ino_t ino, struct tarn_str *ret_key);
 /* The path in the name space ("/a/b"). */
 int tarn_core_path(struct tarn_kv *kv, tarn_ino_t ino, struct tarn_str *ret_path);

@@ -46,6 +46,8 @@
 #define CORE_TAG_SINGLE     'x'
 
 #define CORE_X_APPLIED     "applied"
+#define CORE_X_ATTACHED    "attached" /* index of the last attach or detach */
+#define CORE_X_NEXT_ATT    "next_att" /* smallest id of a new attachment */
 #define CORE_X_CLUSTER     "cluster"
 #define CORE_X_FORMAT      "format"
 #define CORE_X_NEXT_INO    "next_ino"
@@ -210,8 +212,15 @@ int core_tx_inode(struct core_tx *tx, tarn_ino_t ino,
 void core_tx_put_inode(struct core_tx *tx, tarn_ino_t ino, const Tarn__Core__Inode *inode);
 /* The state of a directory; a zero one when there is none. */
 int core_tx_dir_state(struct core_tx *tx, tarn_ino_t dir, Tarn__Core__DirState **ret);
-/* Reads what creating and removing inodes of `attachment` needs. */
+/*
+ * Reads what creating and removing inodes of `attachment` needs; zeroes when it has none. What was
+ * open before is written first if it changed, so after the first write only the store can fail.
+ */
 int core_tx_open_counts(struct core_tx *tx, uint32_t attachment);
+/* The same for one that is new: its root. */
+void core_tx_new_counts(struct core_tx *tx, uint32_t attachment);
+/* Counts of nothing are removed: the attachment is gone, and all that it had. */
+void core_tx_flush_counts(struct core_tx *tx);
 /* Room for `n` more inodes? -TARN_E_TOO_BIG. */
 int core_tx_reserve_inos(struct core_tx *tx, size_t n);
 void core_tx_change(struct core_tx *tx, tarn_ino_t ino, tarn_ino_t parent, uint64_t version,
@@ -239,19 +248,33 @@ struct core_name {
     Tarn__Core__Inode *inode; /* NULL: none; changed in place */
 };
 
-/* True when `inode` already says what `o` says (same type). */
-bool core_object_same(const Tarn__Core__Inode *inode, const Tarn__Core__Object *o);
+/* True when `inode` already says what `o` says (same type), and belongs to the store that says so.
+ */
+bool core_object_same(const struct core_tx *tx, const Tarn__Core__Inode *inode,
+                      const Tarn__Core__Object *o);
+/*
+ * True when an answer (NULL: there is no such object) has nothing to say about the name: it is held
+ * for an attachment. But a directory on the way is the store's where the store has one.
+ */
+bool core_name_covered(const struct core_tx *tx, const Tarn__Core__Inode *inode,
+                       const Tarn__Core__Object *o);
 /*
  * Makes inodes with contiguous ids, and their names, in the order given; the caller has reserved
  * the ids and opened the directory. Returns the first id; 0 when there is none.
  */
 tarn_ino_t core_names_create(struct core_tx *tx, tarn_ino_t dir,
                              const Tarn__Core__Object *const *objects, size_t n);
-/* Writes what differs; same type. */
+/* Writes what differs; same type. A directory of the cluster's own becomes the store's. */
 void core_name_update(struct core_tx *tx, const struct core_name *n, const Tarn__Core__Object *o);
 /* Removes names; a directory is detached. */
 int core_name_remove(struct core_tx *tx, const struct core_name *n);
 int core_names_remove(struct core_tx *tx, const struct core_name *const *names, size_t n);
+/* A directory without a name: what is below waits for Collect. */
+int core_dir_detach(struct core_tx *tx, tarn_ino_t ino, Tarn__Core__Inode *inode);
+void core_name_put(struct core_tx *tx, tarn_ino_t dir, const void *name, size_t len, tarn_ino_t ino,
+                   uint32_t type);
+void core_name_delete(struct core_tx *tx, tarn_ino_t dir, const void *name, size_t len,
+                      tarn_ino_t ino);
 
 /* Names of a directory, ascending by bytes (not by key). Zeroed is empty; lives in the arena. */
 struct core_scan {
@@ -274,6 +297,8 @@ int core_scan_inodes(struct core_tx *tx, struct core_scan *s, tarn_ino_t dir);
 int core_scan_one(struct core_tx *tx, tarn_ino_t dir, ProtobufCBinaryData name,
                   struct core_name *ret);
 
+int core_apply_attach(struct core_tx *tx, const Tarn__Core__Attachment *m);
+int core_apply_detach(struct core_tx *tx, const Tarn__Core__Detach *m);
 int core_apply_list_begin(struct core_tx *tx, const Tarn__Core__ListBegin *m);
 int core_apply_list_page(struct core_tx *tx, const Tarn__Core__ListPage *m);
 int core_apply_found(struct core_tx *tx, const Tarn__Core__Found *m);
@@ -289,3 +314,6 @@ int core_apply_cap_key(struct core_tx *tx, const Tarn__Core__CapKey *m);
 /* Marks the listing of a directory as not to be believed, or as complete; keeps dirs_listed right.
  */
 void core_dir_set_listed(struct core_tx *tx, Tarn__Core__DirState *st, int64_t listed_ns);
+/* A name that its listing covered is unknown from now on: neither it nor one that runs is believed.
+ */
+int core_dir_distrust(struct core_tx *tx, tarn_ino_t dir, uint32_t attachment);

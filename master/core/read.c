@@ -37,12 +37,30 @@ int tarn_core_inode(struct tarn_kv *kv, tarn_ino_t ino, Tarn__Core__Inode **ret)
     return rc;
 }
 
+/* 0 when names may be looked for in `dir`. What was attached at the root, and is being collected,
+ * is not to be seen: only the root keeps its own name meanwhile. */
+static int read_visible(struct tarn_kv *kv, tarn_ino_t dir)
+{
+    Tarn__Core__Inode *root;
+    int rc;
+
+    if (dir.v != TARN_INO_ROOT.v)
+        return 0;
+    rc = tarn_core_inode(kv, dir, &root);
+    if (rc < 0)
+        return rc;
+    rc = root->detached ? -TARN_E_NO_ENTRY : 0;
+    tarn__core__inode__free_unpacked(root, NULL);
+    return rc;
+}
+
 int tarn_core_dentry(struct tarn_kv *kv, tarn_ino_t parent, const char *name, size_t len,
                      tarn_ino_t *ret_ino, uint32_t *ret_type)
 {
     struct core_src s = read_src(kv);
+    int rc = read_visible(kv, parent);
 
-    return core_get_dentry(&s, parent.v, name, len, NULL, ret_ino, ret_type);
+    return rc < 0 ? rc : core_get_dentry(&s, parent.v, name, len, NULL, ret_ino, ret_type);
 }
 
 int tarn_core_dir_state(struct tarn_kv *kv, tarn_ino_t dir, Tarn__Core__DirState **ret)
@@ -101,6 +119,62 @@ int tarn_core_attachment(struct tarn_kv *kv, uint32_t id, Tarn__Core__Attachment
     rc = read_message(kv, TARN_CF_META, &k, &tarn__core__attachment__descriptor, &m);
     if (rc == 0)
         *ret = m;
+    return rc;
+}
+
+int tarn_core_attachments(struct tarn_kv *kv, tarn_core_attachment_fn *fn, void *arg)
+{
+    const char tag = CORE_TAG_ATTACHMENT;
+    struct tarn_kv_iter *it = tarn_kv_iter_new(kv, NULL, TARN_CF_META, tarn_kv_slice(&tag, 1));
+    void *m;
+    int rc;
+
+    while ((rc = tarn_kv_iter_next(it)) == 1) {
+        rc = core_decode(&tarn__core__attachment__descriptor, tarn_kv_iter_value(it), NULL, &m);
+        if (rc < 0)
+            break;
+        rc = fn(arg, m);
+        protobuf_c_message_free_unpacked(m, NULL);
+        if (rc != 0)
+            break;
+    }
+    tarn_kv_iter_free(&it);
+    return rc;
+}
+
+static int read_last_id(void *arg, const Tarn__Core__Attachment *a)
+{
+    *(uint32_t *)arg = a->id;
+    return 0;
+}
+
+int tarn_core_next_attachment(struct tarn_kv *kv, uint32_t *ret)
+{
+    struct core_src s = read_src(kv);
+    uint64_t next;
+    uint32_t last = 0;
+    int rc = core_get_u64(&s, CORE_X_NEXT_ATT, &next);
+
+    if (rc == -TARN_E_NO_ENTRY) {
+        rc = tarn_core_attachments(kv, read_last_id, &last);
+        next = last + 1ull;
+    }
+    if (rc == 0 && next > UINT32_MAX)
+        rc = -TARN_E_TOO_BIG;
+    if (rc == 0)
+        *ret = (uint32_t)next;
+    return rc;
+}
+
+int tarn_core_attached_index(struct tarn_kv *kv, uint64_t *ret)
+{
+    struct core_src s = read_src(kv);
+    int rc = core_get_u64(&s, CORE_X_ATTACHED, ret);
+
+    if (rc == -TARN_E_NO_ENTRY) {
+        *ret = 0;
+        rc = 0;
+    }
     return rc;
 }
 
@@ -267,6 +341,8 @@ static int read_path_to_root(struct tarn_kv *kv, tarn_ino_t ino, char *buf, size
         rc = inode->detached ? -TARN_E_NO_ENTRY : read_prepend(buf, &at, inode->name);
         tarn__core__inode__free_unpacked(inode, NULL);
     }
+    if (rc == 0 && at < cap)
+        rc = read_visible(kv, TARN_INO_ROOT);
     if (rc == 0)
         *ret_at = at;
     return rc;
@@ -289,20 +365,32 @@ int tarn_core_path(struct tarn_kv *kv, tarn_ino_t ino, struct tarn_str *ret_path
     return 0;
 }
 
-/* Attachments are at the root only, so the key is the path without its '/'. */
 int tarn_core_key(struct tarn_kv *kv, tarn_ino_t ino, struct tarn_str *ret_key)
 {
+    Tarn__Core__Attachment *a = NULL;
+    Tarn__Core__Inode *inode = NULL;
     char buf[2 * TARN_PATH_MAX];
-    size_t at;
+    size_t at, skip = 0;
     int rc;
 
-    rc = read_path_to_root(kv, ino, buf, sizeof(buf), &at);
+    rc = tarn_core_inode(kv, ino, &inode);
     if (rc < 0)
         return rc;
-    tarn_str_reset(ret_key);
-    if (at < sizeof(buf))
-        tarn_str_add(ret_key, buf + at + 1, sizeof(buf) - at - 1);
-    return 0;
+    rc = read_path_to_root(kv, ino, buf, sizeof(buf), &at);
+    if (rc == 0 && inode->attachment != 0) {
+        rc = tarn_core_attachment(kv, inode->attachment, &a);
+        if (rc == -TARN_E_NO_ENTRY)
+            rc = -TARN_E_NO_ATTACH;
+    }
+    if (rc == 0) {
+        skip = !a ? sizeof(buf) - at : strcmp(a->path, "/") == 0 ? 0 : strlen(a->path);
+        tarn_str_reset(ret_key);
+        if (at + skip < sizeof(buf)) /* behind the attachment's path and a '/' */
+            tarn_str_add(ret_key, buf + at + skip + 1, sizeof(buf) - at - skip - 1);
+    }
+    tarn__core__attachment__free_unpacked(a, NULL);
+    tarn__core__inode__free_unpacked(inode, NULL);
+    return rc;
 }
 
 /* ---- walks
@@ -319,6 +407,9 @@ int tarn_core_readdir(struct tarn_kv *kv, tarn_ino_t dir, uint64_t cookie, tarn_
 
     if (cookie == UINT64_MAX)
         return 0;
+    rc = read_visible(kv, dir);
+    if (rc < 0)
+        return rc == -TARN_E_NO_ENTRY ? 0 : rc;
     core_key_id(&prefix, CORE_TAG_ORDER, dir.v);
     core_key_id2(&start, CORE_TAG_ORDER, dir.v, cookie + 1);
     it = tarn_kv_iter_new(kv, NULL, TARN_CF_META, core_slice(&prefix));

@@ -66,7 +66,7 @@ static int scan_check_inode(const struct core_tx *tx, const struct core_name *n,
 {
     const Tarn__Core__Inode *i = n->inode;
 
-    if (i->parent != dir.v || i->detached || i->attachment != tx->attachment ||
+    if (i->parent != dir.v || i->detached || (i->attachment != tx->attachment && !i->held) ||
         i->name.len != n->len || memcmp(i->name.data, n->name, n->len) != 0)
         return -TARN_E_KV_CORRUPT;
     return 0;

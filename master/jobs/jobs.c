@@ -212,7 +212,7 @@ static void jobs_pump_task(struct tarn_task *t)
     struct mjobs *j = TARN_CONTAINER(t, struct mjobs, pump);
 
     j->pump_posted = false;
-    if (j->stopping || !j->ready || !j->master->attach)
+    if (j->stopping || !j->ready || !j->master->attached)
         return;
     TARN_LIST_FOREACH_SAFE(n, &j->all)
     {

@@ -40,6 +40,7 @@
 #include "store/tier/tier.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -266,6 +267,8 @@ static struct tarn_tier *tier_new(const struct tarn_tier_args *args)
     tarn_cond_init(&t->job_cond);
     tarn_list_init(&t->fd_idle);
     tarn_list_init(&t->lru);
+    tarn_list_init(&t->copies);
+    t->copies_max = args->quota_bytes / 10;
     tarn_list_init(&t->reservers);
     tarn_list_init(&t->pin_wait);
     tarn_list_init(&t->kv_wait);
@@ -355,6 +358,14 @@ void tarn_tier_close(struct tarn_tier **pt)
 
 /* ---- reports ---------------------------------------------------------------------------- */
 
+const char *tarn_tier_uuid(const struct tarn_tier *t, char ret[TARN_TIER_UUID_TEXT])
+{
+    ret[0] = '\0';
+    if (t->id)
+        (void)snprintf(ret, TARN_TIER_UUID_TEXT, "%016llx", (unsigned long long)t->id); /* fits */
+    return ret;
+}
+
 void tarn_tier_info(struct tarn_tier *t, struct tarn_tier_info *ret)
 {
     *ret = (struct tarn_tier_info){
@@ -365,6 +376,7 @@ void tarn_tier_info(struct tarn_tier *t, struct tarn_tier_info *ret)
         .data_bytes = atomic_load(&t->data_bytes),
         .files = atomic_load(&t->files),
         .evicted_bytes = atomic_load(&t->evicted_bytes),
+        .copy_bytes = atomic_load_explicit(&t->copy_bytes, memory_order_relaxed),
         .checksum_errors = atomic_load(&t->checksum_errors),
         .fds = atomic_load(&t->fds),
         .offline = tarn_tier_offline(t),
@@ -377,7 +389,7 @@ void tarn_tier_info(struct tarn_tier *t, struct tarn_tier_info *ret)
 
 /* What tarn_tier_check() adds up. */
 struct tier_sums {
-    uint64_t data, files, disk, pinned, listed, open;
+    uint64_t data, files, disk, pinned, listed, open, copies;
 };
 
 static void check_group(struct tarn_tier *t, struct tarn_tier_file *f, uint32_t group,
@@ -398,6 +410,7 @@ static void check_group(struct tarn_tier *t, struct tarn_tier_file *f, uint32_t 
         return;
     bytes = tarn_tier_mask_bytes(f->length, group, present);
     sums->data += bytes;
+    sums->copies += g->copy ? bytes : 0;
     sums->pinned += f->pins ? bytes : 0;
     if (t->kv_state == TIER_KV_OPEN && !tarn_tier_offline(t)) {
         TARN_ASSERT(tarn_tier_index_get(&key, &rec) == 0);
@@ -442,6 +455,7 @@ void tarn_tier_check(struct tarn_tier *t)
             check_file(t, TARN_CONTAINER(n, struct tarn_tier_file, node), &sums);
     }
     TARN_ASSERT(sums.data == atomic_load(&t->data_bytes) && sums.files == atomic_load(&t->files));
+    TARN_ASSERT(sums.copies == t->copy_bytes);
     TARN_ASSERT(sums.pinned == t->pinned_bytes && sums.listed == t->lru_len);
     TARN_ASSERT(sums.disk <=
                 atomic_load(&t->data_bytes_disk)); /* more: files that could not be unlinked */

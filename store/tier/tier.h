@@ -142,6 +142,9 @@ struct tarn_tier_op {
                      in the index. 0: there is one */
     bool medium;  /* load: in, read the medium, not the page cache (--verify) */
     uint64_t reserved_bytes; /* reserve: in; store: in, what was reserved for it */
+    bool spare; /* reserve: in, room that is free, or that copies take: nothing else is evicted,
+                   now or at the high watermark */
+    bool copy;  /* store: in, another worker's group: see tarn_tier_group_copy() */
     tarn_tier_fn *cb;        /* in */
     void *arg;               /* in */
     struct tarn_disk_io io;  /* the tier's */
@@ -186,6 +189,11 @@ void tarn_tier_load(struct tarn_tier *t, struct tarn_tier_op *op);
  * load's.
  */
 void tarn_tier_read(struct tarn_tier *t, struct tarn_tier_op *op);
+/*
+ * Drops one group, record first. False when it cannot be now: nothing of it is here, something is
+ * under way on it, or the file was ever lent (it goes as a whole).
+ */
+bool tarn_tier_drop_group(struct tarn_tier *t, struct tarn_tier_file *f, uint32_t group);
 /* Drops the file's bytes: record first, then the data once readers are done. op->group is ignored.
  */
 void tarn_tier_drop(struct tarn_tier *t, struct tarn_tier_op *op);
@@ -195,6 +203,35 @@ void tarn_tier_drop(struct tarn_tier *t, struct tarn_tier_op *op);
  * larger. Above the high watermark it evicts at once. Loop's thread.
  */
 void tarn_tier_set_foreign(struct tarn_tier *t, uint64_t bytes);
+
+/* ---- a directory among others: loop's thread --------------------------------------------- */
+
+#define TARN_TIER_UUID_TEXT 20u /* bytes of its text, with the NUL */
+/*
+ * Who the directory is, also in another process or on another host; a copy of it (cp -a) is the
+ * same. "" where it has no id and none could be written. Any thread.
+ */
+const char *tarn_tier_uuid(const struct tarn_tier *t, char ret[TARN_TIER_UUID_TEXT]);
+
+/*
+ * Groups that belong to another worker are copies: they are the first to be evicted, and together
+ * take at most `max_bytes` (a tenth of the quota by default). Known in memory alone: after a start
+ * nothing is a copy.
+ */
+void tarn_tier_set_copies_max(struct tarn_tier *t, uint64_t max_bytes);
+void tarn_tier_group_copy(struct tarn_tier *t, struct tarn_tier_file *f, uint32_t group, bool copy);
+/* How many workers are to hold the file, as far as somebody said; kept in memory while something
+ * of the file is present or it is referenced. */
+void tarn_tier_file_set_replicas(struct tarn_tier_file *f, uint32_t replicas);
+uint32_t tarn_tier_file_replicas(const struct tarn_tier_file *f); /* 0: unknown */
+
+#define TARN_TIER_LISTS 64u
+/* The cids of one part (0 .. TARN_TIER_LISTS - 1) of the files with something present, in no order;
+ * the caller frees *ret. */
+size_t tarn_tier_list(struct tarn_tier *t, unsigned part, tarn_cid_t **ret);
+/* The first group at or behind *group of which something is present; *ret_whole: all of it. False:
+ * none. */
+bool tarn_tier_next_group(struct tarn_tier_file *f, uint32_t *group, bool *ret_whole);
 
 /* ---- reports: any thread ---------------------------------------------------------------- */
 
@@ -206,6 +243,7 @@ struct tarn_tier_info {
     uint64_t data_bytes;      /* present bytes */
     uint64_t files;           /* with at least one present granule */
     uint64_t evicted_bytes;   /* since the start */
+    uint64_t copy_bytes;      /* present bytes of copies */
     uint64_t checksum_errors; /* since the start */
     uint64_t hits, misses;    /* try_read */
     uint64_t fds;             /* open now */

@@ -170,17 +170,22 @@ static int dir_format(struct tarn_tier *t, struct dir_found *d, bool replace,
                       struct tarn_errbuf *err)
 {
     struct tarn_tier_format f = {.created_s = tarn_tier_now_s(t)};
+    bool ours = d->format && strcmp(d->f.owner, t->owner) == 0;
     int rc;
 
-    if (d->format && strcmp(d->f.owner, t->owner) == 0)
+    if (ours && d->f.id) {
+        t->id = d->f.id;
         return 0;
-    if (d->format && !replace)
+    }
+    if (d->format && !ours && !replace)
         return tarn_err_set(err, -TARN_E_DIR_FOREIGN, "%s: belongs to cluster %s, not to %s",
                             t->path, d->f.owner, t->owner);
     if (!d->format && d->any)
         tarn_warn("tier", "path=%s: FORMAT is damaged; the cache starts empty", t->path);
     if (d->format)
-        f.created_s = d->f.created_s;
+        f = d->f;
+    while (f.id == 0)
+        f.id = tarn_rng_u64(tarn_rng_system());
     (void)snprintf(f.owner, sizeof(f.owner), "%s", t->owner); /* its length was checked */
     if (!d->format) {
         (void)tarn_tier_dir_wipe(t, "FORMAT"); /* whatever it is */
@@ -189,6 +194,11 @@ static int dir_format(struct tarn_tier *t, struct dir_found *d, bool replace,
             return dir_fail(t, err, rc, "index"); /* data/ without records goes in the background */
     }
     rc = dir_write_format(t, &f);
+    if (rc < 0 && ours) { /* made before directories had an id; it serves without one */
+        tarn_warn("tier", "path=%s: FORMAT cannot be written anew: %s", t->path, tarn_strerror(rc));
+        return 0;
+    }
+    t->id = f.id;
     return rc < 0 ? dir_fail(t, err, rc, "FORMAT") : 0;
 }
 

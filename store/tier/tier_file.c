@@ -366,6 +366,52 @@ bool tarn_tier_file_tag(const struct tarn_tier_file *f, uint64_t *ret_tag)
     return true;
 }
 
+void tarn_tier_file_set_replicas(struct tarn_tier_file *f, uint32_t replicas)
+{
+    f->replicas = (uint8_t)TARN_MIN(replicas, UINT8_MAX);
+}
+
+uint32_t tarn_tier_file_replicas(const struct tarn_tier_file *f)
+{
+    return f->replicas;
+}
+
+size_t tarn_tier_list(struct tarn_tier *t, unsigned part, tarn_cid_t **ret)
+{
+    struct tier_shard *s = &t->shards[part];
+    struct tarn_hnode *n = NULL;
+    size_t slot = 0, count = 0;
+
+    _Static_assert(TARN_TIER_LISTS == TIER_SHARDS, "a part is a shard");
+    TARN_ASSERT(part < TIER_SHARDS);
+    TARN_GUARD(&s->mtx);
+    *ret = tarn_xcalloc(s->files.count + 1, sizeof(**ret));
+    while ((n = tarn_htab_walk(&s->files, &slot, n)) != NULL) {
+        const struct tarn_tier_file *f = TARN_CONTAINER(n, struct tarn_tier_file, node);
+
+        if (f->present_n > 0)
+            (*ret)[count++] = f->cid;
+    }
+    return count;
+}
+
+bool tarn_tier_next_group(struct tarn_tier_file *f, uint32_t *group, bool *ret_whole)
+{
+    const struct tier_group *g;
+    uint64_t i = *group;
+
+    for (; (g = tarn_tier_group_next(f, &i)) != NULL; i++) {
+        uint64_t present = atomic_load(&g->present);
+
+        if (present == 0)
+            continue;
+        *group = (uint32_t)i;
+        *ret_whole = present == tarn_tier_group_mask(f->length, (uint32_t)i);
+        return true;
+    }
+    return false;
+}
+
 bool tarn_tier_file_used(const struct tarn_tier_file *f)
 {
     return f->used;

@@ -23,6 +23,7 @@ void tarn_tier_format_encode(const struct tarn_tier_format *f, uint8_t ret[TARN_
     tarn_tier_le_put(b.group, sizeof(b.group), TARN_GROUP_GRANULES);
     tarn_tier_le_put(b.created, sizeof(b.created), f->created_s);
     memcpy(b.owner, f->owner, n);
+    tarn_tier_le_put(b.id, sizeof(b.id), f->id);
     tarn_tier_le_put(b.sum, sizeof(b.sum),
                      tarn_xxh3(&b, offsetof(struct tarn_tier_format_bytes, sum)));
     memcpy(ret, &b, sizeof(b));
@@ -46,7 +47,6 @@ static int format_check(const uint8_t *p, size_t n, uint32_t *ret_version)
 
 int tarn_tier_format_decode(const void *p, size_t n, struct tarn_tier_format *ret)
 {
-    static const uint8_t zero[sizeof(((struct tarn_tier_format_bytes *)NULL)->zero)];
     struct tarn_tier_format_bytes b;
     uint32_t version;
     size_t len;
@@ -61,13 +61,13 @@ int tarn_tier_format_decode(const void *p, size_t n, struct tarn_tier_format *re
     memcpy(&b, p, sizeof(b));
     len = strnlen((const char *)b.owner, sizeof(b.owner));
     if (tarn_tier_le_take(b.granule, 4) != TARN_GRANULE_BYTES ||
-        tarn_tier_le_take(b.group, 4) != TARN_GROUP_GRANULES || len == sizeof(b.owner) ||
-        memcmp(b.zero, zero, sizeof(zero)) != 0)
+        tarn_tier_le_take(b.group, 4) != TARN_GROUP_GRANULES || len == sizeof(b.owner))
         return -TARN_E_FORMAT_BAD;
     for (size_t i = len; i < sizeof(b.owner); i++)
         if (b.owner[i] != 0)
             return -TARN_E_FORMAT_BAD;
     ret->created_s = tarn_tier_le_take(b.created, sizeof(b.created));
     memcpy(ret->owner, b.owner, sizeof(ret->owner));
+    ret->id = tarn_tier_le_take(b.id, sizeof(b.id));
     return 0;
 }

@@ -38,7 +38,7 @@ struct tarn_tier_format_bytes {
     uint8_t group[4];   /* u32, granules of a group */
     uint8_t created[8]; /* u64, seconds since 1970 */
     uint8_t owner[80];  /* cluster id, padded with NUL, at least one */
-    uint8_t zero[8];    /* reserved */
+    uint8_t id[8];      /* u64, random; 0: made by a tarn that had none */
     uint8_t sum[8];     /* u64, XXH3-64 of the 120 bytes before */
 };
 _Static_assert(sizeof(struct tarn_tier_format_bytes) == TARN_TIER_FORMAT_BYTES, "FORMAT");
@@ -72,6 +72,7 @@ _Static_assert(TARN_TIER_RECORD_MAX == 552, "record");
 struct tarn_tier_format {
     uint64_t created_s;              /* seconds since 1970 */
     char owner[TARN_TIER_OWNER_MAX]; /* NUL-terminated */
+    uint64_t id;                     /* of the directory; 0: none yet */
 };
 
 struct tarn_tier_record {

@@ -85,6 +85,8 @@ void tarn_tier_group_set(struct tarn_tier_file *f, uint32_t group, uint64_t pres
     atomic_store(&g->verified, verified);
     atomic_store(&g->present, present);
     file_count_bytes(f, tarn_tier_mask_bytes(f->length, group, present));
+    if (g->copy)
+        f->tier->copy_bytes += tarn_tier_mask_bytes(f->length, group, present);
     file_count_groups(f, 1);
 }
 
@@ -99,6 +101,8 @@ void tarn_tier_group_clear(struct tarn_tier_file *f, uint32_t group, uint64_t ma
     atomic_store(&g->present, old & ~mask); /* first: readers look at it after they pinned */
     atomic_store(&g->verified, atomic_load(&g->verified) & ~mask);
     file_count_bytes(f, 0 - tarn_tier_mask_bytes(f->length, group, mask));
+    if (g->copy)
+        f->tier->copy_bytes -= tarn_tier_mask_bytes(f->length, group, mask);
     if (old == mask) {
         tarn_tier_lru_del(f->tier, g);
         file_count_groups(f, -1);
@@ -255,6 +259,7 @@ static void store_indexed(struct tarn_tier_op *op)
     }
     atomic_store(&g->atime_s, op->atime_s);
     atomic_store(&g->touched, false);
+    g->copy = (op->flags & TIER_OP_COPY) != 0;
     tarn_tier_group_set(f, op->group, all, all);
     tarn_tier_file_note_level(f, op->level);
     store_end(op, 0);
@@ -383,7 +388,7 @@ void tarn_tier_store(struct tarn_tier *t, struct tarn_tier_op *op)
     TARN_ASSERT(op->reserved_bytes >= op->buf->len && op->level <= UINT8_MAX);
     op->tier = t;
     op->kind = TIER_STORE;
-    op->flags = 0;
+    op->flags = op->copy ? TIER_OP_COPY : 0;
     op->rc = 0;
     op->generation = op->file->generation;
     tarn_tier_turn_take(op);

@@ -51,6 +51,7 @@ enum tier_kind {
 #define TIER_OP_UNLINK  8u  /* op.flags, TIER_EVICT: the last group, the whole file goes */
 #define TIER_OP_ROOM    16u /* op.flags: counted in evicting_bytes */
 #define TIER_OP_LENT    32u /* op.flags, TIER_EVICT: not punched, since the file was lent */
+#define TIER_OP_COPY    64u /* op.flags, TIER_STORE: the group is another worker's */
 
 /*
  * 4 MiB of a file. Presence is changed on the loop alone, in any order of bits; readers pin, look,
@@ -65,6 +66,7 @@ struct tier_group {
     _Atomic bool touched;     /* used since the evictor last looked */
     _Atomic bool lost;        /* a failure was reported to the loop */
     bool busy;                /* loop: a store or a removal is under way */
+    bool copy;                /* loop: another worker's; goes before what is ours */
     uint8_t slot;             /* place in its leaf; immutable */
 };
 
@@ -86,7 +88,7 @@ struct tier_busy {
     bool exclusive;           /* the one under way removes the file */
 };
 
-/* A single-group file is one allocation of 200 bytes: the leaf follows the struct. */
+/* A single-group file is one allocation of 208 bytes: the leaf follows the struct. */
 struct tarn_tier_file {
     struct tarn_hnode node;      /* Lock: shard */
     tarn_cid_t cid;              /* immutable */
@@ -108,10 +110,11 @@ struct tarn_tier_file {
     _Atomic bool seen;     /* the walk after the start met it */
     _Atomic uint8_t level; /* weakest enum tarn_verified of its groups; 0: unknown */
     bool used;             /* Owner: loop. Some of it was verified since the start */
+    uint8_t replicas;      /* Owner: loop. As the user said; 0: nobody did */
 };
 _Static_assert(sizeof(struct tarn_tier_file) + sizeof(struct tier_leaf) +
                        sizeof(struct tier_group) <=
-                   200,
+                   208,
                "a hundred thousand small files fit 25 MB");
 
 struct tier_shard {
@@ -136,6 +139,7 @@ struct tarn_tier {
     struct tarn_clock *clock; /* borrowed */
     char *path;               /* immutable */
     char *owner;              /* immutable: cluster id */
+    uint64_t id;              /* immutable: of the directory; 0: none could be written */
     enum tarn_medium medium;
     uint64_t quota_bytes, high_bytes, low_bytes; /* immutable */
     uint32_t disk_free_bp, fds_max;              /* immutable */
@@ -165,17 +169,21 @@ struct tarn_tier {
     _Atomic bool offline;
 
     /* Reserving and evicting. */
-    struct tarn_list lru; /* groups, coldest first */
-    uint64_t lru_len;
-    uint64_t lru_scanned;       /* looked at since one was found */
-    struct tarn_list reservers; /* requests that wait for room */
-    uint64_t waiting_bytes;     /* their charges */
-    uint64_t evicting_bytes;    /* what evictions under way will free */
-    uint32_t evicting;          /* evictions under way */
-    uint64_t pinned_bytes;      /* present bytes of pinned files */
-    bool to_low;                /* above high: evict to low */
-    bool shrinking;             /* began above the quota: admits nothing until low */
-    bool pumping;               /* tarn_tier_pump() is on the stack */
+    struct tarn_list lru;    /* groups, coldest first */
+    struct tarn_list copies; /* those of others */
+    uint64_t lru_len;        /* of both */
+    uint64_t copies_len;
+    _Atomic uint64_t copy_bytes; /* present bytes of copies; changed on the loop */
+    uint64_t copies_max;         /* and how many there may be */
+    uint64_t lru_scanned;        /* looked at since one was found */
+    struct tarn_list reservers;  /* requests that wait for room */
+    uint64_t waiting_bytes;      /* their charges */
+    uint64_t evicting_bytes;     /* what evictions under way will free */
+    uint32_t evicting;           /* evictions under way */
+    uint64_t pinned_bytes;       /* present bytes of pinned files */
+    bool to_low;                 /* above high: evict to low */
+    bool shrinking;              /* began above the quota: admits nothing until low */
+    bool pumping;                /* tarn_tier_pump() is on the stack */
     bool pump_posted;
     struct tarn_task pump_task;
 
@@ -358,6 +366,10 @@ void tarn_tier_release(struct tarn_tier *t, uint64_t charge);
 void tarn_tier_pump(struct tarn_tier *t);
 void tarn_tier_lru_add(struct tarn_tier *t, struct tier_group *g);
 void tarn_tier_lru_del(struct tarn_tier *t, struct tier_group *g);
+/* Marks a group as another's or as ours. */
+void tarn_tier_copy_mark(struct tarn_tier_file *f, uint32_t group, struct tier_group *g, bool copy);
+/* Evicts copies down to what they may take. */
+void tarn_tier_copies_trim(struct tarn_tier *t);
 uint64_t tarn_tier_free_bytes(struct tarn_tier *t); /* what may still be written without eviction */
 
 /* ---- tier_walk.c ------------------------------------------------------------------------ */

@@ -22,6 +22,10 @@
  * read takes no lock. Groups of files that users pinned are not in the list; those under readers
  * are passed over.
  *
+ * Copies (groups that belong to other workers) are in a list of their own, which is looked at
+ * first, and which alone gives way to `spare` reservations: those never make the tier fuller than
+ * the high watermark, so that what others hand over does not push out what is ours.
+ *
  * Reservations are granted in the order they came. One that nothing can be evicted for fails at
  * once.
  */
@@ -137,7 +141,8 @@ void tarn_tier_release(struct tarn_tier *t, uint64_t charge)
 void tarn_tier_lru_add(struct tarn_tier *t, struct tier_group *g)
 {
     TARN_ASSERT(tarn_list_empty(&g->lru));
-    tarn_list_push(&t->lru, &g->lru);
+    tarn_list_push(g->copy ? &t->copies : &t->lru, &g->lru);
+    t->copies_len += g->copy;
     t->lru_len++;
     t->lru_scanned = 0;
 }
@@ -146,37 +151,100 @@ void tarn_tier_lru_del(struct tarn_tier *t, struct tier_group *g)
 {
     if (tarn_list_empty(&g->lru))
         return;
-    TARN_ASSERT(t->lru_len > 0);
+    TARN_ASSERT(t->lru_len > 0 && t->copies_len >= g->copy);
     tarn_list_del(&g->lru);
+    t->copies_len -= g->copy;
     t->lru_len--;
+}
+
+void tarn_tier_copy_mark(struct tarn_tier_file *f, uint32_t group, struct tier_group *g, bool copy)
+{
+    struct tarn_tier *t = f->tier;
+    uint64_t bytes = tarn_tier_mask_bytes(f->length, group, atomic_load(&g->present));
+    bool listed = !tarn_list_empty(&g->lru);
+
+    if (g->copy == copy)
+        return;
+    if (listed)
+        tarn_tier_lru_del(t, g);
+    g->copy = copy;
+    t->copy_bytes += copy ? bytes : 0 - bytes;
+    if (listed)
+        tarn_tier_lru_add(t, g);
+}
+
+void tarn_tier_group_copy(struct tarn_tier *t, struct tarn_tier_file *f, uint32_t group, bool copy)
+{
+    struct tier_group *g = tarn_tier_group(f, group);
+
+    tarn_loop_assert_mine(t->loop);
+    if (!g || atomic_load(&g->present) == 0 || g->copy == copy)
+        return;
+    tarn_tier_copy_mark(f, group, g, copy);
+    tarn_tier_pump(t);
+}
+
+void tarn_tier_set_copies_max(struct tarn_tier *t, uint64_t max_bytes)
+{
+    tarn_loop_assert_mine(t->loop);
+    t->copies_max = max_bytes;
+    tarn_tier_pump(t);
+}
+
+/* Evicts the coldest group of a list, or moves it to the hot end: bytes on their way out. */
+static uint64_t evict_coldest(struct tarn_tier *t, struct tarn_list *list)
+{
+    struct tier_group *g = TARN_LIST_ENTRY(list->next, struct tier_group, lru);
+    uint64_t before = t->evicting_bytes;
+    struct tarn_tier_file *f;
+    uint32_t group;
+
+    tarn_list_del(&g->lru);
+    tarn_list_push(list, &g->lru);
+    if (atomic_exchange_explicit(&g->touched, false, memory_order_relaxed) ||
+        (atomic_load(&g->pins) & ~TIER_PIN_WANT))
+        return 0;
+    f = tarn_tier_group_file(g, &group);
+    if (tarn_tier_lent(f) == TIER_LENT_NOW || !tarn_tier_evict(f, group, true))
+        return 0;
+    return t->evicting_bytes - before;
+}
+
+/* Starts the eviction of one copy: its bytes; 0 when none can go. */
+static uint64_t evict_copy(struct tarn_tier *t, unsigned *budget)
+{
+    uint64_t bytes = 0;
+
+    for (uint64_t n = 2 * t->copies_len; n > 0 && bytes == 0 && *budget > 0; n--) {
+        (*budget)--;
+        bytes = evict_coldest(t, &t->copies);
+    }
+    return bytes;
+}
+
+void tarn_tier_copies_trim(struct tarn_tier *t)
+{
+    unsigned budget = SCAN_MAX;
+
+    while (t->copy_bytes > t->copies_max && t->evicting < TIER_EVICT_MAX)
+        if (evict_copy(t, &budget) == 0)
+            return; /* in use: looked at again with the next one */
 }
 
 /* Starts one eviction: its bytes; 0 when `budget` is used up or nothing can go. */
 static uint64_t evict_one(struct tarn_tier *t, unsigned *budget)
 {
-    while (*budget > 0 && t->lru_len > 0 && t->lru_scanned <= 2 * t->lru_len) {
-        struct tier_group *g = TARN_LIST_ENTRY(t->lru.next, struct tier_group, lru);
-        uint64_t before = t->evicting_bytes;
-        struct tarn_tier_file *f;
-        uint32_t group;
+    uint64_t bytes = evict_copy(t, budget);
 
+    while (bytes == 0 && *budget > 0 && !tarn_list_empty(&t->lru) &&
+           t->lru_scanned <= 2 * t->lru_len) {
         (*budget)--;
         t->lru_scanned++;
-        tarn_list_del(&g->lru);
-        tarn_list_push(&t->lru, &g->lru);
-        if (atomic_exchange_explicit(&g->touched, false, memory_order_relaxed))
-            continue;
-        if (atomic_load(&g->pins) & ~TIER_PIN_WANT)
-            continue;
-        f = tarn_tier_group_file(g, &group);
-        if (tarn_tier_lent(f) == TIER_LENT_NOW)
-            continue;
-        if (tarn_tier_evict(f, group, true)) {
+        bytes = evict_coldest(t, &t->lru);
+        if (bytes)
             t->lru_scanned = 0;
-            return t->evicting_bytes - before;
-        }
     }
-    return 0;
+    return bytes;
 }
 
 /* ---- room ------------------------------------------------------------------------------- */
@@ -258,8 +326,26 @@ static void pump_later(struct tarn_tier *t)
     tarn_loop_post(t->loop, &t->pump_task, pump_later_cb);
 }
 
+/* Room without taking any from what is ours. 0 granted, 1 wait, or why not. */
+static int reserve_spare(struct tarn_tier *t, uint64_t charge)
+{
+    uint64_t used = tarn_tier_used(t), shortage = room_short(t, charge);
+    unsigned budget = SCAN_MAX;
+
+    if (used + charge > t->high_bytes)
+        shortage = TARN_MAX(shortage, used + charge - t->high_bytes);
+    if (shortage == 0) {
+        atomic_fetch_add(&t->reserved_bytes, charge);
+        return 0;
+    }
+    while (t->evicting_bytes < shortage && t->evicting < TIER_EVICT_MAX)
+        if (evict_copy(t, &budget) == 0)
+            break;
+    return t->evicting > 0 ? 1 : -TARN_E_TIER_FULL;
+}
+
 /* 0 granted, 1 wait, or why not. */
-static int reserve_try(struct tarn_tier *t, uint64_t charge)
+static int reserve_try(struct tarn_tier *t, uint64_t charge, bool spare)
 {
     uint64_t shortage;
 
@@ -271,6 +357,8 @@ static int reserve_try(struct tarn_tier *t, uint64_t charge)
         charge + atomic_load(&t->index_bytes) + atomic_load(&t->foreign_bytes) + BASE_BYTES >
             t->quota_bytes)
         return -TARN_E_TIER_FULL;
+    if (spare)
+        return reserve_spare(t, charge);
     shortage = room_short(t, charge);
     if (shortage == 0) {
         atomic_fetch_add(&t->reserved_bytes, charge);
@@ -289,7 +377,7 @@ static void reservers_serve(struct tarn_tier *t)
     while (!tarn_list_empty(&t->reservers)) {
         struct tarn_tier_op *op = TARN_LIST_ENTRY(t->reservers.next, struct tarn_tier_op, node);
         uint64_t charge = tarn_tier_charge(op->reserved_bytes);
-        int rc = reserve_try(t, charge);
+        int rc = reserve_try(t, charge, op->spare);
 
         if (rc > 0)
             return;
@@ -324,6 +412,7 @@ void tarn_tier_pump(struct tarn_tier *t)
     if (t->pumping || t->closed)
         return;
     t->pumping = true;
+    tarn_tier_copies_trim(t);
     watermarks(t);
     reservers_serve(t);
     t->pumping = false;

@@ -214,6 +214,13 @@ void tarn_tier_drop(struct tarn_tier *t, struct tarn_tier_op *op)
     tarn_tier_turn_take(op);
 }
 
+bool tarn_tier_drop_group(struct tarn_tier *t, struct tarn_tier_file *f, uint32_t group)
+{
+    tarn_loop_assert_mine(t->loop);
+    TARN_ASSERT(f->tier == t);
+    return !tarn_tier_lent(f) && tarn_tier_evict(f, group, false);
+}
+
 void tarn_tier_lose_file(struct tarn_tier_file *f)
 {
     if (f->present_n == 0 && !atomic_load(&f->on_disk))

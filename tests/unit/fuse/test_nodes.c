@@ -40,7 +40,7 @@ static struct tarn_attr dir_attr(uint64_t ino, uint64_t version)
 
 static void a_new_table_has_the_root(void **state)
 {
-    struct tarn_fnodes *t = fnodes_new();
+    struct tarn_fnodes *t = fnodes_new(TARN_INO_ROOT);
     struct tarn_attr a;
     bool outdated = true;
 
@@ -67,7 +67,7 @@ static void a_new_table_has_the_root(void **state)
 
 static void attributes_come_back(void **state)
 {
-    struct tarn_fnodes *t = fnodes_new();
+    struct tarn_fnodes *t = fnodes_new(TARN_INO_ROOT);
     struct tarn_attr a = file_attr(77, 4), b = {0};
     uint64_t id = fnode_ref(t, &a, fnodes_gen(t));
     bool outdated = true;
@@ -94,7 +94,7 @@ static void attributes_come_back(void **state)
 
 static void lookups_are_counted(void **state)
 {
-    struct tarn_fnodes *t = fnodes_new();
+    struct tarn_fnodes *t = fnodes_new(TARN_INO_ROOT);
     struct tarn_attr a = file_attr(5, 1), b;
     uint64_t id = fnode_ref(t, &a, 0), again;
     bool outdated;
@@ -123,7 +123,7 @@ static void lookups_are_counted(void **state)
 
 static void versions_are_nodes_of_files(void **state)
 {
-    struct tarn_fnodes *t = fnodes_new();
+    struct tarn_fnodes *t = fnodes_new(TARN_INO_ROOT);
     struct tarn_attr v1 = file_attr(5, 1), v2 = file_attr(5, 2), got;
     uint64_t id1 = fnode_ref(t, &v1, 0), id2 = fnode_ref(t, &v2, 0), ids[FNODE_IDS_MAX];
     bool outdated = true;
@@ -149,7 +149,7 @@ static void versions_are_nodes_of_files(void **state)
 
 static void a_directory_is_one_node(void **state)
 {
-    struct tarn_fnodes *t = fnodes_new();
+    struct tarn_fnodes *t = fnodes_new(TARN_INO_ROOT);
     struct tarn_attr v1 = dir_attr(5, 1), v2 = dir_attr(5, 2), file = file_attr(5, 3), got;
     uint64_t id = fnode_ref(t, &v1, 0);
     bool outdated = true;
@@ -168,7 +168,7 @@ static void a_directory_is_one_node(void **state)
 
 static void fresh_attributes_tell_versions_apart(void **state)
 {
-    struct tarn_fnodes *t = fnodes_new();
+    struct tarn_fnodes *t = fnodes_new(TARN_INO_ROOT);
     struct tarn_attr v1 = file_attr(5, 1), v2 = file_attr(5, 2), got;
     uint64_t id = fnode_ref(t, &v1, 0);
     bool outdated = true;
@@ -189,7 +189,7 @@ static void fresh_attributes_tell_versions_apart(void **state)
 
 static void an_invalidation_outdates(void **state)
 {
-    struct tarn_fnodes *t = fnodes_new();
+    struct tarn_fnodes *t = fnodes_new(TARN_INO_ROOT);
     struct tarn_attr f = file_attr(5, 1), d = dir_attr(6, 1), got;
     uint64_t fid = fnode_ref(t, &f, 0), did = fnode_ref(t, &d, 0), gen = fnodes_gen(t);
     bool outdated = true;
@@ -220,7 +220,7 @@ static void an_invalidation_outdates(void **state)
 /* The same version gets another node, which the retired one does not disturb. */
 static void a_retired_node_is_not_found(void **state)
 {
-    struct tarn_fnodes *t = fnodes_new();
+    struct tarn_fnodes *t = fnodes_new(TARN_INO_ROOT);
     struct tarn_attr v1 = file_attr(5, 1), v2 = file_attr(5, 2), got;
     uint64_t old = fnode_ref(t, &v1, fnodes_gen(t)), young;
     uint64_t ids[FNODE_IDS_MAX];
@@ -256,7 +256,7 @@ static void a_retired_node_is_not_found(void **state)
 /* Attributes read before an invalidation and put in after it are not trusted. */
 static void old_attributes_are_not_trusted(void **state)
 {
-    struct tarn_fnodes *t = fnodes_new();
+    struct tarn_fnodes *t = fnodes_new(TARN_INO_ROOT);
     struct tarn_attr a = file_attr(5, 1), got;
     uint64_t gen = fnodes_gen(t), id;
     bool outdated;
@@ -279,7 +279,7 @@ static void old_attributes_are_not_trusted(void **state)
 /* An answer may be newer than an invalidation that was on its way. */
 static void old_invalidations_do_not_outdate(void **state)
 {
-    struct tarn_fnodes *t = fnodes_new();
+    struct tarn_fnodes *t = fnodes_new(TARN_INO_ROOT);
     struct tarn_attr a = file_attr(5, 3), got;
     uint64_t id = fnode_ref(t, &a, fnodes_gen(t));
     bool outdated = true;
@@ -301,7 +301,7 @@ static void old_invalidations_do_not_outdate(void **state)
 /* Else opening it would be ESTALE for as long as the kernel holds the node. */
 static void what_is_found_is_not_outdated(void **state)
 {
-    struct tarn_fnodes *t = fnodes_new();
+    struct tarn_fnodes *t = fnodes_new(TARN_INO_ROOT);
     struct tarn_attr v1 = file_attr(5, 1), v2 = file_attr(5, 2), got;
     uint64_t id = fnode_ref(t, &v1, fnodes_gen(t)), before = fnodes_gen(t), id2;
     bool outdated = true;
@@ -328,7 +328,7 @@ static void what_is_found_is_not_outdated(void **state)
 
 static void listings_have_an_end(void **state)
 {
-    struct tarn_fnodes *t = fnodes_new();
+    struct tarn_fnodes *t = fnodes_new(TARN_INO_ROOT);
     struct tarn_attr d = dir_attr(6, 1), f = file_attr(7, 1);
     uint64_t did = fnode_ref(t, &d, 0), fid = fnode_ref(t, &f, 0), gen = fnodes_gen(t);
 
@@ -354,7 +354,7 @@ static void listings_have_an_end(void **state)
 
 static void many_nodes_are_found(void **state)
 {
-    struct tarn_fnodes *t = fnodes_new();
+    struct tarn_fnodes *t = fnodes_new(TARN_INO_ROOT);
     uint64_t *ids = tarn_xcalloc(MANY, sizeof(*ids));
     size_t seen = 0, n;
     uint64_t pos = 0, some[1000];
@@ -423,7 +423,7 @@ static void *worker_run(void *arg)
 
 static void threads_share_the_table(void **state)
 {
-    struct tarn_fnodes *t = fnodes_new();
+    struct tarn_fnodes *t = fnodes_new(TARN_INO_ROOT);
     _Atomic uint64_t wrong = 0;
     struct worker w[4];
     pthread_t threads[4];

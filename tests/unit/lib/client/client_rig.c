@@ -33,7 +33,7 @@ static void attr_fill(Tarn__Wire__Attr *a, const struct rig *r, uint64_t ino)
     a->ino = ino;
     a->parent = 1;
     a->type = TARN_TYPE_FILE;
-    a->size = RIG_SIZE;
+    a->size = r->size;
     a->cid = (ProtobufCBinaryData){sizeof(cid), cid};
     a->trust_ms = r->trust_ms;
 }
@@ -71,7 +71,7 @@ static void locate_reply(struct rig *r, struct tarn_rpc_call *call)
 
     attr_fill(&attr, r, 10);
     memset(cid, r->locate_cid, sizeof(cid));
-    v.size = RIG_SIZE;
+    v.size = r->size;
     loc.ino = 10;
     loc.cid = (ProtobufCBinaryData){sizeof(cid), cid};
     loc.key = tarn_wire_bytes("k", 1);
@@ -217,10 +217,11 @@ static void on_gone(void *ctx, struct tarn_rpc_session *s)
 void rig_init(struct rig *r, const struct tarn_local_ops *local)
 {
     *r = (struct rig){0};
-    rig_start(r, local);
+    rig_init_with(r, local, NULL);
 }
 
-void rig_start(struct rig *r, const struct tarn_local_ops *local)
+void rig_init_with(struct rig *r, const struct tarn_local_ops *local,
+                   void (*tweak)(struct rig *r, struct tarn_client_args *args))
 {
     struct tarn_rpc_server_args s = {
         .rng = tarn_rng_system(), .cluster_id = "c", .ctx = r, .on_gone = on_gone};
@@ -235,6 +236,7 @@ void rig_start(struct rig *r, const struct tarn_local_ops *local)
     r->trust_ms = 60000;
     r->lookup_ino = 10;
     r->locate_cid = 5;
+    r->size = RIG_SIZE;
     assert_int_equal(tarn_loop_new(&r->loop), 0);
     turns_guard(r->loop, &r->watchdog, 30 * TARN_NS_PER_S);
     s.loop = c.loop = r->loop;
@@ -246,6 +248,8 @@ void rig_start(struct rig *r, const struct tarn_local_ops *local)
     tarn_rpc_server_handle(r->server, TARN_RPC_read, on_read, r);
     assert_int_equal(tarn_rpc_server_listen(r->server, "127.0.0.1:0", &r->addr), 0);
     c.addrs = r->addr;
+    if (tweak)
+        tweak(r, &c);
     assert_int_equal(tarn_client_new(&c, &r->client), 0);
     tarn_client_connect(r->client, 5 * TARN_NS_PER_S, on_connected, r);
     rig_until(r, &r->flag, 1);
@@ -263,10 +267,17 @@ void rig_fini(struct rig *r)
     tarn_client_stop(r->client, on_stopped, &stopped);
     rig_until(r, &stopped, 1);
     rig_run_for(r, 2 * TARN_NS_PER_MS); /* closed handles go */
+    rig_fini_stopped(r);
+}
+
+void rig_fini_stopped(struct rig *r)
+{
+    unsigned stopped = 0;
+
     tarn_client_free(&r->client);
     rig_release(r);
     tarn_rpc_server_stop(r->server, on_stopped, &stopped);
-    rig_until(r, &stopped, 2);
+    rig_until(r, &stopped, 1);
     tarn_rpc_server_free(&r->server);
     tarn_timer_stop(&r->watchdog);
     tarn_loop_free(&r->loop);

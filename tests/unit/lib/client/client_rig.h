@@ -18,7 +18,7 @@
 #include "lib/client/client_priv.h"
 
 #define KIB      1024ull
-#define RIG_SIZE (3000 * KIB) /* of the file that reads are of */
+#define RIG_SIZE (3000 * KIB) /* of the file that reads are of, unless a test says otherwise */
 
 struct rig {
     struct tarn_loop *loop;
@@ -40,13 +40,14 @@ struct rig {
     int lookup_rc;       /* NO_ENTRY: negative */
     uint64_t lookup_ino; /* of answers */
     uint64_t trust_ms;   /* of answers */
+    uint64_t size;       /* of the file; RIG_SIZE */
     int locate_rc;
     uint8_t locate_cid;                  /* each byte of the locator's cid */
     unsigned spoil;                      /* answers of read to be damaged */
     unsigned everything;                 /* on_invalidate with everything */
     unsigned invalidated;                /* on_invalidate with names */
     unsigned flag;                       /* for rig_until */
-    enum tarn_on_partition on_partition; /* in, of rig_start */
+    enum tarn_on_partition on_partition; /* in, of rig_init_with */
     bool resumed;                        /* of answers to session_open */
     uint64_t index;                      /* of answers and notices; 0: as an older master */
     uint64_t resume, seen;               /* of the last session_open */
@@ -54,9 +55,13 @@ struct rig {
 };
 
 void rig_init(struct rig *r, const struct tarn_local_ops *local);
-/* The same with what r says already (zeroed but for `on_partition`, `resumed`, `index`). */
-void rig_start(struct rig *r, const struct tarn_local_ops *local);
+/* The same with what r says already (zeroed but for `on_partition`, `resumed`, `index`); `tweak`
+ * may change the client's arguments. */
+void rig_init_with(struct rig *r, const struct tarn_local_ops *local,
+                   void (*tweak)(struct rig *r, struct tarn_client_args *args));
 void rig_fini(struct rig *r);
+/* The same, of a client that was stopped. */
+void rig_fini_stopped(struct rig *r);
 void rig_run_for(struct rig *r, uint64_t ns);
 void rig_until(struct rig *r, const unsigned *flag, unsigned n);
 /* Answers the calls that are held. */

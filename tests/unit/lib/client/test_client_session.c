@@ -30,7 +30,7 @@ static void names_go_on_within_the_lease(void **state)
     struct rig r = {.resumed = true, .index = 7};
 
     (void)state;
-    rig_start(&r, NULL);
+    rig_init_with(&r, NULL, NULL);
     assert_int_equal(lookup(&r, "a"), 0);
     lose(&r);
     assert_int_equal(cached(&r, "a"), TARN_CACHED_HIT);
@@ -50,7 +50,7 @@ static void what_was_missed_is_dropped(void **state)
     struct rig r = {.index = 7};
 
     (void)state;
-    rig_start(&r, NULL);
+    rig_init_with(&r, NULL, NULL);
     assert_int_equal(lookup(&r, "a"), 0);
     lose(&r);
     rig_release(&r);
@@ -66,7 +66,7 @@ static void the_lease_ends_belief(void **state)
     uint64_t begun;
 
     (void)state;
-    rig_start(&r, NULL);
+    rig_init_with(&r, NULL, NULL);
     assert_int_equal(lookup(&r, "a"), 0);
     assert_in_range(tarn_client_kernel_trust_ns(r.client), 1, LEASE_NS);
     lose(&r);
@@ -91,7 +91,7 @@ static void for_ever_goes_on(void **state)
     struct rig r = {.resumed = true, .index = 7};
 
     (void)state;
-    rig_start(&r, NULL);
+    rig_init_with(&r, NULL, NULL);
     assert_int_equal(lookup(&r, "a"), 0);
     r.trust_ms = UINT64_MAX;
     assert_int_equal(lookup(&r, "b"), 0);
@@ -108,7 +108,7 @@ static void stale_goes_on(void **state)
     struct rig r = {.resumed = true, .index = 7, .on_partition = TARN_PARTITION_STALE};
 
     (void)state;
-    rig_start(&r, NULL);
+    rig_init_with(&r, NULL, NULL);
     r.trust_ms = 100;
     assert_int_equal(lookup(&r, "a"), 0);
     lose(&r);
@@ -132,7 +132,7 @@ static void a_frozen_master(void **state)
     struct rig r = {.resumed = true, .index = 7};
 
     (void)state;
-    rig_start(&r, NULL);
+    rig_init_with(&r, NULL, NULL);
     assert_int_equal(lookup(&r, "a"), 0);
     r.mute_renew = true;
     wait_cut_off(&r);
@@ -145,7 +145,7 @@ static void acknowledged_at_once(void **state)
     struct rig r = {.resumed = true, .index = 7};
 
     (void)state;
-    rig_start(&r, NULL);
+    rig_init_with(&r, NULL, NULL);
     assert_int_equal(lookup(&r, "a"), 0);
     for (unsigned i = 1; i <= 20; i++) {
         unsigned before = r.renewed;

@@ -20,6 +20,7 @@ void model_init(struct model *m)
     m->cap = 64;
     m->inodes = tarn_xcalloc(m->cap, sizeof(*m->inodes));
     m->next_ino = 2;
+    m->next_attachment = 1;
     m->next_worker = 1;
     m->past = tarn_xcalloc(MODEL_SETS, sizeof(*m->past));
 }
@@ -83,8 +84,20 @@ static void model_fill(struct model_inode *i, const Tarn__Core__Object *o)
         memcpy(i->cid, o->cid.data, sizeof(i->cid));
 }
 
-static uint64_t model_create(struct model *m, uint64_t index, uint64_t dir,
-                             const Tarn__Core__Object *o, struct model_result *r)
+static void model_link(struct model *m, uint64_t dir, uint64_t ino)
+{
+    struct model_inode *i = &m->inodes[ino];
+
+    i->parent = dir;
+    i->next = m->inodes[dir].children;
+    if (i->next)
+        m->inodes[i->next].prev = ino;
+    m->inodes[dir].children = ino;
+}
+
+/* An inode with a name in `dir`. */
+static uint64_t model_make(struct model *m, uint64_t index, uint64_t dir, const char *name,
+                           size_t len, uint32_t type, struct model_result *r)
 {
     uint64_t ino = m->next_ino++;
     struct model_inode *i;
@@ -96,21 +109,34 @@ static uint64_t model_create(struct model *m, uint64_t index, uint64_t dir,
     }
     i = &m->inodes[ino];
     i->exists = true;
-    i->type = o->type;
-    i->parent = dir;
+    i->type = type;
     i->version = i->changed = index;
-    i->len = o->name.len;
-    memcpy(i->name, o->name.data, o->name.len);
-    model_fill(i, o);
-    i->next = m->inodes[dir].children;
-    if (i->next)
-        m->inodes[i->next].prev = ino;
-    m->inodes[dir].children = ino;
+    i->attachment = m->inodes[dir].attachment;
+    i->len = len;
+    memcpy(i->name, name, len);
+    model_link(m, dir, ino);
     r->created++;
     return ino;
 }
 
-static void model_remove(struct model *m, uint64_t index, uint64_t ino, struct model_result *r)
+static void model_distrust(struct model_inode *d)
+{
+    if (!d->running && !d->listed_ns)
+        return;
+    d->dir_removed = true;
+    d->listed_ns = 0;
+}
+
+static uint64_t model_create(struct model *m, uint64_t index, uint64_t dir,
+                             const Tarn__Core__Object *o, struct model_result *r)
+{
+    uint64_t ino = model_make(m, index, dir, (char *)o->name.data, o->name.len, o->type, r);
+
+    model_fill(&m->inodes[ino], o);
+    return ino;
+}
+
+static void model_unlink(struct model *m, uint64_t ino)
 {
     struct model_inode *i = &m->inodes[ino];
 
@@ -121,8 +147,16 @@ static void model_remove(struct model *m, uint64_t index, uint64_t ino, struct m
     if (i->next)
         m->inodes[i->next].prev = i->prev;
     i->next = i->prev = 0;
+}
+
+static void model_remove(struct model *m, uint64_t index, uint64_t ino, struct model_result *r)
+{
+    struct model_inode *i = &m->inodes[ino];
+
+    model_unlink(m, ino);
     if (i->type == 2) {
         i->detached = true;
+        i->held = false;
         i->changed = index;
     } else {
         i->exists = false;
@@ -149,6 +183,7 @@ static void model_update(struct model *m, uint64_t index, uint64_t ino,
 
     *i = *to;
     i->changed = index;
+    i->attachment = m->inodes[i->parent].attachment;
     if (i->type != 2 &&
         (old.size != i->size || old.mtime_ns != i->mtime_ns || strcmp(old.etag, i->etag) != 0 ||
          memcmp(old.cid, i->cid, 16) != 0 || strcmp(old.target, i->target) != 0))
@@ -164,7 +199,25 @@ static int model_dir(const struct model *m, uint64_t dir)
         return -TARN_E_NO_ENTRY;
     if (m->inodes[dir].type != 2)
         return -TARN_E_NOT_DIR;
-    return m->attached ? 0 : -TARN_E_NO_ATTACH;
+    return m->inodes[dir].attachment ? 0 : -TARN_E_NO_ATTACH;
+}
+
+/* A held name takes nothing from its directory's store but that it has such a directory, unless it
+ * is the root of an attachment. */
+static bool model_deaf(const struct model *m, uint64_t ino, const Tarn__Core__Object *o)
+{
+    const struct model_inode *i = &m->inodes[ino];
+
+    if (!i->held)
+        return false;
+    if (i->attachment && model_attachment(m, i->attachment)->root == ino)
+        return true;
+    return !o || o->type != 2;
+}
+
+static bool model_adopts(const struct model *m, uint64_t ino)
+{
+    return m->inodes[ino].attachment != m->inodes[m->inodes[ino].parent].attachment;
 }
 
 /* ---- keys
@@ -258,9 +311,14 @@ static bool page_known(struct model *m, uint64_t index, const Tarn__Core__ListPa
     const Tarn__Core__Object *o = dir ? dir : file;
     bool newer = i.changed > p->asked_index;
 
+    if (model_deaf(m, ino, dir ? dir : file))
+        return false;
     if (o && o->type == i.type) {
-        if (!newer && model_differs(&m->inodes[ino], o, &to))
+        bool differs = model_differs(&m->inodes[ino], o, &to);
+
+        if (!newer && (differs || model_adopts(m, ino)))
             model_update(m, index, ino, &to, r);
+        *distrust |= newer && model_adopts(m, ino);
         return false;
     }
     if (o && i.type != 2) { /* of another type, and a directory is not in its way */
@@ -355,8 +413,11 @@ static void model_found(struct model *m, uint64_t index, const Tarn__Core__Found
         return;
     c = model_child(m, f->parent, o->name.data, o->name.len);
     r->ino = c;
-    if (c && m->inodes[c].type == o->type && !model_differs(&m->inodes[c], o, &to))
+    if (c && (model_deaf(m, c, o) || (m->inodes[c].type == o->type && !model_adopts(m, c) &&
+                                      !model_differs(&m->inodes[c], o, &to))))
         return;
+    if (c && m->inodes[c].type == o->type)
+        (void)model_differs(&m->inodes[c], o, &to);
     if (c && m->inodes[c].changed > f->asked_index) {
         r->rc = -TARN_E_ENTRY_STALE;
         return;
@@ -379,7 +440,9 @@ static void model_gone(struct model *m, uint64_t index, const Tarn__Core__Gone *
     if (r->rc < 0)
         return;
     c = model_child(m, g->parent, g->name.data, g->name.len);
-    if (c && m->inodes[c].changed > g->asked_index) {
+    if (c && model_deaf(m, c, NULL)) {
+        r->ino = c;
+    } else if (c && m->inodes[c].changed > g->asked_index) {
         r->rc = -TARN_E_ENTRY_STALE;
         r->ino = c;
     } else if (c) {
@@ -413,8 +476,15 @@ static void model_collect(struct model *m, uint64_t index, const Tarn__Core__Col
     for (uint32_t n = 0; n < c->max && m->inodes[c->ino].children; n++)
         model_remove(m, index, model_first_child(m, c->ino), r);
     r->more = m->inodes[c->ino].children != 0;
-    if (!r->more)
-        m->inodes[c->ino].exists = false;
+    if (r->more)
+        return;
+    if (c->ino == 1) {
+        m->inodes[1] = (struct model_inode){
+            .exists = true, .type = 2, .parent = 1, .version = index, .changed = index};
+        model_changed(r, 1, 1, index);
+        return;
+    }
+    m->inodes[c->ino].exists = false;
 }
 
 static uint64_t model_job_id(const Tarn__Core__Entry *e)
@@ -465,18 +535,277 @@ static void model_job(struct model *m, const Tarn__Core__Entry *e, struct model_
     }
 }
 
-static void model_attach(struct model *m, uint64_t index, const Tarn__Core__Attachment *a,
-                         struct model_result *r)
+/* ---- attachments
+ * ----------------------------------------------------------------------------------------- */
+
+struct model_attachment *model_attachment(const struct model *m, uint32_t id)
 {
-    if (m->attached && a->id != 1) {
+    for (size_t i = 0; i < MODEL_ATTACHMENTS; i++)
+        if (m->attached[i].id == id)
+            return (struct model_attachment *)(uintptr_t)&m->attached[i];
+    return NULL;
+}
+
+static bool path_below(const char *path, const char *dir)
+{
+    size_t n = strcmp(dir, "/") == 0 ? 0 : strlen(dir);
+
+    return strlen(path) > n + 1 && memcmp(path, dir, n) == 0 && path[n] == '/';
+}
+
+static bool model_needed(const struct model *m, const char *path)
+{
+    for (size_t i = 0; i < MODEL_ATTACHMENTS; i++)
+        if (m->attached[i].id &&
+            (strcmp(m->attached[i].path, path) == 0 || path_below(m->attached[i].path, path)))
+            return true;
+    return false;
+}
+
+/* The inode at a path, as far as there is one; `upto`: only so many names. 0: none. */
+static uint64_t model_at(const struct model *m, const char *path, size_t upto)
+{
+    uint64_t ino = 1;
+
+    for (const char *p = path + 1; *p && ino && upto > 0; upto--) {
+        size_t n = strcspn(p, "/");
+
+        ino = m->inodes[ino].type == 2 ? model_child(m, ino, p, n) : 0;
+        p += n + (p[n] == '/');
+    }
+    return ino;
+}
+
+static size_t path_depth(const char *path)
+{
+    size_t n = 0;
+
+    for (const char *p = path; *p; p++)
+        n += *p == '/' && p[1];
+    return n;
+}
+
+/* The name number k (from 1) of a path, and the path that ends with it. */
+static const char *path_name(const char *path, size_t k, size_t *ret_len, char *ret_upto)
+{
+    const char *p = path;
+
+    while (k-- > 0)
+        p = strchr(p, '/') + 1;
+    *ret_len = strcspn(p, "/");
+    memcpy(ret_upto, path, (size_t)(p - path) + *ret_len);
+    ret_upto[(size_t)(p - path) + *ret_len] = 0;
+    return p;
+}
+
+/* Directories that are not there, and the flag of all on the way to `path`. */
+static void model_hold(struct model *m, uint64_t index, int64_t now, const char *path,
+                       struct model_result *r)
+{
+    uint64_t dir = 1;
+
+    for (size_t k = 1; k < path_depth(path); k++) {
+        char upto[64];
+        size_t len;
+        const char *name = path_name(path, k, &len, upto);
+        uint64_t ino = model_child(m, dir, name, len);
+
+        if (!ino) {
+            ino = model_make(m, index, dir, name, len, 2, r);
+            m->inodes[ino].attachment = 0;
+            m->inodes[ino].mtime_ns = now;
+            model_changed(r, ino, dir, index);
+        } else if (!m->inodes[ino].held) {
+            m->inodes[ino].changed = index;
+        }
+        m->inodes[ino].held = true;
+        dir = ino;
+    }
+}
+
+static void model_drop_own(struct model *m, uint64_t ino, struct model_result *r)
+{
+    model_unlink(m, ino);
+    m->inodes[ino].exists = false;
+    model_changed(r, ino, m->inodes[ino].parent, 0);
+    r->removed++;
+}
+
+/* Every held directory below `ino` that leads nowhere goes, or is held no longer. */
+static void model_sweep(struct model *m, uint64_t index, uint64_t ino, const char *path,
+                        bool distrust, struct model_result *r)
+{
+    uint64_t next;
+
+    for (uint64_t c = m->inodes[ino].children; c; c = next) {
+        struct model_inode *i = &m->inodes[c];
+        char below[512];
+
+        next = i->next;
+        if (!i->held)
+            continue;
+        snprintf(below, sizeof(below), "%s/%.*s", strcmp(path, "/") == 0 ? "" : path, (int)i->len,
+                 i->name);
+        model_sweep(m, index, c, below, distrust, r);
+        if (model_needed(m, below))
+            continue;
+        if (i->attachment == 0) {
+            model_drop_own(m, c, r);
+        } else {
+            i->held = false;
+            i->changed = index;
+            model_changed(r, c, ino, i->version);
+        }
+        if (distrust && m->inodes[ino].attachment)
+            model_distrust(&m->inodes[ino]);
+    }
+}
+
+static int attachment_order(const void *a, const void *b)
+{
+    uint32_t x = ((const struct model_attachment *)a)->id,
+             y = ((const struct model_attachment *)b)->id;
+
+    return (x > y) - (x < y);
+}
+
+/* What is attached below a directory of a store, which makes room for a root. */
+static void model_replace(struct model *m, uint64_t index, int64_t now, const char *path,
+                          uint64_t old, uint64_t *ret, struct model_result *r)
+{
+    struct model_attachment below[MODEL_ATTACHMENTS];
+    uint64_t dir = m->inodes[old].parent;
+    char name[MODEL_NAME_MAX + 1];
+    size_t len = m->inodes[old].len;
+
+    memcpy(name, m->inodes[old].name, len);
+    memcpy(below, m->attached, sizeof(below));
+    for (size_t i = 0; i < MODEL_ATTACHMENTS; i++) {
+        bool moves = below[i].id && path_below(below[i].path, path);
+
+        for (size_t k = 0; k < MODEL_ATTACHMENTS && moves; k++) /* not with another one */
+            moves = !m->attached[k].id || !path_below(m->attached[k].path, path) ||
+                    !path_below(below[i].path, m->attached[k].path);
+        below[i].id = moves ? below[i].id : 0;
+    }
+    for (size_t i = 0; i < MODEL_ATTACHMENTS; i++) {
+        if (!below[i].id)
+            continue;
+        model_unlink(m, below[i].root);
+        m->attached[i].id = 0;
+    }
+    model_sweep(m, index, old, path, false, r);
+    model_remove(m, index, old, r);
+    *ret = model_make(m, index, dir, name, len, 2, r);
+    model_changed(r, *ret, dir, index);
+    m->inodes[*ret].held = true;
+    qsort(below, MODEL_ATTACHMENTS, sizeof(below[0]), attachment_order); /* ids of new inodes */
+    for (size_t i = 0; i < MODEL_ATTACHMENTS; i++) {
+        if (!below[i].id)
+            continue;
+        *model_attachment(m, 0) = below[i];
+        model_hold(m, index, now, below[i].path, r);
+        model_link(m, model_at(m, below[i].path, path_depth(below[i].path) - 1), below[i].root);
+        m->inodes[below[i].root].changed = index;
+        model_changed(r, below[i].root, m->inodes[below[i].root].parent,
+                      m->inodes[below[i].root].version);
+    }
+}
+
+static void model_attach_new(struct model *m, uint64_t index, int64_t now,
+                             const Tarn__Core__Attachment *a, struct model_result *r)
+{
+    struct model_attachment *to;
+    size_t depth = path_depth(a->path), len;
+    uint64_t ino, dir;
+    char upto[64];
+    const char *name;
+
+    for (size_t i = 0; i < MODEL_ATTACHMENTS; i++)
+        if (m->attached[i].id && strcmp(m->attached[i].path, a->path) == 0)
+            r->rc = -TARN_E_EXISTS;
+    if (r->rc == 0 && a->id < m->next_attachment)
+        r->rc = -TARN_E_ENTRY_STALE;
+    if (r->rc == 0 && m->inodes[1].detached)
+        r->rc = -TARN_E_BUSY;
+    for (size_t k = 1; k < depth && r->rc == 0; k++)
+        if (model_at(m, a->path, k) && m->inodes[model_at(m, a->path, k)].type != 2)
+            r->rc = -TARN_E_NOT_DIR;
+    if (r->rc < 0)
+        return;
+    assert_non_null(model_attachment(m, 0));
+    model_hold(m, index, now, a->path, r);
+    ino = model_at(m, a->path, depth);
+    if (!ino) {
+        dir = model_at(m, a->path, depth - 1);
+        name = path_name(a->path, depth, &len, upto);
+        ino = model_make(m, index, dir, name, len, 2, r);
+        model_changed(r, ino, dir, index);
+    } else if (m->inodes[ino].attachment == 0) {
+        m->inodes[ino].changed = index;
+        m->inodes[ino].mtime_ns = 0;
+        model_changed(r, ino, m->inodes[ino].parent, m->inodes[ino].version);
+    } else {
+        model_replace(m, index, now, a->path, ino, &ino, r);
+    }
+    m->inodes[ino].attachment = a->id;
+    m->inodes[ino].held = ino != 1;
+    to = model_attachment(m, 0);
+    *to = (struct model_attachment){.id = a->id, .root = ino, .since_ns = a->since_ns};
+    snprintf(to->path, sizeof(to->path), "%s", a->path);
+    snprintf(to->store_id, sizeof(to->store_id), "%s", a->store_id);
+    snprintf(to->ttl, sizeof(to->ttl), "%s", a->ttl);
+    m->next_attachment = a->id + 1;
+    m->attached_index = index;
+    r->ino = ino;
+}
+
+static void model_attach(struct model *m, uint64_t index, int64_t now,
+                         const Tarn__Core__Attachment *a, struct model_result *r)
+{
+    struct model_attachment *old = a->id ? model_attachment(m, a->id) : NULL;
+
+    if (a->id == 0) {
+        r->rc = -TARN_E_ENTRY_BAD;
+    } else if (!old) {
+        model_attach_new(m, index, now, a, r);
+    } else if (strcmp(old->path, a->path) != 0 || strcmp(old->store_id, a->store_id) != 0) {
         r->rc = -TARN_E_EXISTS;
+    } else {
+        snprintf(old->ttl, sizeof(old->ttl), "%s", a->ttl);
+        if (!old->since_ns)
+            old->since_ns = a->since_ns;
+        m->attached_index = index;
+        r->ino = old->root;
+    }
+}
+
+static void model_detach(struct model *m, uint64_t index, uint32_t id, struct model_result *r)
+{
+    struct model_attachment *a = id ? model_attachment(m, id) : NULL;
+    uint64_t parent;
+
+    if (!a)
+        r->rc = -TARN_E_NO_ATTACH;
+    for (size_t i = 0; a && i < MODEL_ATTACHMENTS; i++)
+        if (m->attached[i].id && path_below(m->attached[i].path, a->path))
+            r->rc = -TARN_E_EXISTS;
+    if (r->rc < 0)
+        return;
+    a->id = 0;
+    m->attached_index = index;
+    parent = m->inodes[a->root].parent;
+    if (a->root == 1) {
+        m->inodes[1].detached = true;
+        m->inodes[1].changed = index;
+        model_changed(r, 1, 1, 0);
+        r->removed++;
         return;
     }
-    if (!m->attached)
-        m->inodes[1].changed = index;
-    m->attached = true;
-    snprintf(m->ttl, sizeof(m->ttl), "%s", a->ttl);
-    r->ino = 1;
+    model_remove(m, index, a->root, r);
+    if (m->inodes[parent].attachment)
+        model_distrust(&m->inodes[parent]);
+    model_sweep(m, index, 1, "/", true, r);
 }
 
 /* ---- members
@@ -587,7 +916,9 @@ void model_apply(struct model *m, uint64_t index, const Tarn__Core__Entry *e,
         r->ino = 1;
         r->created = 1;
     } else if (e->attach) {
-        model_attach(m, index, e->attach, r);
+        model_attach(m, index, e->time_ns, e->attach, r);
+    } else if (e->detach) {
+        model_detach(m, index, e->detach->id, r);
     } else if (e->list_begin) {
         model_list_begin(m, index, e->time_ns, e->list_begin, r);
     } else if (e->list_page) {
@@ -641,6 +972,8 @@ static void compare_inode(const struct model_inode *m, const Tarn__Core__Inode *
     assert_int_equal(i->version, m->version);
     assert_int_equal(i->changed, m->changed);
     assert_int_equal(i->detached, m->detached);
+    assert_int_equal(i->held, m->held);
+    assert_int_equal(i->attachment, m->attachment);
     assert_int_equal(i->name.len, m->len);
     if (m->len)
         assert_memory_equal(i->name.data, m->name, m->len);
@@ -673,8 +1006,9 @@ static int count_children(void *arg, tarn_ino_t ino, const Tarn__Core__Inode *in
 static void compare_children(const struct model *m, struct tarn_kv *kv, uint64_t dir)
 {
     uint64_t n[2] = {0, 0}, children = 0;
+    bool hidden = dir == 1 && m->inodes[1].detached;
 
-    for (uint64_t c = m->inodes[dir].children; c; c = m->inodes[c].next) {
+    for (uint64_t c = hidden ? 0 : m->inodes[dir].children; c; c = m->inodes[c].next) {
         tarn_ino_t ino = {0};
         uint32_t type = 0;
 
@@ -689,15 +1023,16 @@ static void compare_children(const struct model *m, struct tarn_kv *kv, uint64_t
     assert_int_equal(n[0], children);
 }
 
-static void compare_counts(const struct model *m, struct tarn_kv *kv)
+static void compare_counts(const struct model *m, struct tarn_kv *kv, uint32_t id)
 {
     uint64_t files = 0, dirs = 0, bytes = 0, symlinks = 0, listed = 0;
-    Tarn__Core__Counts *c;
+    Tarn__Core__Counts *c = NULL;
+    int rc;
 
     for (uint64_t i = 1; i < m->next_ino; i++) {
         const struct model_inode *n = &m->inodes[i];
 
-        if (!n->exists || n->detached)
+        if (!n->exists || n->detached || n->attachment != id)
             continue;
         files += n->type == 1;
         dirs += n->type == 2;
@@ -705,13 +1040,34 @@ static void compare_counts(const struct model *m, struct tarn_kv *kv)
         bytes += n->size;
         listed += n->listed_ns != 0;
     }
-    assert_int_equal(tarn_core_counts(kv, 1, &c), 0);
+    rc = tarn_core_counts(kv, id, &c);
+    assert_int_equal(rc, files + dirs + symlinks ? 0 : -TARN_E_NO_ENTRY);
+    if (rc < 0)
+        return;
     assert_int_equal(c->files, files);
     assert_int_equal(c->dirs, dirs);
     assert_int_equal(c->bytes, bytes);
     assert_int_equal(c->symlinks, symlinks);
     assert_int_equal(c->dirs_listed, listed);
     tarn__core__counts__free_unpacked(c, NULL);
+}
+
+static void compare_attachment(const struct model *m, struct tarn_kv *kv, uint32_t id)
+{
+    const struct model_attachment *a = model_attachment(m, id);
+    Tarn__Core__Attachment *got;
+    int rc = tarn_core_attachment(kv, id, &got);
+
+    assert_int_equal(rc, a ? 0 : -TARN_E_NO_ENTRY);
+    compare_counts(m, kv, id);
+    if (rc < 0)
+        return;
+    assert_string_equal(got->path, a->path);
+    assert_string_equal(got->store_id, a->store_id);
+    assert_string_equal(got->ttl, a->ttl);
+    assert_int_equal(got->root, a->root);
+    assert_int_equal(got->since_ns, a->since_ns);
+    tarn__core__attachment__free_unpacked(got, NULL);
 }
 
 static int count_lines(void *arg, uint64_t seq, const Tarn__Core__JobLine *line)
@@ -808,6 +1164,7 @@ static void compare_members(const struct model *m, struct tarn_kv *kv)
 
 void model_compare(const struct model *m, struct tarn_kv *kv, uint64_t applied)
 {
+    uint32_t next;
     uint64_t at;
 
     assert_int_equal(tarn_core_applied_index(kv, &at), 0);
@@ -827,8 +1184,12 @@ void model_compare(const struct model *m, struct tarn_kv *kv, uint64_t applied)
             compare_children(m, kv, n);
         }
     }
-    if (m->attached)
-        compare_counts(m, kv);
+    assert_int_equal(tarn_core_next_attachment(kv, &next), 0);
+    assert_int_equal(next, m->next_attachment);
+    assert_int_equal(tarn_core_attached_index(kv, &at), 0);
+    assert_int_equal(at, m->attached_index);
+    for (uint32_t id = 1; id < m->next_attachment; id++)
+        compare_attachment(m, kv, id);
     compare_members(m, kv);
     for (uint64_t id = 1; id <= MODEL_JOBS; id++)
         compare_job(&m->jobs[id], kv, id);

@@ -16,6 +16,8 @@
 struct model_inode {
     bool exists;   /* not yet collected or removed */
     bool detached; /* a directory without a name */
+    bool held;     /* on the way to an attachment, or its root */
+    uint32_t attachment;
     uint32_t type; /* as in core.proto */
     uint64_t parent;
     uint64_t version, changed;
@@ -37,6 +39,15 @@ struct model_inode {
     size_t upto_len;
     char upto[MODEL_NAME_MAX + 2];
     unsigned skipped_lines; /* names left out that are kept */
+};
+
+#define MODEL_ATTACHMENTS 6
+
+struct model_attachment {
+    uint32_t id; /* 0: none */
+    char path[32], store_id[4], ttl[16];
+    int64_t since_ns;
+    uint64_t root;
 };
 
 struct model_job {
@@ -64,8 +75,9 @@ struct model {
     struct model_inode *inodes; /* by id */
     uint64_t next_ino, cap;
     bool inited;
-    bool attached;
-    char ttl[16];
+    struct model_attachment attached[MODEL_ATTACHMENTS];
+    uint32_t next_attachment;
+    uint64_t attached_index;
     struct model_job jobs[MODEL_JOBS + 1];
     struct model_worker workers[MODEL_WORKERS + 1]; /* by id */
     uint64_t next_worker;
@@ -97,5 +109,7 @@ void model_apply(struct model *m, uint64_t index, const Tarn__Core__Entry *e,
                  struct model_result *r);
 /* The child of that name; 0: none. */
 uint64_t model_child(const struct model *m, uint64_t dir, const void *name, size_t len);
+/* The attachment of that id; NULL. 0: a place for a new one. */
+struct model_attachment *model_attachment(const struct model *m, uint32_t id);
 /* Compares everything that can be read; fails the test where they differ. */
 void model_compare(const struct model *m, struct tarn_kv *kv, uint64_t applied);

@@ -326,13 +326,40 @@ static void gen_member(struct gen_entry *g, const struct model *m, struct tarn_r
     }
 }
 
+/* Paths among the names of objects, so that they meet them. */
 static void gen_attach(struct gen_entry *g, const struct model *m, struct tarn_rng *rng)
 {
+    static const char *const paths[] = {"/",        "/a",     "/a/b",   "/a/b/a-b", "/a/b/c",
+                                        "/a/a-/ab", "/a-b/c", "/a-b-c", "/a/b/a"};
+    const struct model_attachment *old = &m->attached[pick(rng, MODEL_ATTACHMENTS)];
+    bool full = !model_attachment(m, 0);
+
     tarn__core__attachment__init(&g->attach);
-    g->attach.id = !m->attached || chance(rng, 90) ? 1 : 2;
-    g->attach.path = (char *)(uintptr_t) "/";
+    if (old->id && (full || chance(rng, 30))) {
+        g->attach.id = old->id;
+        g->attach.path = (char *)(uintptr_t)(chance(rng, 95) ? old->path : "/b");
+        g->attach.store_id = (char *)(uintptr_t)(chance(rng, 95) ? old->store_id : "s2");
+    } else if (full) { /* no place in the model */
+        g->attach.id = 0;
+        g->attach.path = (char *)(uintptr_t) "/";
+    } else {
+        g->attach.id =
+            (uint32_t)pick(rng, 10) == 0 ? 1 : m->next_attachment + (uint32_t)pick(rng, 2);
+        g->attach.path = (char *)(uintptr_t)paths[pick(rng, TARN_ARRAY_LEN(paths))];
+        g->attach.store_id = (char *)(uintptr_t)(chance(rng, 50) ? "s1" : "s");
+        if (m->attached[0].id == 0 && m->next_attachment == 1 && chance(rng, 60))
+            g->attach.path = (char *)(uintptr_t) "/";
+    }
+    g->attach.since_ns = (int64_t)pick(rng, 3);
     g->attach.ttl = (char *)(uintptr_t)(chance(rng, 50) ? "60s" : "always");
     g->e.attach = &g->attach;
+}
+
+static void gen_detach(struct gen_entry *g, const struct model *m, struct tarn_rng *rng)
+{
+    tarn__core__detach__init(&g->detach);
+    g->detach.id = m->attached[pick(rng, MODEL_ATTACHMENTS)].id;
+    g->e.detach = &g->detach;
 }
 
 void gen_entry(struct gen_entry *g, const struct model *m, struct tarn_rng *rng, uint64_t index)
@@ -345,8 +372,10 @@ void gen_entry(struct gen_entry *g, const struct model *m, struct tarn_rng *rng,
         tarn__core__init__init(&g->init);
         g->init.cluster_id = (char *)(uintptr_t) "cluster";
         g->e.init = &g->init;
-    } else if (kind == 1 || (!m->attached && kind < 50)) {
+    } else if (kind < 4 || (m->next_attachment == 1 && kind < 50)) {
         gen_attach(g, m, rng);
+    } else if (kind < 6) {
+        gen_detach(g, m, rng);
     } else if (kind < 18) {
         gen_begin(g, m, rng, index);
     } else if (kind < 58) {

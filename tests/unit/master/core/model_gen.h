@@ -14,6 +14,7 @@ struct gen_entry {
     Tarn__Core__Entry e;
     Tarn__Core__Init init;
     Tarn__Core__Attachment attach;
+    Tarn__Core__Detach detach;
     Tarn__Core__ListBegin begin;
     Tarn__Core__ListPage page;
     Tarn__Core__Found found;

@@ -36,7 +36,9 @@ static void init_and_attach(void **state)
 
     assert_int_equal(fx_begin(&fx, ROOT, 1, false), -TARN_E_NO_ATTACH);
     assert_int_equal(fx_attach(&fx, 0, "/", "s", "60s"), -TARN_E_ENTRY_BAD);
-    assert_int_equal(fx_attach(&fx, 1, "/a", "s", "60s"), -TARN_E_UNSUPPORTED);
+    assert_int_equal(fx_attach(&fx, 1, "/a/", "s", "60s"), -TARN_E_ENTRY_BAD);
+    assert_int_equal(fx_attach(&fx, 1, "a", "s", "60s"), -TARN_E_ENTRY_BAD);
+    assert_int_equal(fx_attach(&fx, 1, "/a/../b", "s", "60s"), -TARN_E_ENTRY_BAD);
     assert_int_equal(fx_attach(&fx, 1, "/", "s", "60s"), 0);
     assert_int_equal(fx.res.ino.v, ROOT);
     assert_string_equal(fx_counts(&fx), "0 1 0 0 0");

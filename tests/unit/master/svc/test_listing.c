@@ -402,7 +402,7 @@ static void test_an_old_listing_is_in_force(void **state)
     mfx_script(fx, SRV_ERROR_500, 64);
     expect_count(fx, ROOT, MANY);
     assert_int_equal(mfx_stale(fx), 1);
-    assert_true(fx->master->attach->down);
+    assert_true(mattach_by_id(fx->master, 1)->down);
     assert_int_equal(mfx_requests(fx), 1);
     expect_count(fx, ROOT, MANY); /* at once */
     assert_int_equal(mfx_requests(fx), 1);

@@ -207,7 +207,7 @@ static void test_a_refusal_is_obeyed(void **state)
     tarn_clock_fake_advance(&fx->clock, MINUTE);
     mfx_script(fx, SRV_DENY, 2);
     assert_int_equal(mfx_lookup(fx, ROOT, "f", NULL), -TARN_E_UFS_DENIED);
-    assert_false(fx->master->attach->down);
+    assert_false(mattach_by_id(fx->master, 1)->down);
     assert_int_equal(mfx_stale(fx), 0);
     assert_int_equal(mfx_lookup(fx, ROOT, "f", NULL), 0);
     mfx_free(&fx);
@@ -258,7 +258,7 @@ static void test_absence_from_an_old_listing_is_no_answer(void **state)
 
 static bool is_up(struct mfx *fx)
 {
-    return !fx->master->attach->down;
+    return !mattach_by_id(fx->master, 1)->down;
 }
 
 static void test_a_store_that_is_down_is_probed_until_it_answers(void **state)
@@ -303,7 +303,7 @@ static void test_a_key_too_long_is_not_a_store_down(void **state)
     name[255] = 0;
     assert_int_equal(mfx_resolve(fx, "/" LONG "/" LONG "/" LONG "/" LONG, &a), 0);
     assert_int_equal(mfx_lookup(fx, a.ino, name, NULL), -TARN_E_NAME_TOO_LONG);
-    assert_false(fx->master->attach->down);
+    assert_false(mattach_by_id(fx->master, 1)->down);
     mfx_free(&fx);
 }
 
@@ -385,9 +385,9 @@ static void test_a_report_while_the_store_is_down_is_kept(void **state)
     srv_objects(fx->srv, changed, TARN_ARRAY_LEN(changed));
     mfx_script(fx, SRV_ERROR_500, 2);
     (void)mfx_report(fx, a.ino, a.version);
-    assert_true(fx->master->attach->down);
+    assert_true(mattach_by_id(fx->master, 1)->down);
     assert_int_equal(mfx_lookup(fx, ROOT, "zzz", NULL), -TARN_E_NO_ENTRY); /* the store is back */
-    assert_false(fx->master->attach->down);
+    assert_false(mattach_by_id(fx->master, 1)->down);
     assert_int_equal(mfx_lookup(fx, ROOT, "f", &b), 0);
     assert_int_equal(b.size, 20);
     mfx_free(&fx);

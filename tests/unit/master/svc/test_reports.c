@@ -267,14 +267,14 @@ static void test_the_store_is_asked_at_once(void **state)
     mfx_script(fx, SRV_STALL, 64);
     assert_int_equal(ask(fx, 50, text, sizeof(text)), 0);
     assert_non_null(strstr(text, "no answer within 50ms"));
-    assert_true(tarn_ufs_health(fx->master->attach->ufs)->rc < 0);
+    assert_true(tarn_ufs_health(mattach_by_id(fx->master, 1)->ufs)->rc < 0);
     mfx_script(fx, SRV_DENY, 64);
     assert_int_equal(ask(fx, 20000, text, sizeof(text)), 0);
     assert_non_null(strstr(text, "403"));
     mfx_script(fx, SRV_OK, 0);
     assert_int_equal(ask(fx, 20000, text, sizeof(text)), 0);
     assert_string_equal(text, "");
-    assert_int_equal(tarn_ufs_health(fx->master->attach->ufs)->rc, 0);
+    assert_int_equal(tarn_ufs_health(mattach_by_id(fx->master, 1)->ufs)->rc, 0);
     mfx_free(&fx);
 }
 

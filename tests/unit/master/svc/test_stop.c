@@ -287,13 +287,13 @@ static void test_an_attach_keeps_its_first_time(void **state)
 
     (void)state;
     mfx_start(fx);
-    since_ns = fx->master->attach->since_ns;
+    since_ns = mattach_by_id(fx->master, 1)->since_ns;
     assert_int_equal(since_ns, fx->clock.real);
     for (int i = 0; i < 2; i++) {
         mfx_stop(fx);
         tarn_clock_fake_advance(&fx->clock, 3600 * TARN_NS_PER_S);
         mfx_start(fx);
-        assert_int_equal(fx->master->attach->since_ns, since_ns);
+        assert_int_equal(mattach_by_id(fx->master, 1)->since_ns, since_ns);
     }
     mfx_stop(fx);
     mfx_free(&fx);

@@ -17,7 +17,7 @@
 #include "lib/base/hash.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
-#include "tools/cache_format.h"
+#include "tools/dir_format.h"
 
 struct dir {
     char path[256];
@@ -73,7 +73,7 @@ static size_t get(const struct dir *d, char buf[512])
 static int check(const struct dir *d, bool had_lock)
 {
     struct tarn_errbuf err = {0};
-    int rc = cache_format_check(d->fd, d->path, had_lock, &err);
+    int rc = dir_format_check(&dir_cache, d->fd, d->path, had_lock, &err);
 
     if (rc < 0)
         assert_non_null(strstr(err.text, d->path));
@@ -200,5 +200,5 @@ int main(void)
     };
 
     tarn_log_set_level(TARN_LOG_ERROR);
-    return cmocka_run_group_tests_name("cache_format", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("dir_format", tests, NULL, NULL);
 }

@@ -288,7 +288,7 @@ static void member_beat(struct tarn_member *m)
     msg.tiers = &tier.ptr;
     msg.n_reads = TARN_ARRAY_LEN(rows);
     msg.reads = reads;
-    msg.settled = moved.settled || !m->args.tier ? msg.topology : 0;
+    msg.settled = moved.settled ? moved.version : 0;
     msg.left_bytes = moved.left_bytes;
     msg.moved_bytes = moved.moved_bytes;
     msg.fetching = w->counts.fetching;

@@ -2,8 +2,10 @@
 /* Handing over: what take accepts, and the walk that offers what others own. */
 #include "tests/unit/worker/cluster_rig.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "lib/base/hash.h"
 
@@ -273,7 +275,8 @@ static void no_room(void **state)
     cl_fini(&c);
 }
 
-/* A locator said two: who is the second keeps its copy, and the first one gets one. */
+/* A locator said two: who is the second keeps its copy. Where nobody said so since the start, the
+ * owner is given one, and the second keeps its own all the same. */
 static void replicas(void **state)
 {
     struct cluster c;
@@ -288,6 +291,43 @@ static void replicas(void **state)
     tarn_move_topology(c.nodes[0].move);
     until_settled(&c, 0);
     assert_int_equal(cl_cached(&c, 0, &o), FIVE);
+    assert_int_equal(cl_cached(&c, 1, &o), 0);
+    tarn_move_free(&c.nodes[0].move);
+    cl_stop_server(&c, 0);
+    rig_restart(&c.nodes[0].rig);
+    cl_node_serve(&c, 0);
+    cl_settled(&c);
+    tarn_move_topology(c.nodes[0].move);
+    until_settled(&c, 0);
+    assert_int_equal(cl_cached(&c, 0, &o), FIVE);
+    assert_int_equal(cl_cached(&c, 1, &o), FIVE);
+    cl_fini(&c);
+}
+
+/* What was damaged on the disk is not handed over, and the rest of its file is. */
+static void damaged(void **state)
+{
+    char hex[TARN_CID_HEX], *path;
+    struct cluster c;
+    struct obj o;
+    int fd;
+
+    (void)state;
+    cl_init(&c, 2, FIVE, 0);
+    cl_settled(&c);
+    cl_object(&c, 0, 0, &o);
+    node_fill(&c, 0, &o);
+    (void)tarn_cid_text(&o.cid, hex);
+    path = tarn_xasprintf("%s/tier/data/%.2s/%s", c.nodes[0].rig.dir, hex, hex);
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0 && pwrite(fd, "x", 1, 70000) == 1 && close(fd) == 0);
+    free(path);
+    c.nodes[0].state = TARN_WORKER_DRAINING;
+    cl_topology(&c, 0, 1);
+    tarn_move_topology(c.nodes[0].move);
+    until_settled(&c, 0);
+    assert_int_equal(cl_cached(&c, 1, &o), MIB);
+    assert_int_equal(rig_read(&c.nodes[1].rig, &o, 0, MIB), 0);
     cl_fini(&c);
 }
 
@@ -297,6 +337,7 @@ int main(void)
         cmocka_unit_test(take_refuses), cmocka_unit_test(take_without_room),
         cmocka_unit_test(share),        cmocka_unit_test(drains),
         cmocka_unit_test(no_room),      cmocka_unit_test(replicas),
+        cmocka_unit_test(damaged),
     };
 
     return cmocka_run_group_tests_name("worker_move", tests, NULL, NULL);

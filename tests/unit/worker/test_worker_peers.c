@@ -365,6 +365,152 @@ static void damaged_answer(void **state)
     cl_fini(&c);
 }
 
+/* ---- an owner that stops in the middle --------------------------------------------------------
+ */
+
+struct held {
+    struct tarn_rpc_call *call;
+    unsigned plain;
+};
+
+static void held_read(void *ctx, struct tarn_rpc_call *call)
+{
+    const Tarn__Wire__ReadRequest *req = (const Tarn__Wire__ReadRequest *)call->request;
+    struct held *h = ctx;
+
+    if (req->cached_only) {
+        tarn_rpc_reply(call, -TARN_E_NOT_CACHED, NULL, NULL, 0, 0);
+        return;
+    }
+    h->plain++;
+    h->call = call; /* and nothing more */
+}
+
+/* It was asked to fetch, and is not alive any more: the store is asked. */
+static void owner_dies(void **state)
+{
+    struct held h = {0};
+    struct tarn_rpc_server_args args = {.rng = tarn_rng_system(), .cluster_id = RIG_TEXT};
+    struct tarn_rpc_server *server;
+    const char *addr;
+    struct cluster c;
+    unsigned gone = 0;
+    struct obj o;
+    struct op op;
+
+    (void)state;
+    cl_init(&c, 2, FIVE, 0);
+    args.loop = c.loop;
+    assert_int_equal(tarn_rpc_server_new(&args, &server), 0);
+    tarn_rpc_server_handle(server, TARN_RPC_read, held_read, &h);
+    addr = c.nodes[1].addr;
+    assert_int_equal(tarn_rpc_server_listen(server, "127.0.0.1:0", &c.nodes[1].addr), 0);
+    cl_settled(&c);
+    cl_object(&c, 1, 0, &o);
+    cl_forget(&c);
+    op_start(&op, &c.nodes[0].rig, &o, 0, MIB, 0);
+    turns_until(c.loop, &h.plain, 1);
+    turns_for(c.loop, 700 * TARN_NS_PER_MS); /* it may take as long as a store takes */
+    assert_int_equal(op.done, 0);
+    c.nodes[1].dead = true;
+    cl_topology(&c, 0, 0);
+    turns_until(c.loop, &op.done, 1);
+    assert_true(op.rc == 0 && !op.wrong);
+    assert_int_equal(cl_gets(&c), 1);
+    tarn_rpc_reply(h.call, -TARN_E_CANCELLED, NULL, NULL, 0, 0);
+    c.nodes[1].addr = addr;
+    c.nodes[1].dead = false;
+    cl_settled(&c);
+    tarn_rpc_server_stop(server, count, &gone);
+    turns_until(c.loop, &gone, 1);
+    tarn_rpc_server_free(&server);
+    cl_fini(&c);
+}
+
+/* ---- loads ------------------------------------------------------------------------------------
+ */
+
+static int fill(struct cluster *c, unsigned to, struct obj *o, uint64_t *ret_fetched)
+{
+    Tarn__Wire__FillRequest msg = TARN__WIRE__FILL_REQUEST__INIT;
+    Tarn__Wire__Locator *locators[] = {&o->msg};
+    struct cl_call call;
+    int rc;
+
+    msg.locators = locators;
+    msg.n_locators = 1;
+    rc = cl_call(c, &call, to, "master", TARN_RPC_fill, &msg.base, NULL);
+    if (rc == 0) {
+        const Tarn__Wire__FillResponse *resp = (const Tarn__Wire__FillResponse *)call.req.resp;
+
+        rc = -(int)resp->results[0]->status;
+        *ret_fetched = resp->results[0]->fetched;
+    }
+    cl_call_fini(c, &call);
+    return rc;
+}
+
+/* A load takes from others what they have, keeps what others own too, and passes nothing on. */
+static void fills(void **state)
+{
+    struct cluster c;
+    struct obj o, p;
+    uint64_t fetched = 0;
+    struct op op;
+
+    (void)state;
+    cl_init(&c, 2, FIVE, 0);
+    cl_settled(&c);
+    cl_object(&c, 1, 0, &o);
+    assert_int_equal(node_read(&c, 1, &o, 0, MIB, NULL), 0);
+    rig_stored(&c.nodes[1].rig);
+    cl_forget(&c);
+    assert_int_equal(fill(&c, 0, &o, &fetched), 0);
+    assert_int_equal(fetched, FIVE);
+    assert_int_equal(cl_gets(&c), 1); /* the second group alone */
+    assert_int_equal(cl_cached(&c, 0, &o), FIVE);
+    assert_int_equal(cl_cached(&c, 1, &o), 4 * MIB);
+    cl_object(&c, 1, 1, &p); /* while a reader's unit that would not be kept is there */
+    op_start(&op, &c.nodes[0].rig, &p, 0, MIB, 0);
+    turns_until(c.loop, &op.done, 1);
+    assert_int_equal(op.rc, 0);
+    assert_int_equal(c.nodes[0].rig.worker->units.count, 1); /* it lingers */
+    assert_int_equal(fill(&c, 0, &p, &fetched), 0);
+    assert_int_equal(cl_cached(&c, 0, &p), FIVE);
+    cl_fini(&c);
+}
+
+/* ---- a store that is opened anew --------------------------------------------------------------
+ */
+
+static void store_replaced(void **state)
+{
+    static const enum srv_action stall[] = {SRV_STALL_BODY};
+    struct tarn_ufs *old;
+    unsigned closed = 0;
+    struct cluster c;
+    struct obj o;
+    struct op op;
+
+    (void)state;
+    cl_init(&c, 1, FIVE, 0);
+    cl_settled(&c);
+    cl_object(&c, 0, 0, &o);
+    srv_script(c.srv, stall, 1);
+    op_start(&op, &c.nodes[0].rig, &o, 3 * MIB, MIB, 0); /* in the half that does not come */
+    turns_for(c.loop, 200 * TARN_NS_PER_MS);
+    assert_int_equal(op.done, 0);
+    old = c.nodes[0].rig.store[0];
+    rig_open_s3(&c.nodes[0].rig, 0, c.srv, ",timeout=6s,store-id=rig");
+    tarn_ufs_close(&old, count, &closed);
+    turns_until(c.loop, &op.done, 1);
+    assert_true(op.rc == 0 && !op.wrong);
+    turns_until(c.loop, &closed, 1);
+    cl_stored(&c);
+    assert_int_equal(node_read(&c, 0, &o, 0, MIB, NULL), 0);
+    cl_fini(&c);
+}
+
 /* ---- copies -----------------------------------------------------------------------------------
  */
 
@@ -418,6 +564,8 @@ static void two_opinions(void **state)
     c.nodes[1].state = TARN_WORKER_DRAINING;
     cl_topology(&c, 1, 1);
     for (unsigned i = 0; i < 2; i++) {
+        uint64_t before = tarn_now_ns();
+
         cl_forget(&c);
         op_start(&a, &c.nodes[0].rig, &o, i * 4 * MIB, MIB, 0);
         op_start(&b, &c.nodes[1].rig, &o, i * 4 * MIB, MIB, 0);
@@ -425,6 +573,7 @@ static void two_opinions(void **state)
         turns_until(c.loop, &b.done, 1);
         assert_true(a.rc == 0 && b.rc == 0 && !a.wrong && !b.wrong);
         assert_in_range(cl_gets(&c), 1, 2);
+        assert_true(tarn_now_ns() - before < 3 * TARN_NS_PER_S); /* no deadline ended it */
     }
     cl_stored(&c);
     cl_object(&c, 1, 1, &o); /* and one after the other */
@@ -478,6 +627,9 @@ int main(void)
         cmocka_unit_test(cached_only_never_fetches),
         cmocka_unit_test(cached_only_verifies),
         cmocka_unit_test(damaged_answer),
+        cmocka_unit_test(owner_dies),
+        cmocka_unit_test(fills),
+        cmocka_unit_test(store_replaced),
         cmocka_unit_test(copies),
         cmocka_unit_test(two_opinions),
         cmocka_unit_test(without_identity),

@@ -368,7 +368,9 @@ static void member_registered(struct tarn_rpc_req *req, int rc)
         rc = -TARN_E_CANCELLED;
     if (rc == 0)
         rc = member_take(m, resp);
-    if (rc == 0 && !m->refused) {
+    if (m->refused) {
+        m->wanted = false; /* what it was told says that it was removed */
+    } else if (rc == 0) {
         m->wanted = false;
         tarn_info("member", "registered: worker=%llu", (unsigned long long)m->id);
         member_told(m, 0, NULL);

@@ -603,7 +603,10 @@ static void rpc_read_done(struct wread *r, int rc)
         source = TARN_MAX(source, p->source);
         resp.level = i ? TARN_MIN(resp.level, p->level) : p->level;
         resp.tag = p->tag; /* of one file: the same for all */
-        count_source(w, p);
+        if (r->own || r->cached_only)
+            w->counts.served_bytes += p->len_bytes;
+        else
+            count_source(w, p);
     }
     resp.offset = r->off_bytes;
     resp.source = tarn_wire_text(source_names[source]);

@@ -217,6 +217,7 @@ static void drains(void **state)
         cl_object(&c, 0, i, &o[i]);
         node_fill(&c, 0, &o[i]);
     }
+    tarn_worker_set_copies(c.nodes[0].rig.worker, 2, 0); /* not of one that goes */
     c.nodes[0].state = TARN_WORKER_DRAINING;
     c.nodes[1].dead = true;
     cl_topology(&c, 0, 1);

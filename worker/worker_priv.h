@@ -275,6 +275,8 @@ int worker_refuses(const struct tarn_worker *w);
 void worker_report_changed(struct tarn_worker *w, const struct wloc *loc, int rc);
 int worker_check_cap(struct tarn_worker *w, const struct tarn_rpc_call *call, uint32_t attachment,
                      bool write);
+/* Counts delivered bytes by origin. */
+void worker_count_source(struct tarn_worker *w, const struct wpart *p);
 /* As messages; *ret borrows from info, rows and ptrs from the worker. */
 void worker_tell_tier(const struct tarn_tier_info *info, Tarn__Wire__Tier *ret);
 void worker_tell_reads(const struct tarn_worker *w, Tarn__Wire__ReadCount rows[3],

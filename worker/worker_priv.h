@@ -201,7 +201,8 @@ void wread_fini(struct wread *r);   /* drops the buffers, after cb */
  */
 
 struct tarn_move;
-struct tarn_move *tarn_move_new(struct tarn_worker *w);
+/* `settled` runs when a walk left nothing; may be NULL. */
+struct tarn_move *tarn_move_new(struct tarn_worker *w, void (*settled)(void *arg), void *arg);
 /* The topology of the worker's peers is another one: begins anew. */
 void tarn_move_topology(struct tarn_move *m);
 void tarn_move_set_rate(struct tarn_move *m, uint64_t bytes_per_s); /* 0: no limit */

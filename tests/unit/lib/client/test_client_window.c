@@ -516,6 +516,7 @@ static void failures_ahead(void **state)
     c.w[0].fault = FAIL;
     c.w[0].faults = 1000;
     c.w[0].rc = -TARN_E_UFS_CHANGED;
+    c.w[0].reads = 0;
     for (uint64_t off = 10 * MIB; !tarn_handle_stale(h); off += PIECE) {
         struct rd rd;
 
@@ -523,6 +524,7 @@ static void failures_ahead(void **state)
         (void)rd_wait(&rd);
         assert_true(rd.rc == 0 || rd.rc == -TARN_E_UFS_CHANGED);
     }
+    assert_in_range(c.w[0].reads, 1, 100); /* what failed was not asked for with each read */
     tarn_handle_close(&h);
     cluster_fini(&c);
 }

@@ -32,7 +32,7 @@ struct rig {
     uint64_t told[8];                 /* bytes read, as the last of them said, by session */
     uint64_t seq;                     /* of the last notice */
     unsigned lookups, locates, reads; /* calls */
-    bool hold_lookup, hold_locate, hold_open;
+    bool hold_lookup, hold_locate, hold_open, hold_renew;
     struct tarn_rpc_call *held[64];
     unsigned held_n;
     unsigned cancels;    /* on_cancel of held calls */

@@ -133,6 +133,7 @@ void client_stop_settle(struct tarn_client *c);
 
 #define CLIENT_CHUNK_BYTES (1ull << 20) /* unit of reading ahead; divides a segment */
 #define CLIENT_WINDOW_MAX  16u          /* chunks ahead of a reader */
+#define CLIENT_AHEAD_MAX   8u           /* units that the store is asked for ahead of one */
 
 /*
  * Chunks that were asked for ahead of a sequential reader, or a whole small file. Only the loop

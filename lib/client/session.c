@@ -211,6 +211,7 @@ static void session_tell(struct tarn_client *c, uint64_t timeout_ns, bool no_ret
     msg.reads = reads;
     msg.passthrough_opens = atomic_load(&c->lent_opens);
     c->session_busy = true;
+    tarn_rpc_req_fini(&c->session_req); /* this may be its callback */
     c->session_req = (struct tarn_rpc_req){.method = TARN_RPC_session_renew,
                                            .msg = &msg.base,
                                            .cb = session_renewed,
@@ -313,6 +314,7 @@ void client_session_start(struct tarn_client *c)
     msg.host = host;
     msg.pid = (uint64_t)getpid();
     c->session_busy = true;
+    tarn_rpc_req_fini(&c->session_req); /* this may be its callback */
     c->session_req = (struct tarn_rpc_req){
         .method = TARN_RPC_session_open, .msg = &msg.base, .cb = session_opened, .arg = c};
     if (c->connect_cb) { /* somebody waits to hear whether there is a server at all */

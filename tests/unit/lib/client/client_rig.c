@@ -146,9 +146,17 @@ static void on_open(void *ctx, struct tarn_rpc_call *call)
         open_reply(r, call);
 }
 
-static void on_renew(void *ctx, struct tarn_rpc_call *call)
+static void renew_reply(struct rig *r, struct tarn_rpc_call *call)
 {
     Tarn__Wire__RenewResponse resp = TARN__WIRE__RENEW_RESPONSE__INIT;
+
+    resp.seq = r->seq;
+    resp.index = r->index;
+    tarn_rpc_reply(call, 0, &resp.base, NULL, 0, 0);
+}
+
+static void on_renew(void *ctx, struct tarn_rpc_call *call)
+{
     const Tarn__Wire__RenewRequest *req = (const Tarn__Wire__RenewRequest *)call->request;
     struct rig *r = ctx;
 
@@ -157,14 +165,13 @@ static void on_renew(void *ctx, struct tarn_rpc_call *call)
     r->told[req->session] = 0;
     for (size_t i = 0; i < req->n_reads; i++)
         r->told[req->session] += req->reads[i]->bytes;
-    if (r->mute_renew) {
+    if (r->hold_renew || r->mute_renew) {
+        r->hold_renew = false; /* one */
         hold(r, call);
         return;
     }
     r->renew_seq = req->seq;
-    resp.seq = r->seq;
-    resp.index = r->index;
-    tarn_rpc_reply(call, 0, &resp.base, NULL, 0, 0);
+    renew_reply(r, call);
 }
 
 void rig_release(struct rig *r)
@@ -179,7 +186,7 @@ void rig_release(struct rig *r)
         else if (r->held[i]->method->nr == TARN_RPC_locate)
             locate_reply(r, r->held[i]);
         else if (r->held[i]->method->nr == TARN_RPC_session_renew)
-            tarn_rpc_reply(r->held[i], -TARN_E_STALE, NULL, NULL, 0, 0);
+            renew_reply(r, r->held[i]);
         else
             open_reply(r, r->held[i]);
     }

@@ -77,13 +77,9 @@ static uint64_t resident_bytes(void)
 
 static void copy_store(struct local_http *h)
 {
-    const char *isolation;
-    struct tarn_ufs *ufs = tarn_master_ufs(h->args.master, 1, &isolation);
     struct tarn_ufs_counts u;
 
-    if (!ufs)
-        return;
-    tarn_ufs_counts(ufs, &u);
+    tarn_master_ufs_counts(h->args.master, &u);
     copy(h, LOCAL_STAT_ufs_read_bytes, 0, u.read_bytes);
     copy(h, LOCAL_STAT_ufs_requests_sent, 0, u.requests);
     copy(h, LOCAL_STAT_ufs_retries, 0, u.retries);

@@ -51,7 +51,7 @@ struct mask {
     struct tarn_list waiters; /* struct mname_req */
     uint64_t asked_index;
     int64_t asked_ns; /* real time */
-    bool asking; /* the store has not answered yet */
+    bool asking;      /* the store has not answered yet */
     bool found;
     bool note; /* the answer is what is committed now */
     size_t len;

@@ -486,7 +486,7 @@ static int detach_root(struct core_tx *tx, struct way_step *root)
     tx->counts.dirs--;
     tx->counts_dirty = true;
     tx->res->removed++;
-    core_tx_change(tx, root->ino, root->ino, 0, "", 0);
+    core_tx_change(tx, root->ino, root->ino, root->inode->version, "", 0); /* it stays */
     return rc;
 }
 

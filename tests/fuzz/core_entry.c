@@ -100,8 +100,8 @@ static void fuzz_fixed(struct fuzz *f, const uint8_t *p, size_t n)
     if (!e)
         return;
     TARN_ASSERT(tarn_core_garbage(f->kv, &garbage) == 0);
-    TARN_ASSERT(!(e->list_page && !e->init && !e->attach && !e->detach && !e->job_put && !e->job_lines &&
-                  !e->job_items) ||
+    TARN_ASSERT(!(e->list_page && !e->init && !e->attach && !e->detach && !e->job_put &&
+                  !e->job_lines && !e->job_items) ||
                 !tarn_core_entry_needs_sync(e));
     if (e->list_page)
         fuzz_fix_page(f, e);

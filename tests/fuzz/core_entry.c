@@ -96,6 +96,7 @@ static void fuzz_fixed(struct fuzz *f, const uint8_t *p, size_t n)
 {
     Tarn__Core__Entry *e = tarn__core__entry__unpack(NULL, n, p);
     tarn_ino_t garbage;
+    uint32_t next;
 
     if (!e)
         return;
@@ -114,7 +115,13 @@ static void fuzz_fixed(struct fuzz *f, const uint8_t *p, size_t n)
     } else if (e->collect) {
         e->collect->ino = garbage.v;
     }
-    if (e->found || e->gone || e->collect)
+    if (e->attach) { /* a new one, wherever it says */
+        TARN_ASSERT(tarn_core_next_attachment(f->kv, &next) == 0);
+        e->attach->id = next;
+    } else if (e->detach) {
+        e->detach->id = 1 + e->detach->id % 4;
+    }
+    if (e->found || e->gone || e->collect || e->attach || e->detach)
         fuzz_apply_entry(f, e);
     tarn__core__entry__free_unpacked(e, NULL);
 }

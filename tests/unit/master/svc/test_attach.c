@@ -181,6 +181,21 @@ static bool locate(struct two *t, uint64_t ino, char *key, size_t n, uint32_t *r
     return rc == 0;
 }
 
+static void cid_of(struct two *t, uint64_t ino, uint8_t ret[16])
+{
+    Tarn__Wire__LocateRequest msg = TARN__WIRE__LOCATE_REQUEST__INIT;
+    const Tarn__Wire__LocateResponse *resp;
+    struct mfx_op op;
+
+    msg.ino = ino;
+    mfx_begin(t->fx, &op, TARN_RPC_locate, &msg.base, 20000);
+    assert_int_equal(mfx_end(&op), 0);
+    resp = (const void *)op.req.resp;
+    assert_int_equal(resp->locator->cid.len, 16);
+    memcpy(ret, resp->locator->cid.data, 16);
+    mfx_op_fini(&op);
+}
+
 static uint64_t list_version(struct two *t)
 {
     struct mattach_list l;
@@ -256,6 +271,56 @@ static void test_nested(void **state)
     assert_false(locate(&t, file, key, sizeof(key), &attachment, &replicas));
     assert_int_equal(detach(&t, "/d/n"), -TARN_E_NO_ATTACH);
     assert_int_equal(told, 4);
+    two_free(&t);
+}
+
+/* The bytes that are cached of it are found again, wherever it is attached. */
+static void test_cids_stay(void **state)
+{
+    struct two t = two_new();
+    uint8_t first[16], again[16], elsewhere[16];
+
+    (void)state;
+    assert_int_equal(attach(&t, "/a", t.uri), 0);
+    cid_of(&t, ino_of(&t, "/a/inner"), first);
+    assert_int_equal(detach(&t, "/a"), 0);
+    assert_int_equal(attach(&t, "/a", t.uri), 0);
+    assert_int_equal(attach(&t, "/b/c", t.uri), 0);
+    cid_of(&t, ino_of(&t, "/a/inner"), again);
+    cid_of(&t, ino_of(&t, "/b/c/inner"), elsewhere);
+    assert_memory_equal(first, again, 16);
+    assert_memory_equal(first, elsewhere, 16);
+    two_free(&t);
+}
+
+static void test_sessions_are_told(void **state)
+{
+    Tarn__Wire__SessionRequest msg = TARN__WIRE__SESSION_REQUEST__INIT;
+    struct two t = two_new();
+    struct mfx_op op;
+    unsigned items;
+
+    (void)state;
+    mfx_begin(t.fx, &op, TARN_RPC_session_open, &msg.base, 20000);
+    assert_int_equal(mfx_end(&op), 0);
+    mfx_op_fini(&op);
+    assert_int_equal(ino_of(&t, "/n"), 0); /* a client may believe that */
+    items = t.fx->items;
+    assert_int_equal(attach(&t, "/n", t.uri), 0);
+    mfx_run_ms(t.fx, 20);
+    assert_int_equal(t.fx->items, items + 1);
+    assert_string_equal(t.fx->inval_name, "n");
+    assert_int_equal(t.fx->inval_ino, ino_of(&t, "/n"));
+    assert_int_equal(detach(&t, "/n"), 0);
+    mfx_run_ms(t.fx, 20);
+    assert_int_equal(t.fx->items, items + 2);
+    assert_int_equal(t.fx->everything, 0);
+    assert_int_equal(detach(&t, "/"), 0);
+    mfx_run_ms(t.fx, 20);
+    assert_int_equal(t.fx->everything, 1);
+    assert_int_equal(attach(&t, "/", t.fx->uri), 0);
+    mfx_run_ms(t.fx, 20);
+    assert_int_equal(t.fx->everything, 2);
     two_free(&t);
 }
 
@@ -597,10 +662,16 @@ static void test_a_restart(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nested),           cmocka_unit_test(test_a_later_outer_store),
-        cmocka_unit_test(test_refusals),         cmocka_unit_test(test_update),
-        cmocka_unit_test(test_secrets),          cmocka_unit_test(test_detach_while_it_is_asked),
-        cmocka_unit_test(test_a_stop_with_many), cmocka_unit_test(test_a_restart),
+        cmocka_unit_test(test_nested),
+        cmocka_unit_test(test_cids_stay),
+        cmocka_unit_test(test_sessions_are_told),
+        cmocka_unit_test(test_a_later_outer_store),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_update),
+        cmocka_unit_test(test_secrets),
+        cmocka_unit_test(test_detach_while_it_is_asked),
+        cmocka_unit_test(test_a_stop_with_many),
+        cmocka_unit_test(test_a_restart),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -191,6 +191,8 @@ struct mname_req {
 int mname_refresh(struct tarn_master *m, struct mname_req *r);
 void mname_cancel(struct mname_req *r); /* fn is not called */
 
+void mnames_stop_of(struct mattach *at); /* questions to a detached one's store: NO_ATTACH */
+
 /* What is committed of a name is not to be believed until the store was asked again. */
 void mname_distrust(struct tarn_master *m, tarn_ino_t parent, const char *name, size_t len);
 /* The attributes of an inode with how long they may be believed. */

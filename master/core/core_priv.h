@@ -16,7 +16,10 @@
 #include "lib/base/str.h"
 #include "master/core/core.h"
 
-#define CORE_FORMAT 1u /* first byte of a value, and the store's format */
+#define CORE_FORMAT 1u /* first byte of a value, and the store's format at first */
+/* A store with attachments elsewhere than at "/", or where something was detached: a version that
+ * knows one attachment would take paths for keys. */
+#define CORE_FORMAT_MANY 2u
 
 #define CORE_TYPE_FILE    1u
 #define CORE_TYPE_DIR     2u

@@ -225,7 +225,7 @@ int tarn_core_applied_index(struct tarn_kv *kv, uint64_t *ret)
     int rc;
 
     rc = core_get_u64(&s, CORE_X_FORMAT, &format);
-    if (rc == 0 && format > CORE_FORMAT)
+    if (rc == 0 && format > CORE_FORMAT_MANY)
         return -TARN_E_FORMAT_NEWER;
     if (rc < 0 && rc != -TARN_E_NO_ENTRY)
         return rc;

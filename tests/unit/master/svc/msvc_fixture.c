@@ -145,6 +145,7 @@ static void mfx_notice(void *ctx, uint32_t method, const ProtobufCMessage *msg)
     fx->last_seq = inv->seq;
     fx->notices++;
     fx->items += (unsigned)inv->n_items;
+    fx->everything += inv->everything;
     for (size_t i = 0; i < inv->n_items; i++) {
         const Tarn__Wire__InvalItem *item = inv->items[i];
 

@@ -46,7 +46,7 @@ struct mfx {
     bool hold;                        /* in: hold the next one */
     uint64_t cached;                  /* what the worker says it has of each file */
     /* notices */
-    unsigned notices, items;
+    unsigned notices, items, everything;
     uint64_t last_seq;
     uint64_t inval_ino;
     char inval_name[64];

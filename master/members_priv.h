@@ -96,7 +96,13 @@ void mtopology_settle(struct mmembers *s);   /* forgets the past, if nobody need
 bool mtopology_has_past(const struct mmembers *s);
 /* A peer has a younger topology than we have ever made: ours must be younger. */
 void mtopology_seen(struct mmembers *s, uint64_t version);
-void mtopology_attachments(struct tarn_master *m, Tarn__Wire__AttachmentList *ret);
+
+/* What workers are told of attachments; texts are valid until the loop goes on. */
+struct mattach_list {
+    Tarn__Wire__AttachmentList msg;
+};
+void mattach_list(struct tarn_master *m, bool only_direct, struct mattach_list *ret);
+void mattach_list_fini(struct mattach_list *l);
 
 /* members_admin.c */
 bool mmember_drained(const struct mmember *w);

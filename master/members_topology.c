@@ -357,27 +357,34 @@ void mmembers_seen(struct tarn_master *m, uint64_t version)
 
 /* ---- attachments ----------------------------------------------------------------------------- */
 
-void mtopology_attachments(struct tarn_master *m, Tarn__Wire__AttachmentList *ret)
+void mattach_list(struct tarn_master *m, bool only_direct, struct mattach_list *ret)
 {
     (void)m;
-    tarn__wire__attachment_list__init(ret);
-    ret->version = 1;
+    (void)only_direct;
+    tarn__wire__attachment_list__init(&ret->msg);
+    ret->msg.version = 1;
+}
+
+void mattach_list_fini(struct mattach_list *l)
+{
+    (void)l;
 }
 
 void mmembers_push_attachments(struct tarn_master *m)
 {
-    Tarn__Wire__AttachmentList list;
+    struct mattach_list list;
 
     if (!m->members || m->stopping)
         return;
-    mtopology_attachments(m, &list);
+    mattach_list(m, false, &list);
     TARN_LIST_FOREACH(n, &m->members->all)
     {
         struct mmember *w = TARN_LIST_ENTRY(n, struct mmember, node);
 
         if (w->rpc) /* who cannot take it is cut, and gets it when it registers again */
-            (void)tarn_rpc_notify(w->rpc, TARN_RPC_attachments, &list.base);
+            (void)tarn_rpc_notify(w->rpc, TARN_RPC_attachments, &list.msg.base);
     }
+    mattach_list_fini(&list);
 }
 
 /* ---- the end of the past --------------------------------------------------------------------- */

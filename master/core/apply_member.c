@@ -144,22 +144,23 @@ static void members_past_add(struct core_tx *tx, const Tarn__Core__Placement *ol
 /* ---- entries
  * ------------------------------------------------------------------------------------------ */
 
-static bool member_text_ok(const char *s, size_t min, size_t max)
+/* Printable, without spaces; a path is only free of control characters. */
+static bool member_text_ok(const char *s, size_t min, size_t max, bool path)
 {
     size_t n = strlen(s);
 
     for (size_t i = 0; i < n; i++)
-        if (s[i] <= ' ' || s[i] > '~')
+        if (path ? (uint8_t)s[i] < ' ' : s[i] <= ' ' || s[i] > '~')
             return false;
     return n >= min && n <= max;
 }
 
 static bool member_ok(const Tarn__Core__Worker *w)
 {
-    return member_text_ok(w->uuid, MEMBER_UUID_MIN, MEMBER_UUID_MAX) &&
-           member_text_ok(w->addr, 1, MEMBER_TEXT_MAX) &&
-           member_text_ok(w->host, 0, MEMBER_TEXT_MAX) &&
-           member_text_ok(w->socket, 0, MEMBER_TEXT_MAX) && w->state >= CORE_WORKER_LIVE &&
+    return member_text_ok(w->uuid, MEMBER_UUID_MIN, MEMBER_UUID_MAX, false) &&
+           member_text_ok(w->addr, 1, MEMBER_TEXT_MAX, false) &&
+           member_text_ok(w->host, 0, MEMBER_TEXT_MAX, false) &&
+           member_text_ok(w->socket, 0, MEMBER_TEXT_MAX, true) && w->state >= CORE_WORKER_LIVE &&
            w->state <= CORE_WORKER_REMOVED;
 }
 

@@ -69,7 +69,7 @@ struct mmembers {
     bool dirty;                     /* something is to be published */
     bool dropping;                  /* the journal forgets the past */
     Tarn__Wire__Topology *topology; /* as published */
-    uint64_t published_ns;
+    uint64_t published_ns, started_ns;
     struct tarn_timer publish_timer, tick_timer, cap_timer;
     uint64_t tick_due_ns; /* of tick_timer */
     bool resumed;         /* the jobs know that there are workers */

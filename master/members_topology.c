@@ -346,7 +346,11 @@ void mtopology_seen(struct mmembers *s, uint64_t version)
     s->version = version;
     for (unsigned i = 0; i < s->soft_n; i++)
         s->soft[i].version = version + 1;
-    s->sets_changed |= mtopology_has_past(s); /* who settled did so for another topology */
+    s->sets_changed = true; /* who settled did so for another topology */
+    TARN_LIST_FOREACH(n, &s->all)
+    {
+        TARN_LIST_ENTRY(n, struct mmember, node)->state_version = UINT64_MAX;
+    }
     mtopology_dirty(s);
 }
 
@@ -466,6 +470,7 @@ void mtopology_start(struct mmembers *s)
     int64_t real = master_real_ns(s->master);
 
     s->version = real > 0 ? (uint64_t)real : 1;
+    s->started_ns = tarn_loop_now_ns(s->master->args.loop);
     set_now(s, false, &s->owners);
     set_now(s, false, &s->effective); /* as it was before, as far as we know */
     topology_make(s);

@@ -126,7 +126,7 @@ static void file_open(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
         fop_reply_err(req, FOP_NAME, -TARN_E_STALE);
         return;
     }
-    if (!f->args.always_fresh && attr.trust_until_ns > tarn_now_ns()) {
+    if (!f->args.always_fresh && tarn_client_trusts(f->args.client, attr.trust_until_ns)) {
         ffile_open(f, req, id, &attr, fi);
         return;
     }

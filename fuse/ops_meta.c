@@ -213,7 +213,8 @@ static void meta_getattr(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *f
         fop_reply_err(req, FOP_NAME, -TARN_E_STALE);
         return;
     }
-    if (attr.trust_until_ns > tarn_now_ns() || (outdated && attr.type != TARN_TYPE_DIR)) {
+    if (tarn_client_trusts(fuse_of(req)->args.client, attr.trust_until_ns) ||
+        (outdated && attr.type != TARN_TYPE_DIR)) {
         getattr_reply(req, &attr, outdated);
         return;
     }

@@ -363,6 +363,7 @@ void mattach_drop(struct mattach *a)
     if (a->checking)
         tarn_ufs_cancel(&a->check.list.req);
     mlist_stop_of(a);
+    mnames_stop_of(a);
     mdirs_drop_of(a);
     master_space(m);
     mattach_unref(&a);

@@ -153,7 +153,8 @@ void mdir_changed(struct tarn_master *m, tarn_ino_t ino)
     struct mdir *d = mdir_find(m, ino);
     Tarn__Core__Inode *inode = NULL;
 
-    if (d && (tarn_core_inode(m->args.kv, ino, &inode) < 0 || inode->attachment != d->at->id))
+    if (d && (tarn_core_inode(m->args.kv, ino, &inode) < 0 || inode->attachment != d->at->id ||
+              inode->detached))
         mdir_drop(d);
     tarn__core__inode__free_unpacked(inode, NULL);
 }

@@ -105,10 +105,14 @@ static void proposal_done(struct tarn_proposal *p)
             mdir_gone(m, p->result.changes[i].ino);
         else
             mdir_changed(m, p->result.changes[i].ino);
+    if (p->rc == 0 && p->result.index > m->told_index)
+        m->told_index = p->result.index;
     if (p->rc == 0 && p->result.change_count > 0)
-        msession_invalidate(m, p->result.changes, p->result.change_count);
-    if (p->rc == 0)
+        msession_invalidate(m, p->result.index, p->result.changes, p->result.change_count);
+    if (p->rc == 0) {
         master_space(m);
+        mhold_told(m);
+    }
     mp->fn(mp);
     master_idle(m);
 }
@@ -262,6 +266,7 @@ int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err
     tarn_list_init(&m->asked_fifo);
     tarn_list_init(&m->listings);
     tarn_list_init(&m->sessions);
+    mpromise_init(m);
     tarn_list_init(&m->reports);
     tarn_list_init(&m->attachments);
     tarn_list_init(&m->gone_attachments);
@@ -280,6 +285,10 @@ int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err
     rc = tarn_core_applied_index(args->kv, &applied);
     if (rc == 0 && applied == 0)
         rc = master_init_store(m, err);
+    if (rc == 0)
+        rc = tarn_core_last_change(args->kv, &m->recent_base);
+    if (rc == 0)
+        rc = tarn_core_applied_index(args->kv, &m->told_index);
     if (rc == 0)
         rc = tarn_core_cluster_id(args->kv, m->cluster_id);
     if (rc == 0)
@@ -302,6 +311,10 @@ int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err
         tarn_master_free(&m);
         return tarn_err_set(err, rc, "master: workers: %s", tarn_strerror(rc));
     }
+    if (applied > 0 && args->cluster)
+        m->grace_until_ns = tarn_loop_now_ns(args->loop) + master_lease_ns(m);
+    msession_start(m);
+    mcluster_start(m);
     tarn_timer_start(args->loop, &m->gc_timer, GC_EVERY_NS, gc_run, m);
     *ret = m;
     return 0;
@@ -348,6 +361,7 @@ void tarn_master_stop(struct tarn_master *m, void (*done)(void *arg), void *arg)
     m->stopped_arg = arg;
     master_busy(m);
     tarn_timer_stop(&m->gc_timer);
+    msession_stop(m);
     mjobs_stop(m->jobs);
     mlist_stop_all(m);
     mreport_stop_all(m);
@@ -372,6 +386,7 @@ void tarn_master_free(struct tarn_master **pm)
     mjobs_free(&m->jobs);
     mmembers_free(m);
     msession_free_all(m);
+    mpromise_fini(m);
     mnames_fini(m);
     mattach_free_all(m);
     tarn_disk_free(&m->opener);
@@ -397,9 +412,6 @@ void tarn_master_counts(struct tarn_master *m, struct tarn_master_counts *ret)
     ret->jobs_failed = failed;
     mjobs_files(m->jobs, &ret->job_files_done, &ret->job_files_failed, &ret->job_files_waiting);
     mmembers_counts(m, &ret->workers_alive, &ret->workers);
-    ret->sessions = 0;
-    TARN_LIST_FOREACH(n, &m->sessions)
-    ret->sessions++;
 }
 
 void tarn_master_space(struct tarn_master *m, uint64_t *ret_files, uint64_t *ret_bytes)

@@ -191,6 +191,8 @@ struct mname_req {
 int mname_refresh(struct tarn_master *m, struct mname_req *r);
 void mname_cancel(struct mname_req *r); /* fn is not called */
 
+void mnames_stop_of(struct mattach *at); /* questions to a detached one's store: NO_ATTACH */
+
 /* What is committed of a name is not to be believed until the store was asked again. */
 void mname_distrust(struct tarn_master *m, tarn_ino_t parent, const char *name, size_t len);
 /* The attributes of an inode with how long they may be believed. */
@@ -259,20 +261,97 @@ void master_idle(struct tarn_master *m); /* may end the stop, as a task */
  * --------------------------------------------------------------------------------------------------
  */
 
+enum msession_state {
+    MSESSION_LIVE,   /* connected, its lease runs */
+    MSESSION_AWAY,   /* the connection broke: it may come back while its lease runs */
+    MSESSION_CUT_OFF /* the lease is over: it was told nothing since, and believes nothing */
+};
+
 struct msession {
-    struct tarn_list node;
+    struct tarn_list node;    /* in m->sessions */
+    struct tarn_hnode by_id;  /* in m->sessions_by_id */
+    struct tarn_hnode by_rpc; /* in m->sessions_by_rpc, while rpc is not NULL */
     uint64_t id;
-    struct tarn_rpc_session *rpc;
+    struct tarn_rpc_session *rpc; /* NULL: away */
+    enum msession_state state;
+    bool trusted;   /* inside this process: nothing can be cut off */
+    bool transient; /* a command */
+    bool direct;    /* wants the attachments that it may read by itself */
+    bool on_partition_stale;
     char *kind, *mountpoint, *host;
     uint64_t pid;
+    uint64_t lease_until_ns;                       /* loop time; UINT64_MAX: for ever */
+    uint64_t heard_ns;                             /* loop time */
     uint64_t seq;                                  /* of the last invalidation sent */
     uint64_t local_bytes, remote_bytes, ufs_bytes; /* delivered to applications, as last reported */
     uint64_t passthrough_opens;                    /* the same */
+    /* promise.c: */
+    struct tarn_list promises; /* struct mpromise */
+    uint64_t promise_count;
+    bool all;                 /* what it was promised is not known: it hears of everything */
+    struct tarn_list unacked; /* struct munacked */
+    size_t unacked_inos;
+    uint32_t *hear; /* changes of the commit at hand */
+    size_t hear_n, hear_cap;
 };
-void msession_invalidate(struct tarn_master *m, const struct tarn_core_change *changes, size_t n);
+const char *msession_state_name(enum msession_state s); /* as in SessionStatus */
+/* The session of the connection that a call came by; NULL: none. */
+struct msession *msession_of(const struct tarn_master *m, const struct tarn_rpc_call *call);
+/* Sends a numbered Invalidate; one that is away misses it (and learns so from the index). */
+void msession_send(struct msession *s, Tarn__Wire__Invalidate *inv);
+/* Sends a notice to every session that is connected; `direct`: to those that want attachments. */
+void msession_notify_all(struct tarn_master *m, uint32_t method, const ProtobufCMessage *msg,
+                         bool direct);
 void msession_everything(struct tarn_master *m); /* sessions forget all that they believe */
 void msession_handlers(struct tarn_master *m, struct tarn_rpc_server *s);
+/*
+ * What a peer has not got yet: its version of the topology and of the attachments, UINT64_MAX: it
+ * wants none. Members of the view are NULL where there is nothing new.
+ */
+struct mcluster_view {
+    Tarn__Wire__Topology *topology;
+    Tarn__Wire__AttachmentList *attachments;
+    struct mattach_list list; /* what `attachments` is of */
+};
+void mcluster_view(struct tarn_master *m, uint64_t topology, uint64_t attachments,
+                   struct mcluster_view *ret);
+void mcluster_view_fini(struct mcluster_view *v);
+void mcluster_start(struct tarn_master *m); /* pushes changes to sessions from now on */
+uint64_t master_lease_ns(const struct tarn_master *m);
+void msession_start(struct tarn_master *m); /* leases are looked at from now on */
+void msession_stop(struct tarn_master *m);
 void msession_free_all(struct tarn_master *m);
+
+/* ---- promises (promise.c) -------------------------------------------------------------------- */
+
+/* Names that changed in the entry `index`: who was promised otherwise hears of it. */
+void msession_invalidate(struct tarn_master *m, uint64_t index,
+                         const struct tarn_core_change *changes, size_t n);
+/* `s` (may be NULL) was told of `ino` in `dir` (ino 0: of all entries), to be believed so long. */
+void mpromise_grant(struct tarn_master *m, struct msession *s, uint64_t dir, uint64_t ino,
+                    uint64_t trust_ms);
+void mpromise_drop_all(struct tarn_master *m, struct msession *s);
+void mpromise_sweep(struct tarn_master *m, struct msession *s); /* expired ones, some at a time */
+void mpromise_acked(struct tarn_master *m, struct msession *s, uint64_t seq);
+void mpromise_forget_recent(struct tarn_master *m); /* who is away now has missed too much */
+/* All changes behind index `seen` are remembered; then mpromise_replay() tells them. */
+bool mpromise_replayable(const struct tarn_master *m, uint64_t seen);
+void mpromise_replay(struct tarn_master *m, struct msession *s, uint64_t seen);
+void mpromise_init(struct tarn_master *m);
+void mpromise_stop(struct tarn_master *m); /* who waits may answer */
+void mpromise_grace_end(struct tarn_master *m);
+void mpromise_fini(struct tarn_master *m);
+
+/* Somebody whose answer is about a held inode. Embedded; fn runs when it may be asked again. */
+struct mhold {
+    struct tarn_list node; /* tarn_list_init'ed while it does not wait */
+    void (*fn)(struct mhold *w);
+};
+/* An answer about `ino`, last changed by the entry `changed`, must wait. */
+bool mhold_wanted(const struct tarn_master *m, tarn_ino_t ino, uint64_t changed);
+void mhold_start(struct tarn_master *m, struct mhold *w, tarn_ino_t ino);
+void mhold_forget(struct mhold *w);
+void mhold_told(struct tarn_master *m); /* m->told_index grew */
 
 void mnames_fini(struct tarn_master *m);
 void mdirs_fini(struct tarn_master *m);
@@ -522,9 +601,24 @@ struct tarn_master {
     size_t name_waiters;       /* struct mname_req that wait */
     struct tarn_list listings; /* under way */
     size_t listing_count;
-    struct tarn_list sessions;
+    struct tarn_list sessions; /* struct msession */
+    struct tarn_htab sessions_by_id, sessions_by_rpc;
+    size_t sessions_all; /* with `all` */
+    size_t sessions_cut; /* CUT_OFF, kept for reports */
     uint64_t session_next;
-    uint64_t gone_reads[3]; /* bytes that ended sessions delivered: local, remote, ufs */
+    struct tarn_timer session_timer;
+    struct tarn_htab promise_pairs, promise_dirs; /* struct mpromise */
+    struct tarn_htab held;                        /* struct mheld */
+    struct tarn_list held_waiters; /* struct mhold that wait for all, or for m->told_index */
+    uint32_t held_all;             /* pushes that hold every inode */
+    struct tarn_list recent;       /* struct mrecent: changes of late */
+    size_t recent_n;
+    uint64_t recent_base;    /* index: changes up to it are not remembered */
+    uint64_t told_index;     /* of the last entry whose changes were pushed */
+    uint64_t grace_until_ns; /* loop time: sessions of the process before us may still believe; 0:
+                                over */
+    struct tarn_list grace;  /* struct munacked: held for them */
+    uint64_t gone_reads[3];  /* bytes that ended sessions delivered: local, remote, ufs */
     struct mjobs *jobs;
     struct tarn_timer gc_timer;
     bool gc_running;

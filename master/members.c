@@ -28,9 +28,6 @@
 #define GIB               (1ull << 30)
 #define MEMBER_TIERS_MAX  64u
 #define MEMBER_READS_MAX  16u
-#define MEMBER_TEXT_MAX   255u
-#define MEMBER_UUID_MIN   8u
-#define MEMBER_UUID_MAX   64u
 #define MEMBER_COPIES_MAX 2u
 #define JITTER            10u /* a change of capacity below its tenth part moves nothing */
 
@@ -205,20 +202,21 @@ static void register_answer(struct mregister *r)
     struct tarn_master *m = r->master;
     struct mmembers *s = m->members;
     Tarn__Wire__WorkerRegistered resp = TARN__WIRE__WORKER_REGISTERED__INIT;
-    Tarn__Wire__AttachmentList attachments;
+    struct mattach_list list;
     struct mmember *w = mmember_by_id(s, r->id);
 
-    mtopology_attachments(m, &attachments);
+    mattach_list(m, false, &list);
     resp.id = r->id;
     resp.cluster_id = m->cluster_id;
     resp.cap_key = tarn_wire_bytes(m->cap_key, sizeof(m->cap_key));
     resp.beat_ms = TARN_MAX(s->lease_ns / MEMBERS_BEATS / TARN_NS_PER_MS, 1ull);
     resp.topology = s->topology;
-    resp.attachments = &attachments;
+    resp.attachments = &list.msg;
     resp.move_rate = m->args.move_rate;
     if (w)
         w->told = s->version;
     tarn_rpc_reply(r->call, 0, &resp.base, NULL, 0, 0);
+    mattach_list_fini(&list);
     free(r);
 }
 
@@ -335,6 +333,8 @@ static void register_committed(struct tarn_master *m, int rc, struct mmember *w,
     else if (rc == -TARN_E_TOO_BIG)
         (void)tarn_err_set(&err, rc, "there are %u workers already; remove some",
                            TARN_CORE_WORKERS_MAX); /* rc is known */
+    else if (rc == -TARN_E_UNKNOWN_WORKER)
+        rc = -TARN_E_BUSY; /* forgotten just now: it is a new one the next time */
     else if (rc == 0)
         rc = register_twice(m->members, w, r->call, &err);
     if (rc < 0) {
@@ -392,7 +392,8 @@ static bool register_record(const Tarn__Core__Worker *old, const Tarn__Wire__Wor
            old->state != ret->state || old->draining;
 }
 
-static int text_check(const char *what, const char *s, size_t min, size_t max,
+/* The same as the core asks for, said so that a person can mend it. */
+static int text_check(const char *what, const char *s, size_t min, size_t max, bool path,
                       struct tarn_errbuf *err)
 {
     size_t n = strlen(s);
@@ -401,7 +402,7 @@ static int text_check(const char *what, const char *s, size_t min, size_t max,
         return tarn_err_set(err, -TARN_E_INVALID, "%s: %zu bytes, not %zu to %zu", what, n, min,
                             max);
     for (size_t i = 0; i < n; i++)
-        if (s[i] <= ' ' || s[i] > '~')
+        if (path ? (uint8_t)s[i] < ' ' : s[i] <= ' ' || s[i] > '~')
             return tarn_err_set(err, -TARN_E_INVALID, "%s: a character that is not printable",
                                 what);
     return 0;
@@ -411,13 +412,13 @@ static int register_check(const Tarn__Wire__WorkerRegister *req, struct tarn_err
 {
     int rc;
 
-    rc = text_check("uuid", req->uuid, MEMBER_UUID_MIN, MEMBER_UUID_MAX, err);
+    rc = text_check("uuid", req->uuid, TARN_WORKER_UUID_MIN, TARN_WORKER_UUID_MAX, false, err);
     if (rc == 0)
-        rc = text_check("address", req->addr, 1, MEMBER_TEXT_MAX, err);
+        rc = text_check("address", req->addr, 1, TARN_WORKER_ADDR_MAX, false, err);
     if (rc == 0)
-        rc = text_check("host", req->host, 0, MEMBER_TEXT_MAX, err);
+        rc = text_check("host", req->host, 0, TARN_WORKER_HOST_MAX, false, err);
     if (rc == 0)
-        rc = text_check("socket", req->socket, 0, MEMBER_TEXT_MAX, err);
+        rc = text_check("socket", req->socket, 0, TARN_WORKER_SOCKET_MAX, true, err);
     if (rc < 0)
         return rc;
     if (req->incarnation == 0 || req->copies > MEMBER_COPIES_MAX)
@@ -528,15 +529,16 @@ static void beat_answer(struct tarn_master *m, struct tarn_rpc_call *call)
 {
     const Tarn__Wire__WorkerBeat *req = (const Tarn__Wire__WorkerBeat *)call->request;
     Tarn__Wire__WorkerBeaten resp = TARN__WIRE__WORKER_BEATEN__INIT;
-    Tarn__Wire__AttachmentList attachments;
+    struct mattach_list list;
 
-    mtopology_attachments(m, &attachments);
+    mattach_list(m, false, &list);
     if (req->topology != m->members->version)
         resp.topology = m->members->topology;
-    if (req->attachments != attachments.version)
-        resp.attachments = &attachments;
+    if (req->attachments != list.msg.version)
+        resp.attachments = &list.msg;
     resp.move_rate = m->args.move_rate;
     tarn_rpc_reply(call, 0, &resp.base, NULL, 0, 0);
+    mattach_list_fini(&list);
 }
 
 static void svc_beat(void *ctx, struct tarn_rpc_call *call)

@@ -190,8 +190,9 @@ static void status_row(const struct mmembers *s, const struct mmember *w,
     row->settled = w->settled >= (w->rec->state == TARN_WORKER_DRAINING ? w->state_version
                                                                         : s->past_version) ||
                    (w->rec->state == TARN_WORKER_LIVE && !mtopology_has_past(s));
-    if (w->incarnation)
-        row->heard_ms = (tarn_loop_now_ns(s->master->args.loop) - w->heard_ns) / TARN_NS_PER_MS;
+    row->heard_ms = (tarn_loop_now_ns(s->master->args.loop) -
+                     (w->incarnation ? w->heard_ns : s->started_ns)) / /* at least so long */
+                    TARN_NS_PER_MS;
     if (!w->beat)
         return;
     if (w->rec->state == TARN_WORKER_LIVE && !row->settled)

@@ -40,7 +40,7 @@ struct mmember {
 };
 
 /* A set of owners that was. */
-struct mset {
+struct mowners {
     uint64_t index;   /* the youngest journalled set was that old: the order among both */
     uint64_t version; /* topology that first has it as past */
     size_t n;
@@ -53,21 +53,23 @@ struct mmembers {
     uint64_t lease_ns, lost_ns;
     struct tarn_list all; /* struct mmember */
     size_t count;
-    struct tarn_list waiting;              /* struct mregister: answered with the next topology */
-    struct tarn_list changes;              /* struct mchange: under way in the journal */
-    Tarn__Core__Placement *past;           /* as committed */
-    uint64_t last_index;                   /* of the youngest set that was ever in `past` */
-    struct mset soft[TARN_PLACE_PAST_MAX]; /* sets of those that were alive; oldest first */
+    struct tarn_list waiting;    /* struct mregister: answered with the next topology */
+    struct tarn_list changes;    /* struct mchange: under way in the journal */
+    Tarn__Core__Placement *past; /* as committed */
+    uint64_t last_index;         /* of the youngest set that was ever in `past` */
+    struct mowners soft[TARN_PLACE_PAST_MAX]; /* sets of those that were alive; oldest first */
     unsigned soft_n;
-    struct mset effective;          /* live and alive, as published */
-    uint64_t grace_ns;              /* until then nobody is missed: we have just started; 0: over */
-    uint64_t version;               /* of `topology` */
-    uint64_t past_version;          /* topology that first had the youngest set of the past */
-    bool past_grew;                 /* the next one will */
+    struct mowners owners;    /* live, as published */
+    struct mowners effective; /* live and alive, the same */
+    uint64_t grace_ns;        /* until then nobody is missed: we have just started; 0: over */
+    uint64_t version;         /* of `topology` */
+    /* Topology that changed one of these last: who settled at an earlier one did so for others. */
+    uint64_t past_version;
+    bool sets_changed;              /* the next one will */
     bool dirty;                     /* something is to be published */
     bool dropping;                  /* the journal forgets the past */
     Tarn__Wire__Topology *topology; /* as published */
-    uint64_t published_ns;
+    uint64_t published_ns, started_ns;
     struct tarn_timer publish_timer, tick_timer, cap_timer;
     uint64_t tick_due_ns; /* of tick_timer */
     bool resumed;         /* the jobs know that there are workers */
@@ -94,7 +96,6 @@ void mtopology_settle(struct mmembers *s);   /* forgets the past, if nobody need
 bool mtopology_has_past(const struct mmembers *s);
 /* A peer has a younger topology than we have ever made: ours must be younger. */
 void mtopology_seen(struct mmembers *s, uint64_t version);
-void mtopology_attachments(struct tarn_master *m, Tarn__Wire__AttachmentList *ret);
 
 /* members_admin.c */
 bool mmember_drained(const struct mmember *w);

@@ -8,7 +8,7 @@
  *
  * A set is needed until everybody has handed over what he holds by it. Each worker tells for which
  * version of the topology nothing is left; once all that are registered have settled at or after
- * the version that had the youngest set first, all sets that were known then are dropped.
+ * the version that changed owners or servers last, all sets that were known then are dropped.
  *
  * A version is younger than all before, also those of an earlier start of the master: it begins at
  * the real time in ns, and where a peer has a greater one (the clock was set back), above that.
@@ -29,24 +29,25 @@ static void topology_publish(struct tarn_timer *t, void *arg);
 
 /* ---- sets ------------------------------------------------------------------------------------ */
 
-static void set_fini(struct mset *set)
+static void set_fini(struct mowners *set)
 {
     free(set->ids);
     free(set->weights);
-    *set = (struct mset){0};
+    *set = (struct mowners){0};
 }
 
-static bool set_same(const struct mset *a, size_t n, const uint64_t *ids, const uint32_t *weights)
+static bool set_same(const struct mowners *a, size_t n, const uint64_t *ids,
+                     const uint32_t *weights)
 {
     return a->n == n && (n == 0 || (memcmp(a->ids, ids, n * sizeof(*ids)) == 0 &&
                                     memcmp(a->weights, weights, n * sizeof(*weights)) == 0));
 }
 
 /* The live workers; with `alive` only those that are. */
-static void set_now(const struct mmembers *s, bool alive, struct mset *ret)
+static void set_now(const struct mmembers *s, bool alive, struct mowners *ret)
 {
-    *ret = (struct mset){.ids = tarn_xcalloc(s->count + 1, sizeof(*ret->ids)),
-                         .weights = tarn_xcalloc(s->count + 1, sizeof(*ret->weights))};
+    *ret = (struct mowners){.ids = tarn_xcalloc(s->count + 1, sizeof(*ret->ids)),
+                            .weights = tarn_xcalloc(s->count + 1, sizeof(*ret->weights))};
     TARN_LIST_FOREACH(n, &s->all)
     {
         const struct mmember *w = TARN_LIST_ENTRY(n, struct mmember, node);
@@ -63,11 +64,11 @@ static void soft_remove(struct mmembers *s, unsigned i)
     set_fini(&s->soft[i]);
     s->soft_n--;
     memmove(&s->soft[i], &s->soft[i + 1], (s->soft_n - i) * sizeof(s->soft[0]));
-    s->soft[s->soft_n] = (struct mset){0};
+    s->soft[s->soft_n] = (struct mowners){0};
 }
 
 /* `set` has ended; taken. */
-static void soft_add(struct mmembers *s, struct mset *set)
+static void soft_add(struct mmembers *s, struct mowners *set)
 {
     for (unsigned i = 0; i < s->soft_n; i++)
         if (set_same(&s->soft[i], set->n, set->ids, set->weights)) {
@@ -79,8 +80,7 @@ static void soft_add(struct mmembers *s, struct mset *set)
     set->index = s->last_index;
     set->version = s->version + 1;
     s->soft[s->soft_n++] = *set;
-    *set = (struct mset){0};
-    s->past_grew = true;
+    *set = (struct mowners){0};
 }
 
 static void soft_drop(struct mmembers *s, uint64_t version)
@@ -89,26 +89,35 @@ static void soft_drop(struct mmembers *s, uint64_t version)
         soft_remove(s, 0);
 }
 
-/* Who serves changes with the topology that is made now. */
-static void topology_effective(struct mmembers *s)
+/* What is published of a set from now on; true: it is another one. Takes `now`. */
+static bool set_replace(struct mowners *old, struct mowners *now)
 {
-    struct mset now, live;
+    bool other = !set_same(now, old->n, old->ids, old->weights);
 
+    set_fini(other ? old : now);
+    if (other)
+        *old = *now;
+    return other;
+}
+
+/* Who owns and who serves changes with the topology that is made now. */
+static void topology_sets(struct mmembers *s)
+{
+    struct mowners owners, now;
+
+    set_now(s, false, &owners);
+    s->sets_changed |= set_replace(&s->owners, &owners);
     set_now(s, true, &now);
-    if (s->grace_ns) { /* until all are here, or the time is over, those of before count */
-        set_now(s, false, &live);
-        if (set_same(&now, live.n, live.ids, live.weights))
-            s->grace_ns = 0;
-        set_fini(&live);
-    }
+    if (set_same(&now, s->owners.n, s->owners.ids, s->owners.weights))
+        s->grace_ns = 0; /* all are here */
     if (s->grace_ns || set_same(&now, s->effective.n, s->effective.ids, s->effective.weights)) {
         set_fini(&now);
         return;
     }
     if (s->effective.n > 0)
         soft_add(s, &s->effective);
-    set_fini(&s->effective);
-    s->effective = now;
+    (void)set_replace(&s->effective, &now); /* it is another one, or was taken just now */
+    s->sets_changed = true;
 }
 
 int mtopology_load_past(struct mmembers *s)
@@ -123,7 +132,7 @@ int mtopology_load_past(struct mmembers *s)
     s->past = p;
     if (p->n_past > 0 && p->past[p->n_past - 1]->index > s->last_index) {
         s->last_index = p->past[p->n_past - 1]->index;
-        s->past_grew = true;
+        s->sets_changed = true;
     }
     return 0;
 }
@@ -206,13 +215,11 @@ static void topology_past(const struct mmembers *s, Tarn__Wire__Topology *t)
 {
     struct past_set all[2 * TARN_PLACE_PAST_MAX], chosen[TARN_PLACE_PAST_MAX];
     size_t n = past_merge(s, all), kept = 0, ids = 0;
-    struct mset live;
 
     TARN_ASSERT(n <= TARN_ARRAY_LEN(all));
-    set_now(s, false, &live);
     for (size_t i = n; i > 0 && kept < TARN_PLACE_PAST_MAX; i--) {
         const struct past_set *set = &all[i - 1];
-        bool known = set_same(&live, set->n, set->ids, set->weights);
+        bool known = set_same(&s->owners, set->n, set->ids, set->weights);
 
         for (size_t k = 0; k < kept && !known; k++)
             known = past_same(&chosen[k], set);
@@ -223,7 +230,6 @@ static void topology_past(const struct mmembers *s, Tarn__Wire__Topology *t)
             break;
         chosen[kept++] = *set;
     }
-    set_fini(&live);
     t->past = tarn_xcalloc(kept + 1, sizeof(Tarn__Wire__Membership *));
     while (kept > 0)
         past_publish(t, &chosen[--kept]);
@@ -252,11 +258,11 @@ static void topology_make(struct mmembers *s)
     struct tarn_place *place = NULL;
     int rc;
 
-    topology_effective(s);
+    topology_sets(s);
     s->version++;
-    if (s->past_grew)
+    if (s->sets_changed)
         s->past_version = s->version;
-    s->past_grew = false;
+    s->sets_changed = false;
     s->dirty = false;
     TARN_LIST_FOREACH(n, &s->all)
     {
@@ -340,7 +346,11 @@ void mtopology_seen(struct mmembers *s, uint64_t version)
     s->version = version;
     for (unsigned i = 0; i < s->soft_n; i++)
         s->soft[i].version = version + 1;
-    s->past_grew |= mtopology_has_past(s); /* who settled did so for another topology */
+    s->sets_changed = true; /* who settled did so for another topology */
+    TARN_LIST_FOREACH(n, &s->all)
+    {
+        TARN_LIST_ENTRY(n, struct mmember, node)->state_version = UINT64_MAX;
+    }
     mtopology_dirty(s);
 }
 
@@ -352,27 +362,21 @@ void mmembers_seen(struct tarn_master *m, uint64_t version)
 
 /* ---- attachments ----------------------------------------------------------------------------- */
 
-void mtopology_attachments(struct tarn_master *m, Tarn__Wire__AttachmentList *ret)
-{
-    (void)m;
-    tarn__wire__attachment_list__init(ret);
-    ret->version = 1;
-}
-
 void mmembers_push_attachments(struct tarn_master *m)
 {
-    Tarn__Wire__AttachmentList list;
+    struct mattach_list list;
 
     if (!m->members || m->stopping)
         return;
-    mtopology_attachments(m, &list);
+    mattach_list(m, false, &list);
     TARN_LIST_FOREACH(n, &m->members->all)
     {
         struct mmember *w = TARN_LIST_ENTRY(n, struct mmember, node);
 
         if (w->rpc) /* who cannot take it is cut, and gets it when it registers again */
-            (void)tarn_rpc_notify(w->rpc, TARN_RPC_attachments, &list.base);
+            (void)tarn_rpc_notify(w->rpc, TARN_RPC_attachments, &list.msg.base);
     }
+    mattach_list_fini(&list);
 }
 
 /* ---- the end of the past --------------------------------------------------------------------- */
@@ -420,6 +424,8 @@ void mtopology_settle(struct mmembers *s)
 
     if (s->dropping || s->dirty || s->master->stopping || !mtopology_has_past(s))
         return;
+    if (s->owners.n == 0)
+        return; /* there is nobody to hand over to */
     TARN_LIST_FOREACH(n, &s->all)
     {
         const struct mmember *w = TARN_LIST_ENTRY(n, struct mmember, node);
@@ -464,6 +470,8 @@ void mtopology_start(struct mmembers *s)
     int64_t real = master_real_ns(s->master);
 
     s->version = real > 0 ? (uint64_t)real : 1;
+    s->started_ns = tarn_loop_now_ns(s->master->args.loop);
+    set_now(s, false, &s->owners);
     set_now(s, false, &s->effective); /* as it was before, as far as we know */
     topology_make(s);
     topology_cap(&s->cap_timer, s);
@@ -480,6 +488,7 @@ void mtopology_fini(struct mmembers *s)
     mtopology_stop(s);
     for (unsigned i = 0; i < s->soft_n; i++)
         set_fini(&s->soft[i]);
+    set_fini(&s->owners);
     set_fini(&s->effective);
     tarn__core__placement__free_unpacked(s->past, NULL);
     tarn__wire__topology__free_unpacked(s->topology, NULL);

@@ -51,6 +51,7 @@ struct mask {
     struct tarn_list waiters; /* struct mname_req */
     uint64_t asked_index;
     int64_t asked_ns; /* real time */
+    bool asking;      /* the store has not answered yet */
     bool found;
     bool note; /* the answer is what is committed now */
     size_t len;
@@ -256,7 +257,7 @@ static void ask_end(struct mask *a, int rc)
     if (rc == 0 && a->note)
         asked_note(m, a);
     if (rc == -TARN_E_CANCELLED)
-        rc = -TARN_E_SHUTDOWN;
+        rc = a->dir->at->gone ? -TARN_E_NO_ATTACH : -TARN_E_SHUTDOWN;
     tarn_htab_remove(&m->asks, &a->hnode);
     ask_wake(a, rc);
     mdir_put(&a->dir);
@@ -377,6 +378,7 @@ static void ask_answered(struct tarn_ufs_stat *s, int rc)
     Tarn__Core__Inode *inode = NULL;
     int known;
 
+    a->asking = false;
     mattach_note(a->dir->at, rc, &s->req.err);
     if (a->master->stopping)
         rc = -TARN_E_SHUTDOWN; /* the store is closed: there is no more to learn */
@@ -436,12 +438,26 @@ static struct mask *ask_start(struct tarn_master *m, struct mdir *d, const char 
     a->stat.cb = ask_answered;
     a->stat.arg = a;
     a->stat.req.cls = TARN_UFS_FOREGROUND;
+    a->asking = true;
     tarn_ufs_stat(d->at->ufs, &a->stat, key);
     /* With the policy `always` nothing that a listing says would save a question. */
     if (++d->asks >= MASTER_ASKS_LIST && !d->listing && d->at->ttl_ns != TARN_TTL_ALWAYS &&
         m->listing_count < MASTER_LISTINGS_MAX)
         mlist_start(d, TARN_UFS_BACKGROUND, false);
     return a;
+}
+
+void mnames_stop_of(struct mattach *at)
+{
+    struct tarn_hnode *n = NULL;
+    size_t slot = 0;
+
+    while ((n = tarn_htab_walk(&at->master->asks, &slot, n)) != NULL) { /* they end later */
+        struct mask *a = TARN_CONTAINER(n, struct mask, hnode);
+
+        if (a->dir->at == at && a->asking)
+            tarn_ufs_cancel(&a->stat.req);
+    }
 }
 
 void mdir_vanished(struct mdir *d)

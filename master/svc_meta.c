@@ -2,7 +2,8 @@
 /*
  * Metadata handlers: lookup, getattr, readdir, readlink, locate, report_changed. Each refreshes
  * what the policy says must be asked, then answers from the committed state; a call that waits is a
- * struct svc_call, which owns its requests.
+ * struct svc_call, which owns its requests. Whatever an answer lets its caller believe is a promise
+ * (promise.c), and what others still believe otherwise is not answered yet.
  */
 #include "master/master_priv.h"
 
@@ -25,6 +26,8 @@ struct svc_call {
     bool waiting_list;
     bool held; /* readdir: what is behind the cookie waits for the listing */
     bool late; /* readdir: names that are not believed are shown */
+    struct mhold hold;
+    bool holding;
     void (*after)(struct svc_call *c, int rc);
 };
 
@@ -60,11 +63,43 @@ static void svc_cancel(struct tarn_rpc_call *call)
 {
     struct svc_call *c = call->state;
 
-    if (c->waiting_list)
+    if (c->holding)
+        mhold_forget(&c->hold);
+    else if (c->waiting_list)
         mlist_forget(&c->list);
     else
         mname_cancel(&c->name);
     svc_reply(c, -TARN_E_DEADLINE, NULL);
+}
+
+static void svc_hold_over(struct mhold *w)
+{
+    struct svc_call *c = TARN_CONTAINER(w, struct svc_call, hold);
+
+    c->holding = false;
+    c->call->on_cancel = NULL;
+    c->after(c, 0);
+}
+
+/* The answer waits until `ino` is not held any more; then after(c, 0). */
+static void svc_hold(struct svc_call *c, tarn_ino_t ino, void (*after)(struct svc_call *c, int rc))
+{
+    c->after = after;
+    c->hold = (struct mhold){.fn = svc_hold_over};
+    c->holding = true;
+    c->call->state = c;
+    c->call->on_cancel = svc_cancel;
+    mhold_start(c->master, &c->hold, ino);
+}
+
+/* True when the answer must wait; `after` runs again then. */
+static bool svc_held(struct svc_call *c, tarn_ino_t ino, const Tarn__Core__Inode *inode,
+                     void (*after)(struct svc_call *c, int rc))
+{
+    if (!mhold_wanted(c->master, ino, inode->changed))
+        return false;
+    svc_hold(c, ino, after);
+    return true;
 }
 
 static void svc_name_done(struct mname_req *r, int rc)
@@ -113,9 +148,14 @@ static void lookup_answer(struct svc_call *c, int rc)
                               &type);
     if (rc == 0)
         rc = tarn_core_inode(m->args.kv, ino, &inode);
+    if (rc == 0 && svc_held(c, ino, inode, lookup_answer)) {
+        tarn__core__inode__free_unpacked(inode, NULL);
+        return;
+    }
     if (rc == 0) {
         mname_attr(m, ino, inode, &attr);
         resp.attr = &attr;
+        mpromise_grant(m, msession_of(m, c->call), req->parent, ino.v, attr.trust_ms);
     } else if (rc == -TARN_E_NO_ENTRY || rc == -TARN_E_UFS_NOT_FOUND) {
         rc = -TARN_E_NO_ENTRY;
         resp.negative_trust_ms =
@@ -151,9 +191,12 @@ static void getattr_answer(struct svc_call *c, int rc)
         rc = tarn_core_inode(m->args.kv, (tarn_ino_t){req->ino}, &c->inode);
     if (rc == -TARN_E_NO_ENTRY || (rc == 0 && c->inode->detached && req->ino != TARN_INO_ROOT.v))
         rc = -TARN_E_STALE;
+    if (rc == 0 && svc_held(c, (tarn_ino_t){req->ino}, c->inode, getattr_answer))
+        return;
     if (rc == 0) {
         mname_attr(m, (tarn_ino_t){req->ino}, c->inode, &attr);
         resp.attr = &attr;
+        mpromise_grant(m, msession_of(m, c->call), attr.parent, req->ino, attr.trust_ms);
     }
     svc_reply(c, rc, &resp.base);
 }
@@ -188,6 +231,9 @@ struct readdir_page {
     size_t *name_off;
     size_t count, max, size;
     bool held; /* an entry is not believed: it waits for the listing */
+    bool stop; /* an entry is held: the page ends before it */
+    tarn_ino_t stop_ino;
+    uint64_t trust_ms; /* the longest */
 };
 
 static int readdir_entry(void *arg, tarn_ino_t ino, const Tarn__Core__Inode *inode)
@@ -201,10 +247,16 @@ static int readdir_entry(void *arg, tarn_ino_t ino, const Tarn__Core__Inode *ino
         p->held = true;
         return 1;
     }
+    if (mhold_wanted(p->call->master, ino, inode->changed)) {
+        p->stop = true;
+        p->stop_ino = ino;
+        return 1;
+    }
     d = &p->rows[p->count];
     tarn__wire__dirent__init(d);
     p->ptrs[p->count] = d;
     mname_attr(p->call->master, ino, inode, &p->attrs[p->count]);
+    p->trust_ms = TARN_MAX(p->trust_ms, p->attrs[p->count].trust_ms);
     d->attr = &p->attrs[p->count];
     d->cookie = ino.v;
     d->name.len = inode->name.len;
@@ -215,6 +267,25 @@ static int readdir_entry(void *arg, tarn_ino_t ino, const Tarn__Core__Inode *ino
     p->size += inode->name.len + 160;
     p->count++;
     return 0;
+}
+
+static void readdir_page_fini(struct readdir_page *p)
+{
+    free(p->rows);
+    free(p->ptrs);
+    free(p->attrs);
+    free(p->name_off);
+    tarn_str_fini(&p->bytes);
+}
+
+static bool readdir_answer(struct svc_call *c);
+static void readdir_wait(struct svc_call *c, bool until_end, bool now);
+
+static void readdir_again(struct svc_call *c, int rc)
+{
+    (void)rc; /* 0: what held it is over */
+    if (!readdir_answer(c))
+        readdir_wait(c, false, false);
 }
 
 /* Answers with the entries behind the cookie; false when there is none yet and the listing goes on.
@@ -237,6 +308,12 @@ static bool readdir_answer(struct svc_call *c)
     p.attrs = tarn_xcalloc(p.max, sizeof(*p.attrs));
     p.name_off = tarn_xcalloc(p.max, sizeof(*p.name_off));
     rc = tarn_core_readdir(m->args.kv, c->dir->ino, req->cookie, readdir_entry, &p);
+    if (p.stop && p.count == 0) {
+        tarn_timer_stop(&c->timer);
+        svc_hold(c, p.stop_ino, readdir_again);
+        readdir_page_fini(&p);
+        return true; /* it answers when that is over */
+    }
     wait = (rc == 0 || p.held) && p.count == 0 && !complete;
     c->held = p.held;
     if (!wait) {
@@ -249,19 +326,14 @@ static bool readdir_answer(struct svc_call *c)
         resp.entries = p.ptrs;
         resp.eof = rc == 0 && complete;
         resp.parent = c->inode->parent ? c->inode->parent : req->ino;
+        mpromise_grant(m, msession_of(m, c->call), c->dir->ino.v, 0, p.trust_ms);
         tarn_rpc_reply(c->call, rc < 0 ? rc : 0, &resp.base, NULL, 0, 0);
     }
-    free(p.rows);
-    free(p.ptrs);
-    free(p.attrs);
-    free(p.name_off);
-    tarn_str_fini(&p.bytes);
+    readdir_page_fini(&p);
     if (!wait)
         svc_free(c);
     return !wait;
 }
-
-static void readdir_wait(struct svc_call *c, bool until_end, bool now);
 
 static void readdir_progress(struct mlist_wait *w, int rc)
 {
@@ -381,17 +453,22 @@ static void svc_readlink(void *ctx, struct tarn_rpc_call *call)
     tarn__core__inode__free_unpacked(inode, NULL);
 }
 
-static void svc_locate(void *ctx, struct tarn_rpc_call *call)
+static void locate_answer(struct svc_call *c, int held_rc)
 {
-    struct tarn_master *m = ctx;
-    const Tarn__Wire__LocateRequest *req = (const Tarn__Wire__LocateRequest *)call->request;
+    struct tarn_master *m = c->master;
+    const Tarn__Wire__LocateRequest *req = (const Tarn__Wire__LocateRequest *)c->call->request;
     Tarn__Wire__LocateResponse resp = TARN__WIRE__LOCATE_RESPONSE__INIT;
     Tarn__Wire__Attr attr;
     struct mlocator l;
     int rc = mlocator_fill(m, (tarn_ino_t){req->ino}, &l);
 
+    (void)held_rc; /* what held it is over */
     if (rc < 0) {
-        tarn_rpc_reply(call, rc == -TARN_E_NO_ENTRY ? -TARN_E_STALE : rc, NULL, NULL, 0, 0);
+        svc_reply(c, rc == -TARN_E_NO_ENTRY ? -TARN_E_STALE : rc, NULL);
+        return;
+    }
+    if (svc_held(c, (tarn_ino_t){req->ino}, l.inode, locate_answer)) {
+        mlocator_fini(&l);
         return;
     }
     if (req->version && req->version != l.loc.version) {
@@ -401,8 +478,14 @@ static void svc_locate(void *ctx, struct tarn_rpc_call *call)
         resp.attr = &attr;
         resp.locator = &l.loc;
     }
-    tarn_rpc_reply(call, rc, &resp.base, NULL, 0, 0);
+    tarn_rpc_reply(c->call, rc, &resp.base, NULL, 0, 0);
     mlocator_fini(&l);
+    svc_free(c);
+}
+
+static void svc_locate(void *ctx, struct tarn_rpc_call *call)
+{
+    locate_answer(svc_new(ctx, call), 0);
 }
 
 /* A worker saw another object than the core knows: ask the store, unless that is known by now. */

@@ -82,6 +82,8 @@ struct resolve_call {
     struct mreport report;
     struct tarn_master *master;
     struct mpath_req path;
+    struct mhold hold;
+    bool holding;
     char text[TARN_PATH_MAX];
 };
 
@@ -99,19 +101,36 @@ static int request_path(const ProtobufCBinaryData *in, char *ret)
     return tarn_path_normalize(z, ret);
 }
 
-static void resolve_done(struct mpath_req *p, int rc)
+static void resolve_answer(struct resolve_call *r, int rc);
+
+static void resolve_hold_over(struct mhold *w)
 {
-    struct resolve_call *r = p->arg;
+    struct resolve_call *r = TARN_CONTAINER(w, struct resolve_call, hold);
+
+    r->holding = false;
+    resolve_answer(r, r->master->stopping ? -TARN_E_SHUTDOWN : 0);
+}
+
+static void resolve_answer(struct resolve_call *r, int rc)
+{
     struct tarn_master *m = r->master;
     Tarn__Wire__ResolveResponse resp = TARN__WIRE__RESOLVE_RESPONSE__INIT;
     Tarn__Wire__Attr attr;
     Tarn__Core__Inode *inode = NULL;
 
     if (rc == 0)
-        rc = tarn_core_inode(r->master->args.kv, p->ino, &inode);
+        rc = tarn_core_inode(m->args.kv, r->path.ino, &inode);
+    if (rc == 0 && mhold_wanted(m, r->path.ino, inode->changed)) {
+        tarn__core__inode__free_unpacked(inode, NULL);
+        r->hold = (struct mhold){.fn = resolve_hold_over};
+        r->holding = true;
+        mhold_start(m, &r->hold, r->path.ino);
+        return;
+    }
     if (rc == 0) {
-        mname_attr(r->master, p->ino, inode, &attr);
+        mname_attr(m, r->path.ino, inode, &attr);
         resp.attr = &attr;
+        mpromise_grant(m, msession_of(m, r->report.call), attr.parent, attr.ino, attr.trust_ms);
     }
     report_reply(&r->report, rc == -TARN_E_UFS_NOT_FOUND ? -TARN_E_NO_ENTRY : rc, &resp.base);
     tarn__core__inode__free_unpacked(inode, NULL);
@@ -119,9 +138,21 @@ static void resolve_done(struct mpath_req *p, int rc)
     master_idle(m);
 }
 
+static void resolve_done(struct mpath_req *p, int rc)
+{
+    resolve_answer(p->arg, rc);
+}
+
 static void resolve_cancel(struct mreport *report)
 {
-    mpath_cancel(&TARN_CONTAINER(report, struct resolve_call, report)->path);
+    struct resolve_call *r = TARN_CONTAINER(report, struct resolve_call, report);
+
+    if (r->holding) {
+        mhold_forget(&r->hold);
+        resolve_answer(r, -TARN_E_CANCELLED);
+    } else {
+        mpath_cancel(&r->path);
+    }
 }
 
 static void svc_resolve(void *ctx, struct tarn_rpc_call *call)
@@ -542,6 +573,10 @@ static void status_reply(struct status_call *s, const Tarn__Wire__WorkerStatus *
         sessions[n].mountpoint = ses->mountpoint;
         sessions[n].host = ses->host;
         sessions[n].passthrough_opens = ses->passthrough_opens;
+        sessions[n].state = tarn_wire_text(msession_state_name(ses->state));
+        sessions[n].heard_ms = (tarn_loop_now_ns(m->args.loop) - ses->heard_ns) / TARN_NS_PER_MS;
+        sessions[n].on_partition_stale = ses->on_partition_stale;
+        sessions[n].promises = ses->promise_count;
         sessions[n++].pid = ses->pid;
         bytes[0] += ses->local_bytes;
         bytes[1] += ses->remote_bytes;

@@ -177,6 +177,7 @@ int cli_connect(struct cli *c)
     struct tarn_client_args args = {.rng = tarn_rng_system(),
                                     .addrs = c->remote.master,
                                     .kind = "cli",
+                                    .transient = true,
                                     .cache_entries = 1024,
                                     .timeout_ns = c->remote.timeout,
                                     .lost_timeout_ns = LOST_NS};

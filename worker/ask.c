@@ -9,8 +9,8 @@
  *                -> nobody has it: the store
  *
  * Questions have a short deadline; a fetch at the owner has that of the store, and ends as soon as
- * the owner is not usable any more. Each answer is compared with its checksums, and its tag with
- * what is known of the file, before anybody sees a byte of it.
+ * the topology says that the owner is not alive any more. Each answer is compared with its
+ * checksums, and its tag with what is known of the file, before anybody sees a byte of it.
  *
  * No loops: what comes from another worker, or from a load, is never passed on (unit->forward is
  * off), and a unit that waits for an owner stops doing so when such a request joins it. Questions
@@ -209,8 +209,9 @@ static void ask_watch(struct tarn_timer *t, void *arg)
 {
     struct wunit *u = arg;
     struct wask *a = u->ask;
+    const struct tarn_place_worker *owner = tarn_place_find(ask_place(u->worker), a->ids[a->at]);
 
-    if (tarn_peers_usable(u->worker->peers, a->ids[a->at]))
+    if (owner && owner->alive) /* one that lets another question wait may be busy */
         tarn_timer_start(u->worker->args.loop, t, ASK_WATCH_NS, ask_watch, u);
     else
         tarn_rpc_cancel(&a->req);

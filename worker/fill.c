@@ -119,6 +119,8 @@ static void fill_step_start(struct fill *f, struct fill_file *file, uint32_t gro
     s->group = group;
     file->pending++;
     f->running++;
+    if (tf) /* whoever plans loads has us own it */
+        tarn_tier_group_copy(f->worker->args.tier, tf, group, false);
     if (!tf) {
         fill_step_end(s, -TARN_E_TIER_FULL, NULL);
     } else if (!tarn_tier_file_has(tf, off, len)) {

@@ -28,6 +28,7 @@
 #define MEMBER_REGISTER_NS (5 * TARN_NS_PER_S) /* without an answer */
 #define MEMBER_AGAIN_NS    TARN_NS_PER_S
 #define MEMBER_LEAVE_NS    TARN_NS_PER_S
+#define MEMBER_SOON_NS     (50 * TARN_NS_PER_MS)
 #define BEAT_MS            3000u
 #define BEAT_MS_MIN        20u
 #define BEAT_MS_MAX        60000u
@@ -57,6 +58,7 @@ struct tarn_member {
 };
 
 static void member_register(struct tarn_member *m);
+static void member_settled(void *arg);
 
 struct tarn_member *tarn_member_new(const struct tarn_member_args *args)
 {
@@ -69,7 +71,7 @@ struct tarn_member *tarn_member_new(const struct tarn_member_args *args)
     m->socket = tarn_xstrdup(args->socket ? args->socket : "");
     m->incarnation = tarn_rng_u64(args->rng);
     m->beat_ns = BEAT_MS * TARN_NS_PER_MS;
-    m->move = tarn_move_new(args->worker);
+    m->move = tarn_move_new(args->worker, member_settled, m);
     tarn_worker_set_peers(args->worker, args->peers);
     tarn_worker_set_copies(args->worker, args->copies, args->copies_bytes);
     return m;
@@ -288,7 +290,7 @@ static void member_beat(struct tarn_member *m)
     msg.tiers = &tier.ptr;
     msg.n_reads = TARN_ARRAY_LEN(rows);
     msg.reads = reads;
-    msg.settled = moved.settled || !m->args.tier ? msg.topology : 0;
+    msg.settled = moved.settled ? moved.version : 0;
     msg.left_bytes = moved.left_bytes;
     msg.moved_bytes = moved.moved_bytes;
     msg.fetching = w->counts.fetching;
@@ -309,6 +311,15 @@ static void member_due(struct tarn_timer *t, void *arg)
     if (!m->beat.busy)
         member_beat(m);
     member_wait(m, m->beat_ns);
+}
+
+/* The master waits for that: it hears of it soon. */
+static void member_settled(void *arg)
+{
+    struct tarn_member *m = arg;
+
+    if (m->id && !m->wanted)
+        member_wait(m, TARN_MIN(m->beat_ns, MEMBER_SOON_NS));
 }
 
 /* ---- registration -----------------------------------------------------------------------------
@@ -368,7 +379,9 @@ static void member_registered(struct tarn_rpc_req *req, int rc)
         rc = -TARN_E_CANCELLED;
     if (rc == 0)
         rc = member_take(m, resp);
-    if (rc == 0 && !m->refused) {
+    if (m->refused) {
+        m->wanted = false; /* what it was told says that it was removed */
+    } else if (rc == 0) {
         m->wanted = false;
         tarn_info("member", "registered: worker=%llu", (unsigned long long)m->id);
         member_told(m, 0, NULL);

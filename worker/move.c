@@ -88,6 +88,8 @@ struct tarn_move {
     struct tarn_timer rest, tokens_timer;
     struct tarn_task task;
     bool posted;
+    void (*settled)(void *arg);
+    void *settled_arg;
     void (*stopped)(void *arg);
     void *stopped_arg;
 };
@@ -443,6 +445,8 @@ static void move_ended(struct tarn_move *m)
         tarn_sm_move(move_states, &m->state, MOVE_SETTLED);
         tarn_info("move", "nothing is left that others own: topology=%llu",
                   (unsigned long long)m->version);
+        if (m->settled)
+            m->settled(m->settled_arg);
         return;
     }
     tarn_sm_move(move_states, &m->state, MOVE_RESTING);
@@ -488,11 +492,13 @@ static void move_pump(struct tarn_move *m)
     }
 }
 
-struct tarn_move *tarn_move_new(struct tarn_worker *w)
+struct tarn_move *tarn_move_new(struct tarn_worker *w, void (*settled)(void *arg), void *arg)
 {
     struct tarn_move *m = tarn_xnew(struct tarn_move);
 
     m->worker = w;
+    m->settled = settled;
+    m->settled_arg = arg;
     m->state = MOVE_IDLE;
     m->tokens_ns = tarn_loop_now_ns(w->args.loop);
     return m;

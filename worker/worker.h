@@ -66,6 +66,7 @@ struct tarn_worker_counts {
     uint64_t fetching;       /* units in memory now */
     uint64_t peer_bytes;     /* fetched from other workers */
     uint64_t remote_bytes;   /* delivered, of those */
+    uint64_t served_bytes;   /* to other workers; in none of the origins */
     uint64_t peer_asks;      /* calls to other workers for bytes */
     uint64_t peer_bad;       /* answers that could not be used: wrong checksums */
     uint64_t taken_bytes;    /* kept, that other workers handed over */

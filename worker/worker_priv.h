@@ -201,7 +201,8 @@ void wread_fini(struct wread *r);   /* drops the buffers, after cb */
  */
 
 struct tarn_move;
-struct tarn_move *tarn_move_new(struct tarn_worker *w);
+/* `settled` runs when a walk left nothing; may be NULL. */
+struct tarn_move *tarn_move_new(struct tarn_worker *w, void (*settled)(void *arg), void *arg);
 /* The topology of the worker's peers is another one: begins anew. */
 void tarn_move_topology(struct tarn_move *m);
 void tarn_move_set_rate(struct tarn_move *m, uint64_t bytes_per_s); /* 0: no limit */
@@ -275,6 +276,8 @@ int worker_refuses(const struct tarn_worker *w);
 void worker_report_changed(struct tarn_worker *w, const struct wloc *loc, int rc);
 int worker_check_cap(struct tarn_worker *w, const struct tarn_rpc_call *call, uint32_t attachment,
                      bool write);
+/* Counts delivered bytes by origin. */
+void worker_count_source(struct tarn_worker *w, const struct wpart *p);
 /* As messages; *ret borrows from info, rows and ptrs from the worker. */
 void worker_tell_tier(const struct tarn_tier_info *info, Tarn__Wire__Tier *ret);
 void worker_tell_reads(const struct tarn_worker *w, Tarn__Wire__ReadCount rows[3],

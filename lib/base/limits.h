@@ -35,7 +35,13 @@
 #define TARN_LOAD_LIST_LINE_MAX 8192u       /* bytes of a line in a load list */
 #define TARN_JOBS_KEPT          256u        /* finished jobs remembered */
 
-#define TARN_CORE_WORKERS_MAX  1024u  /* workers known, of any state */
+#define TARN_CORE_WORKERS_MAX 1024u /* workers known, of any state */
+/* Of a worker's texts, so that all workers fit a message. */
+#define TARN_WORKER_UUID_MIN   8u
+#define TARN_WORKER_UUID_MAX   64u
+#define TARN_WORKER_ADDR_MAX   200u
+#define TARN_WORKER_HOST_MAX   128u
+#define TARN_WORKER_SOCKET_MAX 107u
 #define TARN_CORE_PAST_MAX     64u    /* earlier sets of owners kept */
 #define TARN_CORE_PAST_IDS_MAX 24576u /* workers in them, all together: they fit a message */
 

@@ -60,6 +60,7 @@ int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **re
         free(c);
         return rc;
     }
+    atomic_init(&c->lease_until_ns, UINT64_MAX);
     c->peers = tarn_peers_new(&peers);
     *ret = c;
     return 0;
@@ -148,7 +149,13 @@ struct tarn_loop *tarn_client_loop(struct tarn_client *c)
 
 uint64_t tarn_client_kernel_trust_ns(const struct tarn_client *c)
 {
-    return atomic_load(&c->kernel_trust_ns);
+    uint64_t most = atomic_load(&c->kernel_trust_ns), until = atomic_load(&c->lease_until_ns);
+    uint64_t now;
+
+    if (until == UINT64_MAX)
+        return most;
+    now = tarn_now_ns(); /* what is believed when cut off is looked at again soon */
+    return TARN_MIN(most, until > now ? until - now : TARN_NS_PER_S);
 }
 
 void tarn_client_counts(struct tarn_client *c, struct tarn_client_counts *ret)
@@ -202,10 +209,28 @@ void client_topology(struct tarn_client *c, const Tarn__Wire__Topology *t)
     tarn_place_unref(&place);
 }
 
+uint64_t client_topology_version(const struct tarn_client *c)
+{
+    const struct tarn_place *place = tarn_peers_place(c->peers);
+
+    return place ? tarn_place_version(place) : 0;
+}
+
 enum tarn_cached tarn_client_cached(struct tarn_client *c, tarn_ino_t parent, const char *name,
                                     size_t len, struct tarn_attr *ret_attr, uint64_t *ret_until_ns)
 {
-    return client_cache_get(c->cache, parent, name, len, tarn_now_ns(), ret_attr, ret_until_ns);
+    uint64_t now = tarn_now_ns();
+    enum tarn_cached known;
+
+    if (!tarn_client_cut_off(c))
+        return client_cache_get(c->cache, parent, name, len, now, ret_attr, ret_until_ns);
+    known = client_cache_get(c->cache, parent, name, len, 0, ret_attr, ret_until_ns);
+    if (known == TARN_CACHED_MISS || !tarn_client_trusts(c, *ret_until_ns))
+        return TARN_CACHED_MISS;
+    *ret_until_ns = TARN_MAX(*ret_until_ns, now + TARN_NS_PER_S);
+    if (known == TARN_CACHED_HIT)
+        ret_attr->trust_until_ns = *ret_until_ns;
+    return known;
 }
 
 static uint64_t client_until(uint64_t now_ns, uint64_t trust_ms)
@@ -337,6 +362,10 @@ static void client_run(struct tarn_task *t)
 
     if (op->cancelled || (op->kind == TARN_CLIENT_LOOKUP && op->name_len > TARN_NAME_MAX)) {
         op->cb(op, op->cancelled ? -TARN_E_CANCELLED : -TARN_E_NAME_TOO_LONG);
+        return;
+    }
+    if (tarn_client_cut_off(op->client)) {
+        op->cb(op, -TARN_E_LEASE_ENDED);
         return;
     }
     op->sent = true;

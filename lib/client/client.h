@@ -224,6 +224,7 @@ struct tarn_client_args {
     uint64_t timeout_ns;      /* of calls and reads; 0: 30 s, reads 60 s */
     uint64_t lost_timeout_ns; /* without any master; 0: calls wait for their deadlines */
     uint64_t no_worker_ns;    /* a read waits so long for a worker to come back; 0: 5 s */
+    bool transient; /* a command: believes nothing for long, is told of no changes, has no lease */
     enum tarn_on_partition on_partition;
     void *ctx;
     /* Whether `direct` may read this attachment; NULL: none. On the loop. */
@@ -248,8 +249,12 @@ void tarn_client_free(struct tarn_client **c);
 struct tarn_rpc_client *
 tarn_client_rpc(struct tarn_client *c); /* for calls that have no wrapper: jobs, status */
 struct tarn_loop *tarn_client_loop(struct tarn_client *c);
-/* Upper bound of kernel cache times, ns (SessionResponse). */
+/* Upper bound of kernel cache times, ns: never beyond the lease. Any thread. */
 uint64_t tarn_client_kernel_trust_ns(const struct tarn_client *c);
+/* The lease is over, and no master was reached since. Any thread. */
+bool tarn_client_cut_off(const struct tarn_client *c);
+/* Something that is to be believed until `until_ns` is believed now. Any thread. */
+bool tarn_client_trusts(const struct tarn_client *c, uint64_t until_ns);
 void tarn_client_counts(struct tarn_client *c, struct tarn_client_counts *ret);
 /* Bytes of the file that the local worker has; UINT64_MAX when there is no local worker. Any
  * thread. */

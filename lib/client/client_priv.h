@@ -71,6 +71,14 @@ struct tarn_client {
     _Atomic uint64_t kernel_trust_ns;
     uint64_t seq; /* of the last Invalidate */
     bool have_seq;
+    uint64_t seen;        /* index of the journal up to which every change was heard of */
+    uint64_t attachments; /* version of the list that on_attachments got */
+    uint64_t renew_sent_ns;
+    bool renew_again;                /* an Invalidate wants to be acknowledged */
+    bool leased;                     /* what is believed ends with the lease */
+    _Atomic uint64_t lease_until_ns; /* monotonic; UINT64_MAX: no lease */
+    _Atomic bool cut_off;            /* it is over */
+    struct tarn_timer lease_timer;
     struct tarn_timer renew_timer;
     struct tarn_rpc_req session_req;
     bool session_busy, connected_once, stopping;
@@ -125,6 +133,7 @@ void client_stop_settle(struct tarn_client *c);
 
 #define CLIENT_CHUNK_BYTES (1ull << 20) /* unit of reading ahead; divides a segment */
 #define CLIENT_WINDOW_MAX  16u          /* chunks ahead of a reader */
+#define CLIENT_AHEAD_MAX   8u           /* units that the store is asked for ahead of one */
 
 /*
  * Chunks that were asked for ahead of a sequential reader, or a whole small file. Only the loop
@@ -207,6 +216,7 @@ void client_meta(struct tarn_client *c, ProtobufCBinaryData capability);
 /* The loop: a topology of the cluster, from whichever answer or notice; one that is older than what
  * this session gave is left out. */
 void client_topology(struct tarn_client *c, const Tarn__Wire__Topology *t);
+uint64_t client_topology_version(const struct tarn_client *c); /* 0: none yet */
 
 void client_session_start(struct tarn_client *c);
 /* Ends the session, then the connection; then `stopped` runs. */

@@ -11,7 +11,7 @@
  * A handle keeps its version. Once the store or the master says that the object is another one,
  * `stale` is set: ranges that are cached go on, others are EIO. Sequential readers fetch ahead:
  * each read that continues the last one doubles the number of units that the store is asked for, up
- * to AHEAD_MAX, and lets the window grow.
+ * to CLIENT_AHEAD_MAX, and lets the window grow.
  */
 #include "lib/client/client_priv.h"
 
@@ -23,7 +23,6 @@
 #include "lib/base/env.h"
 #include "lib/base/limits.h"
 
-#define AHEAD_MAX   8u
 #define READ_PIECES TARN_SLICES_MAX
 
 #define SEQUENTIAL_SLACK (1ull << 20) /* bytes that a sequential reader may be out of order */
@@ -355,7 +354,7 @@ static void read_send(struct tarn_read *r)
     struct tarn_handle *h = r->handle;
     bool goes_on = handle_goes_on(h, r->off_bytes, r->off_bytes + r->len_bytes);
 
-    h->ahead = goes_on ? TARN_MIN(h->ahead ? h->ahead * 2 : 1u, AHEAD_MAX) : 0;
+    h->ahead = goes_on ? TARN_MIN(h->ahead ? h->ahead * 2 : 1u, CLIENT_AHEAD_MAX) : 0;
     if (h->file)
         read_local(r);
     else

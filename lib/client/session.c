@@ -1,13 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The session: opened at the start and after each reconnect, renewed three times per lease (with
- * what was read since it began, for reports). A connection that broke may have lost invalidations:
- * everything that is believed is dropped, and the user is told so. A client without a local worker
- * is a command that ends soon: its stop tells first what was read since the last renewal.
+ * what was read since it began, for reports). What the cluster promised holds while the lease does:
+ *
+ *     connected            renewals move the end of the lease
+ *     connection lost      everything is believed on until the lease ends; a session that is opened
+ *                          again says up to which index of the journal it has heard of every
+ *                          change, and goes on where the master can tell it the rest
+ *     lease over           cut off: on-partition says what is believed on, and whatever must be
+ *                          asked fails at once. Nothing is dropped: the kernel was never allowed to
+ *                          believe beyond the lease, and who comes back may have missed nothing
+ *
+ * A lease counts from the time at which its renewal was sent, so it ends here before it does there.
+ * Inside one process there is no lease. A gap in the numbers of the invalidations is a loss, too.
+ * A client without a local worker is a command that ends soon: its stop tells first what was read
+ * since the last renewal.
  */
 #include "lib/client/client_priv.h"
 
+#include <inttypes.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -27,13 +40,10 @@ static void session_everything(struct tarn_client *c)
         c->args.on_invalidate(c->args.ctx, &inv);
 }
 
-void client_notice(void *ctx, uint32_t method, const ProtobufCMessage *msg)
-{
-    struct tarn_client *c = ctx;
-    const Tarn__Wire__Invalidate *inv = (const Tarn__Wire__Invalidate *)msg;
+static void session_renew_now(struct tarn_client *c);
 
-    if (method != TARN_RPC_invalidate)
-        return;
+static void session_invalidated(struct tarn_client *c, const Tarn__Wire__Invalidate *inv)
+{
     if ((c->have_seq && inv->seq != c->seq + 1) || inv->everything) {
         tarn_warn("client",
                   "invalidations were missed (seq=%llu after %llu): everything is asked again",
@@ -51,6 +61,85 @@ void client_notice(void *ctx, uint32_t method, const ProtobufCMessage *msg)
     }
     if (c->args.on_invalidate)
         c->args.on_invalidate(c->args.ctx, inv);
+    if (inv->index)
+        c->seen = inv->index;
+    if (inv->ack) /* our tables are switched; the kernel is told by the notifier */
+        session_renew_now(c);
+}
+
+static void session_cluster(struct tarn_client *c, const Tarn__Wire__Topology *topology,
+                            const Tarn__Wire__AttachmentList *attachments)
+{
+    if (topology)
+        client_topology(c, topology);
+    if (!attachments)
+        return;
+    c->attachments = attachments->version;
+    if (c->args.on_attachments)
+        c->args.on_attachments(c->args.ctx, attachments);
+}
+
+void client_notice(void *ctx, uint32_t method, const ProtobufCMessage *msg)
+{
+    struct tarn_client *c = ctx;
+
+    if (method == TARN_RPC_invalidate)
+        session_invalidated(c, (const Tarn__Wire__Invalidate *)msg);
+    else if (method == TARN_RPC_topology)
+        session_cluster(c, (const Tarn__Wire__Topology *)msg, NULL);
+    else if (method == TARN_RPC_attachments)
+        session_cluster(c, NULL, (const Tarn__Wire__AttachmentList *)msg);
+}
+
+/* ---- the lease --------------------------------------------------------------------------------
+ */
+
+bool tarn_client_cut_off(const struct tarn_client *c)
+{
+    /* A process that slept is late with its timer. */
+    return atomic_load(&c->cut_off) || tarn_now_ns() >= atomic_load(&c->lease_until_ns);
+}
+
+bool tarn_client_trusts(const struct tarn_client *c, uint64_t until_ns)
+{
+    if (!tarn_client_cut_off(c))
+        return until_ns > tarn_now_ns();
+    return c->args.on_partition == TARN_PARTITION_STALE ||
+           (c->args.on_partition == TARN_PARTITION_AUTO && until_ns == UINT64_MAX);
+}
+
+static void session_lease_over(struct tarn_timer *t, void *arg)
+{
+    static const char *const names[] = {"auto: what is trusted for ever is believed on",
+                                        "fail: nothing is believed",
+                                        "stale: what is known is believed on"};
+    struct tarn_client *c = arg;
+    uint64_t until = atomic_load(&c->lease_until_ns), now = tarn_now_ns();
+
+    if (until > now) { /* it was renewed meanwhile */
+        tarn_timer_start(c->args.loop, t, until - now, session_lease_over, c);
+        return;
+    }
+    tarn_warn("client", "cut off from the master for longer than the lease: on-partition=%s",
+              names[c->args.on_partition]);
+    atomic_store(&c->cut_off, true);
+}
+
+/* The master heard of us after `sent_ns`. */
+static void session_lease(struct tarn_client *c, uint64_t sent_ns)
+{
+    uint64_t lease = c->lease_ms * TARN_NS_PER_MS, now = tarn_now_ns();
+
+    if (!c->leased)
+        return;
+    atomic_store(&c->lease_until_ns, sent_ns + lease);
+    if (sent_ns + lease <= now) /* the answer came too late: the next renewal is under way soon */
+        return;
+    if (atomic_exchange(&c->cut_off, false))
+        tarn_info("client", "the master answers again");
+    if (!tarn_timer_running(&c->lease_timer) && !c->stopping)
+        tarn_timer_start(c->args.loop, &c->lease_timer, sent_ns + lease - now, session_lease_over,
+                         c);
 }
 
 static void session_renew_later(struct tarn_client *c);
@@ -69,7 +158,10 @@ static void session_renewed(struct tarn_rpc_req *req, int rc)
         return;
     }
     if (rc == 0) {
+        session_lease(c, c->renew_sent_ns);
         client_meta(c, resp->capability);
+        session_cluster(c, resp->topology, resp->attachments);
+        c->seen = TARN_MAX(c->seen, resp->index);
         if (c->have_seq && resp->seq > c->seq) { /* the connection keeps order: a gap is a loss */
             session_everything(c);
             c->seq = resp->seq;
@@ -80,10 +172,13 @@ static void session_renewed(struct tarn_rpc_req *req, int rc)
         }
         session_renew_later(c);
     } else if (rc == -TARN_E_STALE || rc == -TARN_E_CAP_EXPIRED) {
-        session_everything(c);
-        client_session_start(c);
+        client_session_start(c); /* whether anything was missed is in the answer */
     } else {
         session_renew_later(c);
+    }
+    if (c->renew_again && !c->session_busy) {
+        c->renew_again = false;
+        session_renew_now(c);
     }
 }
 
@@ -109,10 +204,14 @@ static void session_tell(struct tarn_client *c, uint64_t timeout_ns, bool no_ret
     }
     msg.session = c->session;
     msg.seq = c->seq;
+    msg.topology = client_topology_version(c);
+    msg.attachments = c->attachments;
+    c->renew_sent_ns = tarn_now_ns();
     msg.n_reads = CLIENT_SOURCES;
     msg.reads = reads;
     msg.passthrough_opens = atomic_load(&c->lent_opens);
     c->session_busy = true;
+    tarn_rpc_req_fini(&c->session_req); /* this may be its callback */
     c->session_req = (struct tarn_rpc_req){.method = TARN_RPC_session_renew,
                                            .msg = &msg.base,
                                            .cb = session_renewed,
@@ -131,12 +230,24 @@ static void session_renew(struct tarn_timer *t, void *arg)
         session_tell(c, c->lease_ms * TARN_NS_PER_MS, false);
 }
 
+static void session_renew_now(struct tarn_client *c)
+{
+    if (c->session_busy || !c->connected) {
+        c->renew_again = c->session_busy;
+        return;
+    }
+    tarn_timer_stop(&c->renew_timer);
+    session_renew(&c->renew_timer, c);
+}
+
 static void session_renew_later(struct tarn_client *c)
 {
     /* Often enough that `status` is a second old at most inside one process; a third of the lease
      * elsewhere. */
     uint64_t every = c->local.open ? TARN_NS_PER_S : c->lease_ms * TARN_NS_PER_MS / 3;
 
+    if (c->leased && c->connected && tarn_now_ns() - c->renew_sent_ns > every)
+        every = 1; /* the last answer took long: most of the lease is gone */
     tarn_timer_start(c->args.loop, &c->renew_timer, every, session_renew, c);
 }
 
@@ -149,13 +260,20 @@ static void session_opened(struct tarn_rpc_req *req, int rc)
     c->session_busy = false;
     if (rc == 0) {
         c->connected = true;
-        memcpy(c->base, c->told, sizeof(c->base));
+        if (c->session != resp->session) /* its figures begin anew */
+            memcpy(c->base, c->told, sizeof(c->base));
         c->session = resp->session;
         c->lease_ms = TARN_MAX(resp->lease_ms, (uint64_t)100);
-        c->have_seq = false;
-        if (c->connected_once) /* of what was answered before it, nobody would tell the end */
+        c->leased = resp->kernel_trust_ms != UINT64_MAX && !c->args.transient;
+        c->have_seq = resp->index != 0; /* an older master does not tell */
+        c->seq = resp->seq;
+        if (c->connected_once && !resp->resumed) /* nobody would tell the end of what is known */
             session_everything(c);
+        if (!c->connected_once || !resp->resumed) /* else what was missed is pushed next */
+            c->seen = resp->index;
         c->connected_once = true;
+        session_lease(c, c->renew_sent_ns);
+        session_cluster(c, resp->topology, resp->attachments);
         atomic_store(&c->kernel_trust_ns, resp->kernel_trust_ms >= UINT64_MAX / TARN_NS_PER_MS
                                               ? UINT64_MAX
                                               : resp->kernel_trust_ms * TARN_NS_PER_MS);
@@ -181,11 +299,22 @@ void client_session_start(struct tarn_client *c)
     if (c->session_busy || c->stopping)
         return;
     (void)gethostname(host, sizeof(host) - 1); /* only shown */
+    if (c->args.host && c->args.host[0])
+        (void)snprintf(host, sizeof(host), "%s", c->args.host); /* the same */
     msg.kind = c->kind;
+    msg.transient = c->args.transient;
+    msg.direct = c->args.on_attachments != NULL;
+    msg.on_partition_stale = c->args.on_partition == TARN_PARTITION_STALE;
+    if (c->connected_once) {
+        msg.resume = c->session;
+        msg.seen = c->seen;
+    }
+    c->renew_sent_ns = tarn_now_ns();
     msg.mountpoint = c->mountpoint;
     msg.host = host;
     msg.pid = (uint64_t)getpid();
     c->session_busy = true;
+    tarn_rpc_req_fini(&c->session_req); /* this may be its callback */
     c->session_req = (struct tarn_rpc_req){
         .method = TARN_RPC_session_open, .msg = &msg.base, .cb = session_opened, .arg = c};
     if (c->connect_cb) { /* somebody waits to hear whether there is a server at all */
@@ -216,6 +345,7 @@ static void session_end(struct tarn_client *c)
 void client_session_stop(struct tarn_client *c)
 {
     tarn_timer_stop(&c->renew_timer);
+    tarn_timer_stop(&c->lease_timer);
     if (c->session_busy && c->connected && !c->local.open)
         tarn_rpc_cancel(&c->session_req); /* its callback goes on from here */
     else
@@ -230,9 +360,8 @@ void client_state(void *ctx, bool connected, int rc)
     if (!c->connected_once || c->stopping)
         return;
     c->connected = false; /* until the next session */
-    if (!connected) {
+    if (connected)
+        client_session_start(c);
+    else if (!c->leased)
         session_everything(c);
-        return;
-    }
-    client_session_start(c);
 }

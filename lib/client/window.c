@@ -9,9 +9,9 @@
  *
  * A window starts with the second read that continues the one before (or one that is large), is
  * one chunk deep, and twice as deep with each chunk that the reader enters, up to
- * CLIENT_WINDOW_MAX. It ends with the first read elsewhere. All windows of a client share
- * `ahead_max` bytes: each gets an equal part of them, and one that nobody has touched for a while
- * gives its own back when another is in need.
+ * CLIENT_WINDOW_MAX. It ends with the first read elsewhere, and begins anew after a failure. All
+ * windows of a client share `ahead_max` bytes: each gets an equal part of them, and one that nobody
+ * has touched for a while gives its own back when another is in need.
  *
  * Threads: the loop adds chunks, asks for them, and answers who waits for one. Readers on other
  * threads only look under the lock, take references and copy without it. A chunk that is read to
@@ -285,6 +285,10 @@ static void chunk_fetched(void *arg, int rc, const struct client_bytes *bytes)
     bool linked;
 
     k->fetch = NULL;
+    if (rc < 0) { /* the reader is to find out by itself, not by asking for all that once more */
+        h->win.depth = 0;
+        h->win.run = 0;
+    }
     tarn_list_init(&waiters);
     tarn_list_splice(&waiters, &k->waiters);
     TARN_LIST_FOREACH(n, &waiters)
@@ -408,6 +412,12 @@ static bool window_small(const struct tarn_handle *h)
     return h->attr.size_bytes <= CLIENT_CHUNK_BYTES;
 }
 
+static void window_grow(struct tarn_handle *h)
+{
+    h->win.depth = TARN_MIN(h->win.depth * 2, CLIENT_WINDOW_MAX);
+    h->ahead = TARN_MIN(h->ahead ? h->ahead * 2 : 1u, CLIENT_AHEAD_MAX);
+}
+
 void client_window_fill(struct tarn_handle *h)
 {
     struct client_window *w = &h->win;
@@ -417,7 +427,7 @@ void client_window_fill(struct tarn_handle *h)
         return;
     if (w->grown_off != pos / CLIENT_CHUNK_BYTES) {
         if (w->grown_off != UINT64_MAX)
-            w->depth = TARN_MIN(w->depth * 2, CLIENT_WINDOW_MAX);
+            window_grow(h);
         w->grown_off = pos / CLIENT_CHUNK_BYTES;
     }
     /* A read that was passed by others may still be under way. */

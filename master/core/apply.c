@@ -294,6 +294,8 @@ static void apply_end(struct core_tx *tx)
     if (tx->next_ino_dirty)
         core_tx_put_u64(tx, CORE_X_NEXT_INO, tx->next_ino);
     core_tx_flush_counts(tx);
+    if (tx->res->change_count > 0)
+        core_tx_put_u64(tx, CORE_X_CHANGE, tx->index);
 }
 
 static int apply_entry(struct core_tx *tx, const uint8_t *entry, size_t len)

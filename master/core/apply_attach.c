@@ -125,8 +125,11 @@ static void set_drop(struct attach_set *set, const Tarn__Core__Attachment *a)
     set->n = kept;
 }
 
-static void attach_put_index(struct core_tx *tx, uint64_t next)
+/* `many`: this is more than one store at the root of the name space, and always the same. */
+static void attach_put_index(struct core_tx *tx, uint64_t next, bool many)
 {
+    if (many)
+        core_tx_put_u64(tx, CORE_X_FORMAT, CORE_FORMAT_MANY);
     core_tx_put_u64(tx, CORE_X_NEXT_ATT, next);
     core_tx_put_u64(tx, CORE_X_ATTACHED, tx->index);
 }
@@ -288,7 +291,7 @@ static int attach_again(struct core_tx *tx, const struct attach_set *set,
     if (old->since_ns)
         a->since_ns = old->since_ns;
     attach_store(tx, a);
-    attach_put_index(tx, set->next);
+    attach_put_index(tx, set->next, false);
     return 0;
 }
 
@@ -457,7 +460,7 @@ static int attach_new(struct core_tx *tx, const struct attach_set *set, Tarn__Co
     core_tx_new_counts(tx, a->id);
     a->root = last->ino.v;
     attach_store(tx, a);
-    attach_put_index(tx, a->id + 1ull);
+    attach_put_index(tx, a->id + 1ull, w.n > 1);
     return 0;
 }
 
@@ -486,7 +489,7 @@ static int detach_root(struct core_tx *tx, struct way_step *root)
     tx->counts.dirs--;
     tx->counts_dirty = true;
     tx->res->removed++;
-    core_tx_change(tx, root->ino, root->ino, 0, "", 0);
+    core_tx_change(tx, root->ino, root->ino, root->inode->version, "", 0); /* it stays */
     return rc;
 }
 
@@ -517,7 +520,7 @@ int core_apply_detach(struct core_tx *tx, const Tarn__Core__Detach *m)
 
     core_key_id32(&k, CORE_TAG_ATTACHMENT, a->id);
     core_tx_delete(tx, TARN_CF_META, &k);
-    attach_put_index(tx, set.next);
+    attach_put_index(tx, set.next, true);
     set_drop(&set, a);
     name = way_name(&w.steps[w.n - 1]);
     rc = w.n == 1 ? detach_root(tx, &w.steps[0]) : core_name_remove(tx, &name);

@@ -13,10 +13,6 @@
 
 #include "master/core/core_priv.h"
 
-#define MEMBER_UUID_MIN 8u
-#define MEMBER_UUID_MAX 64u
-#define MEMBER_TEXT_MAX 255u /* bytes of an address, host or socket */
-
 /* All workers, read once. */
 struct members {
     Tarn__Core__Worker **w; /* by id */
@@ -144,23 +140,24 @@ static void members_past_add(struct core_tx *tx, const Tarn__Core__Placement *ol
 /* ---- entries
  * ------------------------------------------------------------------------------------------ */
 
-static bool member_text_ok(const char *s, size_t min, size_t max)
+/* Printable, without spaces; a path is only free of control characters. */
+static bool member_text_ok(const char *s, size_t min, size_t max, bool path)
 {
     size_t n = strlen(s);
 
     for (size_t i = 0; i < n; i++)
-        if (s[i] <= ' ' || s[i] > '~')
+        if (path ? (uint8_t)s[i] < ' ' : s[i] <= ' ' || s[i] > '~')
             return false;
     return n >= min && n <= max;
 }
 
 static bool member_ok(const Tarn__Core__Worker *w)
 {
-    return member_text_ok(w->uuid, MEMBER_UUID_MIN, MEMBER_UUID_MAX) &&
-           member_text_ok(w->addr, 1, MEMBER_TEXT_MAX) &&
-           member_text_ok(w->host, 0, MEMBER_TEXT_MAX) &&
-           member_text_ok(w->socket, 0, MEMBER_TEXT_MAX) && w->state >= CORE_WORKER_LIVE &&
-           w->state <= CORE_WORKER_REMOVED;
+    return member_text_ok(w->uuid, TARN_WORKER_UUID_MIN, TARN_WORKER_UUID_MAX, false) &&
+           member_text_ok(w->addr, 1, TARN_WORKER_ADDR_MAX, false) &&
+           member_text_ok(w->host, 0, TARN_WORKER_HOST_MAX, false) &&
+           member_text_ok(w->socket, 0, TARN_WORKER_SOCKET_MAX, true) &&
+           w->state >= CORE_WORKER_LIVE && w->state <= CORE_WORKER_REMOVED;
 }
 
 /* The one that gives its place to a new worker: removed before lost, then the oldest. */

@@ -106,6 +106,8 @@ bool tarn_core_path_below(const char *path, const char *dir, size_t dir_len);
 int tarn_core_counts(struct tarn_kv *kv, uint32_t attachment, Tarn__Core__Counts **ret);
 int tarn_core_cluster_id(struct tarn_kv *kv, char ret[37]);
 int tarn_core_applied_index(struct tarn_kv *kv, uint64_t *ret); /* 0 for an empty store */
+/* Index of the last entry that changed a known name (struct tarn_core_change); 0: none did. */
+int tarn_core_last_change(struct tarn_kv *kv, uint64_t *ret);
 /* The store's key of an inode relative to its attachment's root ("" for the root, no trailing '/');
  * of a directory of no store: "". */
 int tarn_core_key(struct tarn_kv *kv, tarn_ino_t ino, struct tarn_str *ret_key);

@@ -16,7 +16,10 @@
 #include "lib/base/str.h"
 #include "master/core/core.h"
 
-#define CORE_FORMAT 1u /* first byte of a value, and the store's format */
+#define CORE_FORMAT 1u /* first byte of a value, and the store's format at first */
+/* A store with attachments elsewhere than at "/", or where something was detached: a version that
+ * knows one attachment would take paths for keys. */
+#define CORE_FORMAT_MANY 2u
 
 #define CORE_TYPE_FILE    1u
 #define CORE_TYPE_DIR     2u
@@ -54,6 +57,7 @@
 #define CORE_X_NEXT_WORKER "next_worker"
 #define CORE_X_PLACEMENT   "placement"
 #define CORE_X_CAP_KEY     "cap_key"
+#define CORE_X_CHANGE      "change"
 
 /* A key on the stack. */
 struct core_key {

@@ -207,6 +207,17 @@ int tarn_core_cluster_id(struct tarn_kv *kv, char ret[37])
     return rc;
 }
 
+int tarn_core_last_change(struct tarn_kv *kv, uint64_t *ret)
+{
+    struct core_src s = read_src(kv);
+    int rc = core_get_u64(&s, CORE_X_CHANGE, ret);
+
+    if (rc != -TARN_E_NO_ENTRY)
+        return rc;
+    *ret = 0;
+    return 0;
+}
+
 int tarn_core_applied_index(struct tarn_kv *kv, uint64_t *ret)
 {
     struct core_src s = read_src(kv);
@@ -214,7 +225,7 @@ int tarn_core_applied_index(struct tarn_kv *kv, uint64_t *ret)
     int rc;
 
     rc = core_get_u64(&s, CORE_X_FORMAT, &format);
-    if (rc == 0 && format > CORE_FORMAT)
+    if (rc == 0 && format > CORE_FORMAT_MANY)
         return -TARN_E_FORMAT_NEWER;
     if (rc < 0 && rc != -TARN_E_NO_ENTRY)
         return rc;

@@ -96,12 +96,13 @@ static void fuzz_fixed(struct fuzz *f, const uint8_t *p, size_t n)
 {
     Tarn__Core__Entry *e = tarn__core__entry__unpack(NULL, n, p);
     tarn_ino_t garbage;
+    uint32_t next;
 
     if (!e)
         return;
     TARN_ASSERT(tarn_core_garbage(f->kv, &garbage) == 0);
-    TARN_ASSERT(!(e->list_page && !e->init && !e->attach && !e->detach && !e->job_put && !e->job_lines &&
-                  !e->job_items) ||
+    TARN_ASSERT(!(e->list_page && !e->init && !e->attach && !e->detach && !e->job_put &&
+                  !e->job_lines && !e->job_items) ||
                 !tarn_core_entry_needs_sync(e));
     if (e->list_page)
         fuzz_fix_page(f, e);
@@ -114,7 +115,13 @@ static void fuzz_fixed(struct fuzz *f, const uint8_t *p, size_t n)
     } else if (e->collect) {
         e->collect->ino = garbage.v;
     }
-    if (e->found || e->gone || e->collect)
+    if (e->attach) { /* a new one, wherever it says */
+        TARN_ASSERT(tarn_core_next_attachment(f->kv, &next) == 0);
+        e->attach->id = next;
+    } else if (e->detach) {
+        e->detach->id = 1 + e->detach->id % 4;
+    }
+    if (e->found || e->gone || e->collect || e->attach || e->detach)
         fuzz_apply_entry(f, e);
     tarn__core__entry__free_unpacked(e, NULL);
 }

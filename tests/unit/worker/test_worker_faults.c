@@ -165,7 +165,7 @@ static void loads_leave_room(void **state)
     rig_find(&r, &o, 1, "f", 1);
     assert_int_equal(wloc_new(r.worker, &dead.msg, &loc), 0);
     for (unsigned i = 0; i < 30; i++)
-        wfetch(r.worker, loc, i, TARN_UFS_BACKGROUND, NULL);
+        wfetch(r.worker, loc, i, TARN_UFS_BACKGROUND, false, NULL);
     rig_run_for(&r, 20 * TARN_NS_PER_MS);
     assert_int_equal(r.worker->background_bytes, 12 * MIB);
     rig_read_all(&r, &o, 1 << 20);

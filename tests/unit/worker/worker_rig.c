@@ -42,7 +42,9 @@ static void rig_start(struct rig *r)
                                  .disk = r->disk,
                                  .clock = tarn_clock_system(),
                                  .tier = r->tier,
-                                 .id = 1,
+                                 .id = r->args.unnamed ? 0
+                                       : r->args.id    ? r->args.id
+                                                       : 1,
                                  .cluster_id = RIG_TEXT,
                                  .cap_key = r->cap_key,
                                  .fetch_bytes_max = r->args.fetch_max,
@@ -57,8 +59,12 @@ void rig_init(struct rig *r, const struct rig_args *args)
     char *path;
 
     *r = (struct rig){.args = *args, .dir = fx_tmp()};
-    assert_int_equal(tarn_loop_new(&r->loop), 0);
-    assert_int_equal(tarn_disk_pool_new(4, &r->disk), 0);
+    r->loop = args->loop;
+    r->disk = args->disk;
+    if (!args->loop) {
+        assert_int_equal(tarn_loop_new(&r->loop), 0);
+        assert_int_equal(tarn_disk_pool_new(4, &r->disk), 0);
+    }
     turns_guard(r->loop, &r->watchdog, 40 * TARN_NS_PER_S);
     memset(r->cap_key, 7, sizeof(r->cap_key));
     path = tarn_xasprintf("%s/store", r->dir);
@@ -103,9 +109,11 @@ void rig_fini(struct rig *r)
         if (r->store[i])
             rig_close_store(r, i);
     rig_run_for(r, 2 * TARN_NS_PER_MS);
-    tarn_disk_free(&r->disk);
     tarn_timer_stop(&r->watchdog);
-    tarn_loop_free(&r->loop);
+    if (!r->args.loop) {
+        tarn_disk_free(&r->disk);
+        tarn_loop_free(&r->loop);
+    }
     fx_tmp_fini(r->dir);
 }
 

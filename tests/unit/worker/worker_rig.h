@@ -28,8 +28,12 @@
 #define RIG_TEXT   "cluster-1"
 
 struct rig_args {
-    uint64_t quota;     /* of the tier; 0: no tier */
-    uint64_t fetch_max; /* bytes of fetch units; 0: the default */
+    uint64_t quota;         /* of the tier; 0: no tier */
+    uint64_t fetch_max;     /* bytes of fetch units; 0: the default */
+    struct tarn_loop *loop; /* of several workers; NULL: one of its own, as the disk's pool */
+    struct tarn_disk *disk;
+    uint64_t id;  /* of the worker; 0: 1 */
+    bool unnamed; /* no id and no key yet */
 };
 
 struct rig {

@@ -127,13 +127,18 @@ static void open_reply(struct rig *r, struct tarn_rpc_call *call)
     resp.session = r->opened;
     resp.lease_ms = 600;
     resp.kernel_trust_ms = 1000;
+    resp.resumed = r->resumed;
+    resp.index = r->index;
     tarn_rpc_reply(call, 0, &resp.base, NULL, 0, 0);
 }
 
 static void on_open(void *ctx, struct tarn_rpc_call *call)
 {
+    const Tarn__Wire__SessionRequest *req = (const Tarn__Wire__SessionRequest *)call->request;
     struct rig *r = ctx;
 
+    r->resume = req->resume;
+    r->seen = req->seen;
     r->opened++;
     if (r->hold_open)
         hold(r, call);
@@ -141,9 +146,17 @@ static void on_open(void *ctx, struct tarn_rpc_call *call)
         open_reply(r, call);
 }
 
-static void on_renew(void *ctx, struct tarn_rpc_call *call)
+static void renew_reply(struct rig *r, struct tarn_rpc_call *call)
 {
     Tarn__Wire__RenewResponse resp = TARN__WIRE__RENEW_RESPONSE__INIT;
+
+    resp.seq = r->seq;
+    resp.index = r->index;
+    tarn_rpc_reply(call, 0, &resp.base, NULL, 0, 0);
+}
+
+static void on_renew(void *ctx, struct tarn_rpc_call *call)
+{
     const Tarn__Wire__RenewRequest *req = (const Tarn__Wire__RenewRequest *)call->request;
     struct rig *r = ctx;
 
@@ -152,8 +165,13 @@ static void on_renew(void *ctx, struct tarn_rpc_call *call)
     r->told[req->session] = 0;
     for (size_t i = 0; i < req->n_reads; i++)
         r->told[req->session] += req->reads[i]->bytes;
-    resp.seq = r->seq;
-    tarn_rpc_reply(call, 0, &resp.base, NULL, 0, 0);
+    if (r->hold_renew || r->mute_renew) {
+        r->hold_renew = false; /* one */
+        hold(r, call);
+        return;
+    }
+    r->renew_seq = req->seq;
+    renew_reply(r, call);
 }
 
 void rig_release(struct rig *r)
@@ -167,6 +185,8 @@ void rig_release(struct rig *r)
             lookup_reply(r, r->held[i]);
         else if (r->held[i]->method->nr == TARN_RPC_locate)
             locate_reply(r, r->held[i]);
+        else if (r->held[i]->method->nr == TARN_RPC_session_renew)
+            renew_reply(r, r->held[i]);
         else
             open_reply(r, r->held[i]);
     }
@@ -203,6 +223,7 @@ static void on_gone(void *ctx, struct tarn_rpc_session *s)
 
 void rig_init(struct rig *r, const struct tarn_local_ops *local)
 {
+    *r = (struct rig){0};
     rig_init_with(r, local, NULL);
 }
 
@@ -216,9 +237,13 @@ void rig_init_with(struct rig *r, const struct tarn_local_ops *local,
                                  .local = local,
                                  .timeout_ns = 20 * TARN_NS_PER_S,
                                  .ctx = r,
+                                 .on_partition = r->on_partition,
                                  .on_invalidate = on_invalidate};
 
-    *r = (struct rig){.trust_ms = 60000, .lookup_ino = 10, .locate_cid = 5, .size = RIG_SIZE};
+    r->trust_ms = 60000;
+    r->lookup_ino = 10;
+    r->locate_cid = 5;
+    r->size = RIG_SIZE;
     assert_int_equal(tarn_loop_new(&r->loop), 0);
     turns_guard(r->loop, &r->watchdog, 30 * TARN_NS_PER_S);
     s.loop = c.loop = r->loop;
@@ -275,7 +300,7 @@ void rig_until(struct rig *r, const unsigned *flag, unsigned n)
     turns_until(r->loop, flag, n);
 }
 
-void rig_push(struct rig *r, const char *name, unsigned skip)
+static void push(struct rig *r, const char *name, unsigned skip, bool ack)
 {
     Tarn__Wire__Invalidate inv = TARN__WIRE__INVALIDATE__INIT;
     Tarn__Wire__InvalItem item = TARN__WIRE__INVAL_ITEM__INIT, *items[1] = {&item};
@@ -283,12 +308,24 @@ void rig_push(struct rig *r, const char *name, unsigned skip)
 
     r->seq += 1 + skip;
     inv.seq = r->seq;
+    inv.index = r->index;
+    inv.ack = ack;
     item.parent = 1;
     item.name = tarn_wire_bytes(name, strlen(name));
     inv.n_items = 1;
     inv.items = items;
     assert_int_equal(tarn_rpc_notify(r->session, TARN_RPC_invalidate, &inv.base), 0);
     rig_until(r, &r->invalidated, before + 1);
+}
+
+void rig_push(struct rig *r, const char *name, unsigned skip)
+{
+    push(r, name, skip, false);
+}
+
+void rig_push_ack(struct rig *r, const char *name)
+{
+    push(r, name, 0, true);
 }
 
 /* ---- calls -------------------------------------------------------------------------------------

@@ -32,7 +32,8 @@ struct rig {
     uint64_t told[8];                 /* bytes read, as the last of them said, by session */
     uint64_t seq;                     /* of the last notice */
     unsigned lookups, locates, reads; /* calls */
-    bool hold_lookup, hold_locate, hold_open;
+    bool hold_lookup, hold_locate, hold_open, hold_renew;
+    bool mute_renew; /* renewals are not answered until rig_release() */
     struct tarn_rpc_call *held[64];
     unsigned held_n;
     unsigned cancels;    /* on_cancel of held calls */
@@ -41,15 +42,21 @@ struct rig {
     uint64_t trust_ms;   /* of answers */
     uint64_t size;       /* of the file; RIG_SIZE */
     int locate_rc;
-    uint8_t locate_cid;   /* each byte of the locator's cid */
-    unsigned spoil;       /* answers of read to be damaged */
-    unsigned everything;  /* on_invalidate with everything */
-    unsigned invalidated; /* on_invalidate with names */
-    unsigned flag;        /* for rig_until */
+    uint8_t locate_cid;                  /* each byte of the locator's cid */
+    unsigned spoil;                      /* answers of read to be damaged */
+    unsigned everything;                 /* on_invalidate with everything */
+    unsigned invalidated;                /* on_invalidate with names */
+    unsigned flag;                       /* for rig_until */
+    enum tarn_on_partition on_partition; /* in, of rig_init_with */
+    bool resumed;                        /* of answers to session_open */
+    uint64_t index;                      /* of answers and notices; 0: as an older master */
+    uint64_t resume, seen;               /* of the last session_open */
+    uint64_t renew_seq;                  /* of the last session_renew */
 };
 
 void rig_init(struct rig *r, const struct tarn_local_ops *local);
-/* The same; `tweak` may change the client's arguments. */
+/* The same with what r says already (zeroed but for `on_partition`, `resumed`, `index`); `tweak`
+ * may change the client's arguments. */
 void rig_init_with(struct rig *r, const struct tarn_local_ops *local,
                    void (*tweak)(struct rig *r, struct tarn_client_args *args));
 void rig_fini(struct rig *r);
@@ -61,6 +68,8 @@ void rig_until(struct rig *r, const unsigned *flag, unsigned n);
 void rig_release(struct rig *r);
 /* Pushes an invalidation of `name` in inode 1 with the next number, or `skip` later. */
 void rig_push(struct rig *r, const char *name, unsigned skip);
+/* The same, to be acknowledged. */
+void rig_push_ack(struct rig *r, const char *name);
 /* The byte at `off` of the file. */
 uint8_t rig_byte(uint64_t off);
 /* The attributes of the file. */

@@ -55,7 +55,8 @@ static void ccall_reply(struct ccall *cc)
     resp.offset = off + (cc->fault == SHIFTED ? TARN_GRANULE_BYTES : 0);
     resp.sums = sums;
     resp.source = tarn_wire_text(cc->w->source);
-    tarn_rpc_reply(cc->call, 0, &resp.base, cc->fault == EMPTY ? NULL : b, 0, n);
+    tarn_rpc_reply(cc->call, 0, &resp.base, cc->fault == EMPTY ? NULL : b, 0,
+                   cc->fault == EMPTY ? 0 : n);
     tarn_buf_unref(&b);
     ccall_free(cc);
 }

@@ -98,6 +98,26 @@ static void reads_are_told(void **state)
     assert_int_equal(r.told[2], 5000);
 }
 
+/* The stop comes while a renewal is under way: the end is told by the same request, once more. */
+static void stopped_while_it_tells(void **state)
+{
+    struct tarn_handle *h;
+    struct rig r;
+    struct rd rd;
+
+    (void)state;
+    rig_init(&r, NULL);
+    h = open_file(&r);
+    session_idle(&r);
+    r.hold_renew = true;
+    rig_until(&r, &r.held_n, 1);
+    rd_start(&rd, &r, h, 0, 70000);
+    assert_int_equal(rd_wait(&rd), 0);
+    tarn_handle_close(&h);
+    rig_fini(&r);
+    assert_int_equal(r.told[1], 70000);
+}
+
 /* A damaged answer is asked for once more; one that stays damaged is an error, never bytes. */
 static void damaged_answers(void **state)
 {
@@ -347,7 +367,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(damaged_answers),     cmocka_unit_test(located_another_version),
         cmocka_unit_test(locate_fails),        cmocka_unit_test(cancelled_reads),
         cmocka_unit_test(reads_are_told),      cmocka_unit_test(closed_while_located),
-        cmocka_unit_test(ahead_over_hits),
+        cmocka_unit_test(ahead_over_hits),     cmocka_unit_test(stopped_while_it_tells),
     };
 
     if (argc > 1)

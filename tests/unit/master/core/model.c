@@ -798,7 +798,7 @@ static void model_detach(struct model *m, uint64_t index, uint32_t id, struct mo
     if (a->root == 1) {
         m->inodes[1].detached = true;
         m->inodes[1].changed = index;
-        model_changed(r, 1, 1, 0);
+        model_changed(r, 1, 1, m->inodes[1].version);
         r->removed++;
         return;
     }

@@ -7,7 +7,8 @@
 
 #include "lib/base/assert.h"
 
-#define STEPS_MAX 2000000u
+#define STEPS_MAX       2000000u
+#define FLOOD_AT_A_TIME 60u
 
 static const char mbx_token[] = "a token of the cluster";
 
@@ -238,7 +239,7 @@ static void mbw_send_beat(struct mbw *w)
     msg.incarnation = w->incarnation;
     msg.topology = w->topology ? w->topology->version : 0;
     msg.settled = w->settle == MBX_SETTLE ? msg.topology : w->settle;
-    w->sent_settled = msg.settled;
+    w->sent_settled = TARN_MAX(w->sent_settled, msg.settled);
     msg.left_bytes = w->left_bytes;
     msg.n_tiers = 1;
     msg.tiers = tiers;
@@ -267,6 +268,7 @@ void mbw_init(struct mbx *fx, struct mbw *w, const char *uuid, const char *addr)
     w->fx = fx;
     (void)snprintf(w->uuid, sizeof(w->uuid), "%s", uuid);
     (void)snprintf(w->addr, sizeof(w->addr), "%s", addr);
+    (void)snprintf(w->host, sizeof(w->host), "host");
     w->capacity = 100 * MBX_GIB;
 }
 
@@ -308,32 +310,42 @@ static void mbw_flooded(struct tarn_rpc_req *req, int rc)
     f->rc = rc;
 }
 
+static void mbw_flood_one(struct mbw *w, struct mbw_flooded *f, unsigned i)
+{
+    Tarn__Wire__WorkerRegister msg = TARN__WIRE__WORKER_REGISTER__INIT;
+    char uuid[32];
+
+    (void)snprintf(uuid, sizeof(uuid), "flood-%05u", i);
+    msg.uuid = uuid;
+    msg.addr = w->addr;
+    msg.host = w->host;
+    msg.socket = w->socket;
+    msg.weight = UINT32_MAX;
+    msg.incarnation = 1;
+    *f = (struct mbw_flooded){.req = {.method = TARN_RPC_worker_register,
+                                      .msg = &msg.base,
+                                      .no_retry = true,
+                                      .cb = mbw_flooded,
+                                      .arg = f}};
+    tarn_rpc_start(w->client, &f->req);
+}
+
 unsigned mbw_flood(struct mbw *w, unsigned n)
 {
-    struct mbw_flooded *all = tarn_xcalloc(n, sizeof(*all));
+    struct mbw_flooded all[FLOOD_AT_A_TIME];
     unsigned refused = 0;
 
-    for (unsigned i = 0; i < n; i++) {
-        Tarn__Wire__WorkerRegister msg = TARN__WIRE__WORKER_REGISTER__INIT;
-        char uuid[32];
+    for (unsigned at = 0; at < n; at += FLOOD_AT_A_TIME) {
+        unsigned some = TARN_MIN(n - at, FLOOD_AT_A_TIME);
 
-        (void)snprintf(uuid, sizeof(uuid), "flood-%05u", i);
-        msg.uuid = uuid;
-        msg.addr = w->addr;
-        msg.incarnation = 1;
-        all[i].req = (struct tarn_rpc_req){.method = TARN_RPC_worker_register,
-                                           .msg = &msg.base,
-                                           .no_retry = true,
-                                           .cb = mbw_flooded,
-                                           .arg = &all[i]};
-        tarn_rpc_start(w->client, &all[i].req);
+        for (unsigned i = 0; i < some; i++)
+            mbw_flood_one(w, &all[i], at + i);
+        for (unsigned i = 0; i < some; i++) {
+            mbx_wait(w->fx, &all[i].done);
+            assert_true(all[i].rc == 0 || all[i].rc == -TARN_E_TOO_BIG);
+            refused += all[i].rc < 0;
+        }
     }
-    for (unsigned i = 0; i < n; i++) {
-        mbx_wait(w->fx, &all[i].done);
-        assert_true(all[i].rc == 0 || all[i].rc == -TARN_E_TOO_BIG);
-        refused += all[i].rc < 0;
-    }
-    free(all);
     return refused;
 }
 
@@ -366,8 +378,8 @@ void mbw_begin_register(struct mbw *w)
     tier.used = tier.data = w->data;
     msg.uuid = w->uuid;
     msg.addr = w->addr;
-    msg.host = tarn_wire_text("host");
-    msg.socket = tarn_wire_text("");
+    msg.host = w->host;
+    msg.socket = w->socket;
     msg.weight = w->weight;
     msg.n_tiers = 1;
     msg.tiers = tiers;
@@ -393,7 +405,6 @@ int mbw_start(struct mbw *w)
     int rc;
 
     assert_null(w->client);
-    w->sent_settled = 0;
     w->incarnation = 1 + tarn_rng_u64(tarn_rng_system()) / 2;
     w->client = mbx_client(w->fx, w, mbw_notice);
     rc = mbw_register(w);

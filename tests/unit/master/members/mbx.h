@@ -28,14 +28,15 @@ struct mbx;
 struct mbw {
     struct mbx *fx;
     char uuid[80];
-    char addr[64];           /* in */
-    uint64_t capacity, data; /* in: of its one tier */
-    uint32_t weight;         /* in */
-    uint64_t incarnation;    /* of the process that runs */
-    uint64_t settle;         /* in: reported with each beat */
-    uint64_t left_bytes;     /* in: the same */
-    uint64_t sent_settled;   /* the last one reported by this process */
-    bool mute;               /* in: sends no beats */
+    char addr[256];              /* in */
+    char host[256], socket[256]; /* in */
+    uint64_t capacity, data;     /* in: of its one tier */
+    uint32_t weight;             /* in */
+    uint64_t incarnation;        /* of the process that runs */
+    uint64_t settle;             /* in: reported with each beat */
+    uint64_t left_bytes;         /* in: the same */
+    uint64_t sent_settled;       /* the greatest that was reported */
+    bool mute;                   /* in: sends no beats */
     struct tarn_rpc_client *client;
     struct tarn_timer beat_timer;
     struct tarn_rpc_req beat, call;

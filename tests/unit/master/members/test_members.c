@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/base/limits.h"
+
 #define DRAIN  TARN_RPC_worker_drain
 #define REMOVE TARN_RPC_worker_remove
 #define LEASE  (10 * MBX_S)
@@ -428,6 +430,9 @@ static void test_master_restart(void **state)
     for (uint64_t id = 1; id <= 3; id++)
         assert_false(mbx_alive(&t.fx, id));
     assert_int_equal(mbx_placed(&t.fx, 3)->state, TARN_WORKER_DRAINING);
+    mbx_run(&t.fx, MBX_S);
+    assert_true(mbx_status(&t.fx, 3, &row));
+    assert_in_range(row.heard_ms, 900, 1500); /* not since the start, at least */
     assert_int_equal(mbw_start(&t.w[1]), 0);
     assert_int_equal(t.w[1].id, 2);
     assert_true(mbx_version(&t.fx) > version);
@@ -448,6 +453,40 @@ static void test_master_restart(void **state)
     assert_true(mbx_status(&t.fx, 3, &row));
     assert_string_equal(row.state, "draining");
     assert_true(row.settled);
+    three_fini(&t);
+}
+
+/* What was settled before the drain is no drain, whatever the clock made of the versions. */
+static void test_a_clock_set_back(void **state)
+{
+    struct three t;
+    struct mbx_row row;
+
+    (void)state;
+    three_start(&t);
+    t.w[2].settle = mbx_version(&t.fx); /* while it is live */
+    assert_int_equal(mbx_admin(&t.fx, DRAIN, 3, false, false, NULL, NULL), 0);
+    mbx_run(&t.fx, 10 * MBX_MS);
+    assert_int_equal(mbw_beat(&t.w[2]), 0);
+    assert_true(mbx_status(&t.fx, 3, &row));
+    assert_false(row.settled);
+    for (unsigned i = 0; i < 3; i++)
+        mbw_kill(&t.w[i]);
+    mbx_stop(&t.fx);
+    t.fx.clock.real -= 3600 * (int64_t)MBX_S;
+    mbx_start(&t.fx);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(mbw_start(&t.w[i]), 0);
+        assert_int_equal(mbw_beat(&t.w[i]), 0);
+    }
+    mbx_run(&t.fx, 10 * MBX_MS);
+    assert_true(mbx_status(&t.fx, 3, &row));
+    assert_string_equal(row.state, "draining");
+    assert_false(row.settled);
+    assert_int_equal(mbx_admin(&t.fx, REMOVE, 3, false, false, NULL, NULL), -TARN_E_NOT_DRAINED);
+    t.w[2].settle = MBX_SETTLE;
+    assert_int_equal(mbw_beat(&t.w[2]), 0);
+    assert_int_equal(mbx_admin(&t.fx, REMOVE, 3, false, false, NULL, NULL), 0);
     three_fini(&t);
 }
 
@@ -517,6 +556,35 @@ static void test_no_cluster(void **state)
     mbx_fini(&t.fx);
 }
 
+/* Every worker with texts as long as they may be: the topology still fits a message. */
+static void test_the_largest_topology(void **state)
+{
+    struct three t;
+    struct mbw *w, *other;
+
+    (void)state;
+    three_init(&t);
+    w = &t.w[0];
+    other = &t.w[1];
+    memset(w->addr, 'a', TARN_WORKER_ADDR_MAX);
+    w->addr[TARN_WORKER_ADDR_MAX] = 0;
+    memset(w->host, 'h', TARN_WORKER_HOST_MAX);
+    memset(w->socket, 's', TARN_WORKER_SOCKET_MAX);
+    assert_int_equal(mbw_start(w), 0);
+    w->mute = true;
+    assert_int_equal(mbw_flood(w, TARN_PLACE_WORKERS_MAX - 2), 0);
+    for (uint32_t i = 0; i < 30; i++) { /* each a set of its own */
+        other->weight = UINT32_MAX - i;
+        assert_int_equal(other->client ? mbw_register(other) : mbw_start(other), 0);
+    }
+    assert_int_equal(other->topology->n_workers, TARN_PLACE_WORKERS_MAX);
+    assert_int_equal(other->topology->version, mbx_version(&t.fx));
+    assert_true(tarn__wire__topology__get_packed_size(other->topology) <
+                TARN_FRAME_BODY_MAX * 3 / 4);
+    assert_true(past_of(other) >= 20);
+    three_fini(&t);
+}
+
 static void test_malformed(void **state)
 {
     struct three t;
@@ -537,6 +605,9 @@ static void test_malformed(void **state)
     w->addr[0] = 0;
     assert_int_equal(mbw_register(w), -TARN_E_INVALID);
     assert_non_null(strstr(w->error, "address"));
+    memset(w->addr, 'a', TARN_WORKER_ADDR_MAX + 1);
+    w->addr[TARN_WORKER_ADDR_MAX + 1] = 0;
+    assert_int_equal(mbw_register(w), -TARN_E_INVALID);
     (void)snprintf(w->addr, sizeof(w->addr), "h:1");
     w->incarnation = 0;
     assert_int_equal(mbw_register(w), -TARN_E_INVALID);
@@ -609,10 +680,12 @@ int main(void)
         cmocka_unit_test(test_lost_and_heard),
         cmocka_unit_test(test_capacity_jitter),
         cmocka_unit_test(test_master_restart),
+        cmocka_unit_test(test_a_clock_set_back),
         cmocka_unit_test(test_master_restart_is_no_change),
         cmocka_unit_test(test_lost_after_a_restart),
         cmocka_unit_test(test_no_cluster),
         cmocka_unit_test(test_malformed),
+        cmocka_unit_test(test_the_largest_topology),
         cmocka_unit_test(test_flood),
         cmocka_unit_test(test_stop_under_way),
     };

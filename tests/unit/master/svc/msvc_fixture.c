@@ -145,6 +145,7 @@ static void mfx_notice(void *ctx, uint32_t method, const ProtobufCMessage *msg)
     fx->last_seq = inv->seq;
     fx->notices++;
     fx->items += (unsigned)inv->n_items;
+    fx->everything += inv->everything;
     for (size_t i = 0; i < inv->n_items; i++) {
         const Tarn__Wire__InvalItem *item = inv->items[i];
 
@@ -213,6 +214,8 @@ void mfx_open(struct mfx *fx)
 
     fx->kv = tarn_kv_mem_open(&fx->kv_disk, TARN_CF_COUNT);
     args.kv = fx->kv;
+    args.cluster = fx->cluster;
+    args.lease_ns = fx->lease_ns;
     assert_int_equal(
         tarn_ufs_opts_parse(texts, *fx->opts_text ? 1 : 0, true, &fx->opts, &fx->conf, &fx->err),
         0);

@@ -36,6 +36,8 @@ struct mfx {
     struct tarn_conf *conf;
     uint64_t ttl_ns;
     uint64_t refresh_wait_ns, probe_ns; /* 0: the master's own */
+    bool cluster;                       /* in: of processes */
+    uint64_t lease_ns;                  /* in: 0: the master's own */
     struct tarn_master *master;
     struct tarn_rpc_server *server, *worker_server;
     struct tarn_rpc_client *client, *to_worker;
@@ -44,7 +46,7 @@ struct mfx {
     bool hold;                        /* in: hold the next one */
     uint64_t cached;                  /* what the worker says it has of each file */
     /* notices */
-    unsigned notices, items;
+    unsigned notices, items, everything;
     uint64_t last_seq;
     uint64_t inval_ino;
     char inval_name[64];

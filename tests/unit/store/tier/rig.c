@@ -166,7 +166,7 @@ static void rig_begin(struct rig *r, struct tarn_tier_op *op)
 
 int rig_reserve(struct rig *r, uint64_t bytes)
 {
-    struct tarn_tier_op op = {.reserved_bytes = bytes};
+    struct tarn_tier_op op = {.reserved_bytes = bytes, .spare = r->spare};
 
     rig_begin(r, &op);
     tarn_tier_reserve(r->tier, &op);

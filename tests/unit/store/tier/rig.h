@@ -29,6 +29,7 @@ struct rig {
     char dir[256];              /* the tier's */
     struct tarn_tier_args args; /* of the last open */
     struct tarn_errbuf err;
+    bool spare;       /* of rig_reserve() */
     unsigned waiting; /* requests whose callback stops the loop when it is the last */
 };
 

@@ -59,6 +59,71 @@ static void other_owner(void **state)
     assert_int_equal(rig_open(r), -TARN_E_INVALID);
 }
 
+/* The directory's id stays with it: over restarts, for another cluster, in a copy. */
+static void id_of_directory(void **state)
+{
+    char id[TARN_TIER_UUID_TEXT], again[TARN_TIER_UUID_TEXT], copy[300];
+    struct rig *r = *state;
+
+    rig_must_open(r, 256 * MIB);
+    assert_int_equal(strlen(tarn_tier_uuid(r->tier, id)), 16);
+    assert_string_not_equal(id, "0000000000000000");
+    assert_int_equal(rig_fill(r, 1, MIB), 0);
+    rig_close(r);
+    (void)snprintf(copy, sizeof(copy), "%s-copy", r->dir);
+    assert_int_equal(rig_shell("cp -a '%s' '%s'", r->dir, copy), 0);
+    rig_must_open(r, 256 * MIB);
+    assert_string_equal(tarn_tier_uuid(r->tier, again), id);
+    rig_close(r);
+    r->args.owner_id = "c-other";
+    r->args.replace = true;
+    rig_must_open(r, 256 * MIB);
+    assert_string_equal(tarn_tier_uuid(r->tier, again), id);
+    rig_close(r);
+    r->args.replace = false;
+    assert_int_equal(rig_shell("rm -rf '%s' && mv '%s' '%s'", r->dir, copy, r->dir), 0);
+    r->args.owner_id = "c-test";
+    rig_must_open(r, 256 * MIB);
+    assert_string_equal(tarn_tier_uuid(r->tier, again), id);
+    rig_assert_whole(r, 1, MIB);
+    rig_close(r);
+    assert_int_equal(rig_shell("printf x > '%s/FORMAT'", r->dir), 0); /* nothing is left of it */
+    rig_must_open(r, 256 * MIB);
+    assert_string_not_equal(tarn_tier_uuid(r->tier, again), id);
+    rig_close(r);
+}
+
+/* Made by a version that knew of no id: read, kept, and given one, once. */
+static void id_of_old_directory(void **state)
+{
+    struct tarn_tier_format f = {.created_s = 1700000000, .owner = "c-test"}, now;
+    char id[TARN_TIER_UUID_TEXT], again[TARN_TIER_UUID_TEXT], path[300];
+    uint8_t b[TARN_TIER_FORMAT_BYTES];
+    struct rig *r = *state;
+    FILE *in;
+
+    rig_must_open(r, 256 * MIB);
+    assert_int_equal(rig_fill(r, 1, MIB), 0);
+    rig_close(r);
+    tarn_tier_format_encode(&f, b);
+    write_file(r->dir, "FORMAT", b, sizeof(b));
+    rig_must_open(r, 256 * MIB);
+    rig_assert_whole(r, 1, MIB);
+    assert_int_equal(strlen(tarn_tier_uuid(r->tier, id)), 16);
+    rig_close(r);
+    rig_must_open(r, 256 * MIB);
+    assert_string_equal(tarn_tier_uuid(r->tier, again), id);
+    rig_assert_whole(r, 1, MIB);
+    rig_close(r);
+    (void)snprintf(path, sizeof(path), "%s/FORMAT", r->dir);
+    in = fopen(path, "rbe");
+    assert_true(in && fread(b, sizeof(b), 1, in) == 1 && fclose(in) == 0);
+    assert_int_equal(tarn_tier_format_decode(b, sizeof(b), &now), 0);
+    assert_int_equal(now.created_s, f.created_s);
+    assert_string_equal(now.owner, f.owner);
+    write_file(r->dir, "FORMAT", b, sizeof(b));
+}
+
 static void newer_format(void **state)
 {
     struct rig *r = *state;
@@ -269,6 +334,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         RIG_TEST(two_opens),         RIG_TEST(other_owner),
+        RIG_TEST(id_of_directory),   RIG_TEST(id_of_old_directory),
         RIG_TEST(newer_format),      RIG_TEST(damaged_lock_and_format),
         RIG_TEST(foreign_directory), RIG_TEST(modes),
         RIG_TEST(planted_links),     RIG_TEST(orphans_and_lost_files),

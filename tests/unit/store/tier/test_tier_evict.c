@@ -2,6 +2,7 @@
 /* Who goes when there is no room, and who stays; descriptors are room, too. */
 #include "tests/unit/store/tier/rig.h"
 
+#include <stdlib.h>
 #include <unistd.h>
 
 static void evicts_cold_first(void **state)
@@ -204,6 +205,153 @@ static void descriptors_are_bounded(void **state)
     tarn_tier_check(r->tier);
 }
 
+/* A group of file `nr` that belongs to another worker. */
+static void copy_fill(struct rig *r, unsigned nr)
+{
+    struct tarn_tier_file *f = rig_file(r, nr, 4 * MIB);
+
+    assert_int_equal(rig_store(r, f, nr, 0), 0);
+    tarn_tier_group_copy(r->tier, f, 0, true);
+    tarn_tier_file_put(&f);
+}
+
+/* Copies go first, though they are used more. */
+static void copies_go_first(void **state)
+{
+    struct rig *r = *state;
+
+    rig_must_open(r, 128 * MIB);
+    tarn_tier_set_copies_max(r->tier, 64 * MIB);
+    for (unsigned nr = 0; nr < 12; nr++)
+        assert_int_equal(rig_fill(r, nr, 4 * MIB), 0);
+    for (unsigned nr = 100; nr < 108; nr++)
+        copy_fill(r, nr);
+    assert_int_equal(rig_info(r).copy_bytes, 32 * MIB);
+    tarn_tier_check(r->tier);
+    for (unsigned nr = 100; nr < 108; nr++)
+        rig_assert_whole(r, nr, 4 * MIB);
+    for (unsigned nr = 12; nr < 22; nr++)
+        assert_int_equal(rig_fill(r, nr, 4 * MIB), 0);
+    rig_settle(r);
+    tarn_tier_check(r->tier);
+    assert_in_range(rig_info(r).evicted_bytes, 4 * MIB, 32 * MIB);
+    assert_int_equal(rig_info(r).copy_bytes, 32 * MIB - rig_info(r).evicted_bytes);
+    for (unsigned nr = 0; nr < 22; nr++)
+        rig_assert_whole(r, nr, 4 * MIB);
+    rig_close(r);
+    rig_must_open(r, 128 * MIB); /* only memory knew */
+    assert_int_equal(rig_info(r).copy_bytes, 0);
+    tarn_tier_check(r->tier);
+}
+
+static void copies_are_bounded(void **state)
+{
+    struct rig *r = *state;
+    struct tarn_tier_file *f;
+
+    rig_must_open(r, 256 * MIB);
+    tarn_tier_set_copies_max(r->tier, 10 * MIB);
+    assert_int_equal(rig_fill(r, 1, 4 * MIB), 0);
+    for (unsigned nr = 100; nr < 110; nr++) {
+        copy_fill(r, nr);
+        assert_true(rig_info(r).copy_bytes <= 10 * MIB);
+    }
+    rig_settle(r);
+    tarn_tier_check(r->tier);
+    assert_int_equal(rig_info(r).copy_bytes, 8 * MIB);
+    rig_assert_whole(r, 109, 4 * MIB);
+    rig_assert_whole(r, 1, 4 * MIB);
+    f = rig_file(r, 109, 4 * MIB); /* it is ours from now on */
+    tarn_tier_group_copy(r->tier, f, 0, false);
+    tarn_tier_file_put(&f);
+    tarn_tier_set_copies_max(r->tier, 0);
+    rig_settle(r);
+    tarn_tier_check(r->tier);
+    assert_int_equal(rig_info(r).copy_bytes, 0);
+    assert_int_equal(rig_info(r).data_bytes, 8 * MIB);
+    rig_assert_whole(r, 109, 4 * MIB);
+}
+
+static int spare_reserve(struct rig *r, uint64_t bytes)
+{
+    int rc;
+
+    r->spare = true;
+    rc = rig_reserve(r, bytes);
+    r->spare = false;
+    return rc;
+}
+
+/* A reservation of spare room pushes out copies, and nothing else. */
+static void spare_room(void **state)
+{
+    struct rig *r = *state;
+    unsigned nr = 0, got = 0;
+
+    rig_must_open(r, 128 * MIB);
+    tarn_tier_set_copies_max(r->tier, 64 * MIB);
+    copy_fill(r, 100);
+    copy_fill(r, 101);
+    while (rig_info(r).used_bytes < 128 * MIB / 100 * 89)
+        assert_int_equal(rig_fill(r, nr++, 4 * MIB), 0);
+    rig_settle(r);
+    assert_int_equal(rig_info(r).evicted_bytes, 0);
+    for (; spare_reserve(r, 4 * MIB) == 0; got++)
+        assert_true(rig_info(r).used_bytes <= 128 * MIB / 100 * 95);
+    assert_in_range(got, 2, 4);
+    rig_settle(r);
+    tarn_tier_check(r->tier);
+    assert_int_equal(rig_info(r).evicted_bytes, 8 * MIB); /* both copies */
+    for (unsigned i = 0; i < nr; i++)
+        rig_assert_whole(r, i, 4 * MIB);
+    while (got-- > 0)
+        tarn_tier_unreserve(r->tier, 4 * MIB);
+}
+
+/* All files once, by their groups. */
+static void lists_all(void **state)
+{
+    struct rig *r = *state;
+    unsigned files = 0, groups = 0, part_groups = 0;
+
+    rig_must_open(r, 256 * MIB);
+    for (unsigned nr = 0; nr < 200; nr++)
+        assert_int_equal(rig_fill(r, nr, 100), 0);
+    assert_int_equal(rig_fill(r, 300, 9 * MIB), 0);
+    for (unsigned part = 0; part < TARN_TIER_LISTS; part++) {
+        tarn_cid_t *cids;
+        size_t n = tarn_tier_list(r->tier, part, &cids);
+
+        for (size_t i = 0; i < n; i++) {
+            struct tarn_tier_file *f = tarn_tier_file_find(r->tier, &cids[i]);
+            uint32_t group = 0;
+            bool whole;
+
+            assert_non_null(f);
+            files++;
+            for (; tarn_tier_next_group(f, &group, &whole); group++) {
+                assert_true(whole);
+                groups++;
+            }
+            tarn_tier_file_set_replicas(f, 3);
+            assert_int_equal(tarn_tier_file_replicas(f), 3);
+            if (tarn_tier_file_length(f) > 100) {
+                assert_true(tarn_tier_drop_group(r->tier, f, 1));
+                assert_false(tarn_tier_drop_group(r->tier, f, 1));
+                rig_settle(r);
+                for (group = 0; tarn_tier_next_group(f, &group, &whole); group++)
+                    part_groups += 10 * group + 1;
+            }
+            tarn_tier_file_put(&f);
+        }
+        free(cids);
+    }
+    assert_int_equal(files, 201);
+    assert_int_equal(groups, 203);
+    assert_int_equal(part_groups, 22); /* 0 and 2 */
+    tarn_tier_check(r->tier);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -213,6 +361,10 @@ int main(void)
         RIG_TEST(pins_keep),
         RIG_TEST(pins_are_bounded),
         RIG_TEST(smaller_quota),
+        RIG_TEST(copies_go_first),
+        RIG_TEST(copies_are_bounded),
+        RIG_TEST(spare_room),
+        RIG_TEST(lists_all),
         RIG_TEST(order_outlives_restart),
         RIG_TEST(descriptors_are_bounded),
     };

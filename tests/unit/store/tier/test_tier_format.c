@@ -16,13 +16,14 @@
 
 static void format_round_trip(void **state)
 {
-    struct tarn_tier_format in = {.created_s = 1700000000, .owner = "cluster-0123456789"},
+    struct tarn_tier_format in = {.created_s = 1700000000, .owner = "cluster-0123456789", .id = 9},
                             out = {0};
     uint8_t b[TARN_TIER_FORMAT_BYTES];
 
     (void)state;
     tarn_tier_format_encode(&in, b);
     assert_int_equal(tarn_tier_format_decode(b, sizeof(b), &out), 0);
+    assert_int_equal(out.id, 9);
     assert_int_equal(out.created_s, in.created_s);
     assert_string_equal(out.owner, in.owner);
     for (size_t n = 0; n < sizeof(b); n++)
@@ -226,6 +227,7 @@ static void fixtures(void **state)
     assert_int_equal(tarn_tier_format_decode(buf, n, &f), 0);
     assert_string_equal(f.owner, "c-fixture");
     assert_int_equal(f.created_s, 1700000000);
+    assert_int_equal(f.id, 0);                      /* there was none */
     n = fixture_read("record-0", buf, sizeof(buf)); /* key, then record */
     assert_int_equal(tarn_tier_key_decode(buf, TARN_TIER_KEY_BYTES, &cid, &group), 0);
     assert_true(tarn_cid_eq(&cid, &want));

@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Handing over: what take accepts, and the walk that offers what others own. */
+#include "tests/unit/worker/cluster_rig.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "lib/base/hash.h"
+
+#define FIVE (5 * MIB) /* two groups */
+
+static void node_fill(struct cluster *c, unsigned i, struct obj *o)
+{
+    for (uint64_t off = 0; off < o->version.size; off += 4 * MIB)
+        assert_int_equal(rig_read(&c->nodes[i].rig, o, off, MIB), 0);
+    rig_stored(&c->nodes[i].rig);
+    assert_int_equal(cl_cached(c, i, o), o->version.size);
+}
+
+/* ---- take -------------------------------------------------------------------------------------
+ */
+
+struct offer {
+    Tarn__Wire__TakeRequest msg;
+    uint64_t sums[TARN_GROUP_GRANULES];
+    struct tarn_buf *buf;
+};
+
+/* Group `group` of an object of five MiB. */
+static void offer_init(struct offer *f, struct obj *o, uint32_t group)
+{
+    uint32_t len = wgroup_len(o->version.size, group), n = 0;
+
+    *f = (struct offer){.buf = tarn_buf_new(len)};
+    tarn__wire__take_request__init(&f->msg);
+    pattern_fill(1, (uint64_t)group * TARN_UNIT_BYTES, f->buf->p, len);
+    f->buf->len = len;
+    for (uint32_t at = 0; at < len; at += TARN_GRANULE_BYTES)
+        f->sums[n++] = tarn_xxh3(f->buf->p + at, TARN_MIN(TARN_GRANULE_BYTES, len - at));
+    f->msg.cid = tarn_wire_bytes(o->cid.b, sizeof(o->cid.b));
+    f->msg.length = o->version.size;
+    f->msg.group = group;
+    f->msg.granules = ~0ull >> (64 - n);
+    f->msg.n_sums = n;
+    f->msg.sums = f->sums;
+    f->msg.level = TARN_VERIFIED_ETAG;
+}
+
+/* The code, or 'k'ept, 'h'ad, 'u'seless, '-'. */
+static int offer(struct cluster *c, unsigned to, const char *principal, struct offer *f, bool bytes)
+{
+    struct cl_call call;
+    int rc = cl_call(c, &call, to, principal, TARN_RPC_take, &f->msg.base, bytes ? f->buf : NULL);
+    const Tarn__Wire__TakeResponse *resp = (const Tarn__Wire__TakeResponse *)call.req.resp;
+
+    if (rc == 0)
+        rc = resp->kept ? 'k' : resp->had ? 'h' : resp->useless ? 'u' : '-';
+    cl_call_fini(c, &call);
+    return rc;
+}
+
+static void take_refuses(void **state)
+{
+    struct cluster c;
+    struct offer f;
+    struct obj o;
+
+    (void)state;
+    cl_init(&c, 1, FIVE, 0);
+    cl_settled(&c);
+    cl_object(&c, 0, 0, &o);
+    cl_forget(&c);
+    offer_init(&f, &o, 1);
+    assert_int_equal(offer(&c, 0, "client", &f, true), -TARN_E_CAP_BAD); /* it could plant bytes */
+    f.sums[3] ^= 1;
+    assert_int_equal(offer(&c, 0, "worker", &f, true), -TARN_E_GRANULE_SUM);
+    f.sums[3] ^= 1;
+    f.buf->p[70000] ^= 1;
+    assert_int_equal(offer(&c, 0, "worker", &f, true), -TARN_E_GRANULE_SUM);
+    f.buf->p[70000] ^= 1;
+    f.buf->len--;
+    assert_int_equal(offer(&c, 0, "worker", &f, true), -TARN_E_MSG_BAD);
+    f.buf->len++;
+    f.msg.granules >>= 1;
+    assert_int_equal(offer(&c, 0, "worker", &f, true), -TARN_E_MSG_BAD);
+    f.msg.granules = f.msg.granules << 1 | 1;
+    f.msg.group = 2;
+    assert_int_equal(offer(&c, 0, "worker", &f, true), -TARN_E_MSG_BAD);
+    f.msg.group = 1;
+    f.msg.level = 9;
+    assert_int_equal(offer(&c, 0, "worker", &f, true), -TARN_E_MSG_BAD);
+    f.msg.level = TARN_VERIFIED_ETAG;
+    f.msg.length = 0;
+    assert_int_equal(offer(&c, 0, "worker", &f, true), -TARN_E_MSG_BAD);
+    f.msg.length = UINT64_MAX;
+    assert_int_equal(offer(&c, 0, "worker", &f, false), -TARN_E_MSG_BAD);
+    f.msg.length = o.version.size;
+    assert_int_equal(cl_cached(&c, 0, &o), 0);
+    assert_int_equal(offer(&c, 0, "worker", &f, false), '-'); /* it is wanted */
+    assert_int_equal(offer(&c, 0, "worker", &f, true), 'k');
+    assert_int_equal(cl_cached(&c, 0, &o), MIB);
+    assert_int_equal(offer(&c, 0, "worker", &f, true), 'h');
+    assert_int_equal(offer(&c, 0, "worker", &f, false), 'h');
+    f.msg.tag = 77; /* of the bytes under another ETag */
+    assert_int_equal(offer(&c, 0, "worker", &f, false), 'h');
+    f.msg.group = 0;
+    assert_int_equal(offer(&c, 0, "worker", &f, false), 'u');
+    assert_int_equal(rig_read(&c.nodes[0].rig, &o, 4 * MIB, MIB), 0);
+    assert_int_equal(cl_gets(&c), 0);
+    tarn_buf_unref(&f.buf);
+    cl_fini(&c);
+}
+
+/* What is handed over takes room from nothing that is there. */
+static void take_without_room(void **state)
+{
+    struct tarn_tier_info info;
+    struct cluster c;
+    struct offer f;
+    struct obj o;
+    unsigned kept = 0;
+
+    (void)state;
+    cl_init(&c, 1, FIVE, 64 * MIB);
+    cl_settled(&c);
+    cl_object(&c, 0, 0, &o);
+    node_fill(&c, 0, &o);
+    for (unsigned i = 1; i < CL_OBJECTS; i++) {
+        struct obj p;
+        int rc;
+
+        cl_object(&c, 0, i, &p);
+        offer_init(&f, &p, 0);
+        rc = offer(&c, 0, "worker", &f, true);
+        assert_true(rc == 'k' || rc == '-');
+        assert_true(rc == '-' || kept == i - 1); /* from some moment on there is none */
+        kept += rc == 'k';
+        tarn_buf_unref(&f.buf);
+    }
+    assert_in_range(kept, 8, 14);
+    assert_int_equal(cl_cached(&c, 0, &o), FIVE);
+    tarn_tier_info(c.nodes[0].rig.tier, &info);
+    assert_int_equal(info.evicted_bytes, 0);
+    assert_true(info.used_bytes <= info.capacity_bytes / 100 * 95);
+    cl_fini(&c);
+}
+
+/* ---- the walk ---------------------------------------------------------------------------------
+ */
+
+static void until_settled(struct cluster *c, unsigned i)
+{
+    struct tarn_move_counts counts;
+
+    for (;;) {
+        tarn_move_counts(c->nodes[i].move, &counts);
+        if (counts.settled)
+            return;
+        turns_for(c->loop, 5 * TARN_NS_PER_MS);
+    }
+}
+
+/* A second worker comes: it gets its share, and the first one drops it. */
+static void share(void **state)
+{
+    struct tarn_move_counts counts;
+    struct cluster c;
+    struct obj mine, yours;
+
+    (void)state;
+    cl_init(&c, 2, FIVE, 0);
+    cl_settled(&c);
+    cl_object(&c, 0, 0, &mine);
+    cl_object(&c, 1, 0, &yours);
+    c.nodes[1].state = 0;
+    cl_topology(&c, 0, 1);
+    node_fill(&c, 0, &mine);
+    node_fill(&c, 0, &yours);
+    cl_forget(&c);
+    c.nodes[1].state = TARN_WORKER_LIVE;
+    c.nodes[0].was = true;
+    cl_topology(&c, 0, 1);
+    tarn_move_topology(c.nodes[0].move);
+    tarn_move_topology(c.nodes[1].move);
+    tarn_move_counts(c.nodes[0].move, &counts);
+    assert_false(counts.settled);
+    until_settled(&c, 0);
+    until_settled(&c, 1);
+    tarn_move_counts(c.nodes[0].move, &counts);
+    assert_int_equal(counts.version, c.version);
+    assert_int_equal(counts.moved_bytes, FIVE);
+    assert_int_equal(counts.left_bytes, 0);
+    rig_run_for(&c.nodes[0].rig, 20 * TARN_NS_PER_MS);
+    assert_int_equal(cl_cached(&c, 0, &yours), 0);
+    assert_int_equal(cl_cached(&c, 0, &mine), FIVE);
+    assert_int_equal(cl_cached(&c, 1, &yours), FIVE);
+    assert_int_equal(rig_read(&c.nodes[1].rig, &yours, 0, MIB), 0);
+    assert_int_equal(rig_read(&c.nodes[1].rig, &yours, 4 * MIB, MIB), 0);
+    assert_int_equal(cl_gets(&c), 0);
+    cl_fini(&c);
+}
+
+/* One that drains hands over everything, at the rate, and keeps what is not taken. */
+static void drains(void **state)
+{
+    struct tarn_move_counts counts;
+    struct cluster c;
+    struct obj o[2];
+    uint64_t before;
+
+    (void)state;
+    cl_init(&c, 2, FIVE, 0);
+    cl_settled(&c);
+    for (unsigned i = 0; i < 2; i++) {
+        cl_object(&c, 0, i, &o[i]);
+        node_fill(&c, 0, &o[i]);
+    }
+    tarn_worker_set_copies(c.nodes[0].rig.worker, 2, 0); /* not of one that goes */
+    c.nodes[0].state = TARN_WORKER_DRAINING;
+    c.nodes[1].dead = true;
+    cl_topology(&c, 0, 1);
+    tarn_move_set_rate(c.nodes[0].move, 8 * MIB);
+    tarn_move_topology(c.nodes[0].move);
+    turns_for(c.loop, 100 * TARN_NS_PER_MS);
+    tarn_move_counts(c.nodes[0].move, &counts);
+    assert_false(counts.settled);
+    assert_int_equal(counts.left_bytes, 2 * FIVE);
+    assert_int_equal(cl_cached(&c, 0, &o[0]), FIVE);
+    c.nodes[1].dead = false;
+    cl_topology(&c, 0, 1);
+    cl_forget(&c);
+    before = tarn_now_ns();
+    tarn_move_topology(c.nodes[0].move);
+    until_settled(&c, 0);
+    /* Ten MiB at eight a second, of which the last two groups need not be waited for. */
+    assert_true(tarn_now_ns() - before > 200 * TARN_NS_PER_MS);
+    tarn_move_counts(c.nodes[0].move, &counts);
+    assert_int_equal(counts.moved_bytes, 2 * FIVE);
+    rig_run_for(&c.nodes[0].rig, 20 * TARN_NS_PER_MS);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(cl_cached(&c, 0, &o[i]), 0);
+        assert_int_equal(cl_cached(&c, 1, &o[i]), FIVE);
+        assert_int_equal(rig_read(&c.nodes[1].rig, &o[i], 0, MIB), 0);
+    }
+    assert_int_equal(cl_gets(&c), 0);
+    cl_fini(&c);
+}
+
+/* No room there: it stays, and is left. */
+static void no_room(void **state)
+{
+    struct tarn_move_counts counts;
+    struct cluster c;
+    struct obj o;
+
+    (void)state;
+    cl_init(&c, 2, FIVE, 0);
+    cl_settled(&c);
+    cl_object(&c, 0, 0, &o);
+    node_fill(&c, 0, &o);
+    tarn_tier_set_foreign(c.nodes[1].rig.tier, 255 * MIB);
+    c.nodes[0].state = TARN_WORKER_DRAINING;
+    cl_topology(&c, 0, 1);
+    tarn_move_topology(c.nodes[0].move);
+    turns_for(c.loop, 300 * TARN_NS_PER_MS);
+    tarn_move_counts(c.nodes[0].move, &counts);
+    assert_false(counts.settled);
+    assert_int_equal(counts.left_bytes, FIVE);
+    assert_int_equal(counts.moved_bytes, 0);
+    assert_int_equal(cl_cached(&c, 0, &o), FIVE);
+    tarn_tier_set_foreign(c.nodes[1].rig.tier, 0);
+    until_settled(&c, 0); /* tried again by itself */
+    assert_int_equal(cl_cached(&c, 1, &o), FIVE);
+    cl_fini(&c);
+}
+
+/* A locator said two: who is the second keeps its copy. Where nobody said so since the start, the
+ * owner is given one, and the second keeps its own all the same. */
+static void replicas(void **state)
+{
+    struct cluster c;
+    struct obj o;
+
+    (void)state;
+    cl_init(&c, 2, FIVE, 0);
+    cl_settled(&c);
+    cl_object(&c, 1, 0, &o);
+    o.msg.replicas = 2;
+    node_fill(&c, 0, &o);
+    tarn_move_topology(c.nodes[0].move);
+    until_settled(&c, 0);
+    assert_int_equal(cl_cached(&c, 0, &o), FIVE);
+    assert_int_equal(cl_cached(&c, 1, &o), 0);
+    tarn_move_free(&c.nodes[0].move);
+    cl_stop_server(&c, 0);
+    rig_restart(&c.nodes[0].rig);
+    cl_node_serve(&c, 0);
+    cl_settled(&c);
+    tarn_move_topology(c.nodes[0].move);
+    until_settled(&c, 0);
+    assert_int_equal(cl_cached(&c, 0, &o), FIVE);
+    assert_int_equal(cl_cached(&c, 1, &o), FIVE);
+    cl_fini(&c);
+}
+
+/* What was damaged on the disk is not handed over, and the rest of its file is. */
+static void damaged(void **state)
+{
+    char hex[TARN_CID_HEX], *path;
+    struct cluster c;
+    struct obj o;
+    int fd;
+
+    (void)state;
+    cl_init(&c, 2, FIVE, 0);
+    cl_settled(&c);
+    cl_object(&c, 0, 0, &o);
+    node_fill(&c, 0, &o);
+    (void)tarn_cid_text(&o.cid, hex);
+    path = tarn_xasprintf("%s/tier/data/%.2s/%s", c.nodes[0].rig.dir, hex, hex);
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0 && pwrite(fd, "x", 1, 70000) == 1 && close(fd) == 0);
+    free(path);
+    c.nodes[0].state = TARN_WORKER_DRAINING;
+    cl_topology(&c, 0, 1);
+    tarn_move_topology(c.nodes[0].move);
+    until_settled(&c, 0);
+    assert_int_equal(cl_cached(&c, 1, &o), MIB);
+    assert_int_equal(rig_read(&c.nodes[1].rig, &o, 0, MIB), 0);
+    cl_fini(&c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(take_refuses), cmocka_unit_test(take_without_room),
+        cmocka_unit_test(share),        cmocka_unit_test(drains),
+        cmocka_unit_test(no_room),      cmocka_unit_test(replicas),
+        cmocka_unit_test(damaged),
+    };
+
+    return cmocka_run_group_tests_name("worker_move", tests, NULL, NULL);
+}

@@ -591,12 +591,12 @@ struct tarn_master {
     struct tarn_peers *peers; /* connections to workers; its place is the published topology */
     struct mmembers *members; /* of a cluster; NULL: one process */
     void (*on_topology)(struct tarn_master *m); /* there is another topology; NULL: nobody asks */
-    struct tarn_list downs;   /* struct mdown of spread.c: workers that do not answer */
-    int64_t cap_until_ns;     /* real time until which the peers' capability is good */
-    struct tarn_htab dirs;                      /* struct mdir by ino */
-    struct tarn_list dirs_lru;                  /* unused ones, oldest first */
-    struct tarn_htab asks;  /* struct mask by (parent, name): questions under way */
-    struct tarn_htab asked; /* what was answered lately, by (parent, name); bounded */
+    struct tarn_list downs;    /* struct mdown of spread.c: workers that do not answer */
+    int64_t cap_until_ns;      /* real time until which the peers' capability is good */
+    struct tarn_htab dirs;     /* struct mdir by ino */
+    struct tarn_list dirs_lru; /* unused ones, oldest first */
+    struct tarn_htab asks;     /* struct mask by (parent, name): questions under way */
+    struct tarn_htab asked;    /* what was answered lately, by (parent, name); bounded */
     struct tarn_list asked_fifo;
     size_t name_waiters;       /* struct mname_req that wait */
     struct tarn_list listings; /* under way */

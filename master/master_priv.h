@@ -235,7 +235,8 @@ void mattach_stop(struct tarn_master *m); /* an attach under way fails; the prob
 
 struct mjobs;
 struct mjobs *mjobs_new(struct tarn_master *m);
-void mjobs_resume(struct mjobs *j); /* a worker is there: goes on with what was running */
+void mjobs_resume(struct mjobs *j); /* jobs may start: goes on with what was running. Workers need
+                                       not be there: jobs wait for them. */
 void mjobs_handlers(struct mjobs *j, struct tarn_rpc_server *s);
 void mjobs_stop(struct mjobs *j); /* holds the master busy until nothing runs; states stay as they
                                      are in the journal */

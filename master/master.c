@@ -278,6 +278,7 @@ int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err
                               .uri = "",
                               .isolation = "",
                               .ttl_ns = TARN_TTL_FOREVER};
+    tarn_list_init(&m->downs);
     m->started_ns = args->clock->mono_ns(args->clock);
     m->refresh_wait_ns = MASTER_REFRESH_WAIT_NS;
     m->probe_ns = MASTER_PROBE_NS;
@@ -332,6 +333,8 @@ void tarn_master_serve(struct tarn_master *m, struct tarn_rpc_server *s)
     msvc_attach_handlers(m, s);
     mjobs_handlers(m->jobs, s);
     mmembers_handlers(m, s);
+    if (m->args.cluster)
+        mjobs_resume(m->jobs); /* jobs wait for workers by themselves */
 }
 
 void tarn_master_set_worker(struct tarn_master *m, struct tarn_rpc_client *worker)
@@ -387,6 +390,7 @@ void tarn_master_free(struct tarn_master **pm)
     mnames_fini(m);
     mattach_free_all(m);
     tarn_disk_free(&m->opener);
+    mworkers_fini(m);
     tarn_peers_free(&m->peers);
     tarn_wipe(m->cap_key, sizeof(m->cap_key));
     free(m);

@@ -405,7 +405,8 @@ void mmembers_counts(const struct tarn_master *m, uint64_t *ret_alive, uint64_t 
 
 struct mjobs;
 struct mjobs *mjobs_new(struct tarn_master *m);
-void mjobs_resume(struct mjobs *j); /* a worker is there: goes on with what was running */
+void mjobs_resume(struct mjobs *j); /* jobs may start: goes on with what was running. Workers need
+                                       not be there: jobs wait for them. */
 void mjobs_handlers(struct mjobs *j, struct tarn_rpc_server *s);
 void mjobs_stop(struct mjobs *j); /* holds the master busy until nothing runs; states stay as they
                                      are in the journal */
@@ -507,6 +508,67 @@ struct mlocator {
 int mlocator_fill(struct tarn_master *m, tarn_ino_t ino, struct mlocator *ret);
 void mlocator_fini(struct mlocator *l);
 
+/* ---- workers (spread.c)
+ * --------------------------------------------------------------------------------------------- */
+
+#define MSPREAD_SEGMENTS_MAX 65536u /* of a file whose segments are told apart */
+
+/* The connection of a worker, with a capability for all that a master asks; NULL: no such worker,
+ * or no address of it. Valid until the topology changes: take it for each call. */
+struct tarn_rpc_client *mworker_rpc(struct tarn_master *m, uint64_t id);
+/* How a call to it ended. */
+void mworker_note(struct tarn_master *m, uint64_t id, int rc);
+/* Alive, and it answers, or has failed to for no longer than one waits for it. */
+bool mworker_serves(const struct tarn_master *m, uint64_t id);
+bool mworkers_any(const struct tarn_master *m);               /* one that serves */
+unsigned mworkers_live(const struct tarn_master *m);          /* that own segments, alive or not */
+char *mworker_text(const struct tarn_master *m, uint64_t id); /* "worker 3 (addr)"; to be freed */
+void mworkers_fini(struct tarn_master *m);
+/*
+ * Who is to have a segment now: its owners, or who stands in for those that do not serve; 0 where
+ * nobody can. Returns how many owners there are (at most `replicas`; 0 without a live worker).
+ * ret_ids has room for TARN_PLACE_PICK_MAX.
+ */
+unsigned mtargets(const struct tarn_master *m, const tarn_cid_t *cid, uint32_t segment,
+                  uint32_t replicas, uint64_t *ret_ids);
+
+struct mspread_item {
+    tarn_cid_t cid;    /* in */
+    uint64_t size;     /* in: bytes of the file; 0 where only `bytes` is wanted of a free */
+    uint32_t replicas; /* in: with `owners` */
+    uint64_t bytes;  /* out: that are there, each once; of a free: that were dropped, all copies */
+    uint32_t copies; /* out: workers that have all of a segment: the fewest over its segments */
+    uint64_t worker; /* out: one that has some of it; 0: none */
+    bool sure;       /* out: everybody who was to be asked has answered */
+};
+/* Asks workers about files, or has them dropped. Zeroed but for what is in; valid until fn. */
+struct mspread {
+    struct tarn_master *master; /* in */
+    struct mspread_item *items; /* in: the caller's */
+    size_t count;               /* in: at least 1 */
+    bool free;                  /* in: drop the bytes, else ask for them */
+    bool owners;                /* in: of each segment only who is to have it, else everybody */
+    bool patient;               /* in: ask again whoever does not answer, for a few seconds */
+    /* in: a worker has bytes of an item; may be NULL */
+    void (*holds)(struct mspread *s, size_t item, uint64_t worker);
+    /* in: once, never inside start. rc < 0: CANCELLED, or a worker answered with an error. */
+    void (*fn)(struct mspread *s, int rc);
+    void *arg;            /* in */
+    uint64_t missed;      /* out: a worker that may have bytes, but was not reached; 0: none */
+    int missed_rc;        /* out: why */
+    struct tarn_list ops; /* from here on: spread.c's */
+    size_t pending;
+    uint64_t *best; /* bytes of each segment of all items */
+    uint8_t *whole; /* workers that have all of it */
+    size_t *first;  /* where those of an item begin */
+    bool cancelled;
+    int rc;
+    struct tarn_task task;
+};
+void mspread_start(struct mspread *s);
+void mspread_cancel(struct mspread *s); /* fn follows */
+uint64_t mspread_segments(uint64_t size);
+
 /* ---- the master
  * -----------------------------------------------------------------------------------------------------------------
  */
@@ -526,7 +588,8 @@ struct tarn_master {
     void (*on_attachments)(struct tarn_master *m); /* may be NULL; mattach_changed() */
     struct tarn_ufs_counts ufs_gone;               /* of stores that are closed */
     struct tarn_list reports;                      /* struct mreport */
-    struct tarn_rpc_client *worker;
+    struct tarn_rpc_client *worker;                /* in one process: for its status */
+    struct tarn_list downs;   /* struct mdown of spread.c: workers that do not answer */
     struct tarn_peers *peers; /* connections to workers; its place is the published topology */
     struct mmembers *members; /* of a cluster; NULL: one process */
     void (*on_topology)(struct tarn_master *m); /* there is another topology; NULL: nobody asks */
@@ -534,6 +597,7 @@ struct tarn_master {
     struct tarn_list dirs_lru;                  /* unused ones, oldest first */
     struct tarn_htab asks;  /* struct mask by (parent, name): questions under way */
     struct tarn_htab asked; /* what was answered lately, by (parent, name); bounded */
+    int64_t cap_until_ns;   /* real time until which the peers' capability is good */
     struct tarn_list asked_fifo;
     size_t name_waiters;       /* struct mname_req that wait */
     struct tarn_list listings; /* under way */

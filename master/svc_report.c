@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reports: resolve, du, status, store_ask. `du` walks what is known (it asks the store for nothing
- * but the names on the way) and asks the worker, in batches, how much of each file it has: the
- * figures are the worker's own, not a guess.
+ * Reports: resolve, du, where, status, store_ask. `du` walks what is known (it asks the store for
+ * nothing but the names on the way) and asks the workers, in batches, how much of each file they
+ * have: the figures are the workers' own, not a guess. A worker that does not answer is left out,
+ * and the answer says so.
  */
 #include "master/master_priv.h"
 
@@ -15,6 +16,7 @@
 #include "lib/base/units.h"
 
 #define DU_BATCH        1024u
+#define DU_SEGMENTS     16384u /* of the files of a batch */
 #define ASK_WAIT_MAX_MS 60000u
 
 /* ---- reports that wait
@@ -182,10 +184,10 @@ struct du_call {
     struct mwalk walk;
     Tarn__Wire__DuResponse resp;
     /* files whose cached bytes are being asked for */
-    tarn_cid_t cids[DU_BATCH];
-    uint64_t sizes[DU_BATCH];
+    struct mspread_item items[DU_BATCH];
     size_t count;
-    struct tarn_rpc_req ask;
+    uint64_t segments; /* of them */
+    struct mspread ask;
     bool asking, walking, ended;
     int rc;
 };
@@ -205,29 +207,28 @@ static void du_cancel(struct mreport *report)
     struct du_call *d = TARN_CONTAINER(report, struct du_call, report);
 
     if (d->asking)
-        tarn_rpc_cancel(&d->ask); /* then the walk */
+        mspread_cancel(&d->ask); /* then the walk */
     else if (d->walking)
         mwalk_cancel(&d->walk);
     else
         mpath_cancel(&d->path);
 }
 
-static void du_asked(struct tarn_rpc_req *req, int rc)
+static void du_asked(struct mspread *s, int rc)
 {
-    struct du_call *d = req->arg;
-    const Tarn__Wire__CachedResponse *resp = (const Tarn__Wire__CachedResponse *)req->resp;
+    struct du_call *d = s->arg;
 
     d->asking = false;
-    if (rc == 0 && resp->n_bytes != d->count)
-        rc = -TARN_E_MSG_BAD;
-    for (size_t i = 0; rc == 0 && i < d->count; i++) {
-        d->resp.cached_bytes += TARN_MIN(resp->bytes[i], d->sizes[i]);
-        d->resp.cached_files += resp->bytes[i] >= d->sizes[i];
+    for (size_t i = 0; i < d->count; i++) {
+        d->resp.cached_bytes += d->items[i].bytes;
+        d->resp.cached_files += d->items[i].bytes >= d->items[i].size;
+        d->resp.partial = d->resp.partial || !d->items[i].sure;
     }
+    d->resp.partial = d->resp.partial || s->missed;
     d->count = 0;
+    d->segments = 0;
     if (rc < 0 && d->rc == 0)
         d->rc = rc;
-    tarn_rpc_req_fini(req);
     if (d->ended)
         du_reply(d);
     else if (rc < 0)
@@ -238,18 +239,10 @@ static void du_asked(struct tarn_rpc_req *req, int rc)
 
 static void du_ask(struct du_call *d)
 {
-    Tarn__Wire__CachedRequest msg = TARN__WIRE__CACHED_REQUEST__INIT;
-    ProtobufCBinaryData *cids = tarn_xcalloc(d->count, sizeof(*cids));
-
-    for (size_t i = 0; i < d->count; i++)
-        cids[i] = (ProtobufCBinaryData){sizeof(d->cids[i].b), d->cids[i].b};
-    msg.n_cids = d->count;
-    msg.cids = cids;
     d->asking = true;
-    d->ask = (struct tarn_rpc_req){
-        .method = TARN_RPC_cached, .msg = &msg.base, .cb = du_asked, .arg = d};
-    tarn_rpc_start(d->master->worker, &d->ask);
-    free(cids);
+    d->ask = (struct mspread){
+        .master = d->master, .items = d->items, .count = d->count, .fn = du_asked, .arg = d};
+    mspread_start(&d->ask);
 }
 
 static int du_count(struct du_call *d, const Tarn__Core__Inode *inode)
@@ -266,11 +259,13 @@ static int du_count(struct du_call *d, const Tarn__Core__Inode *inode)
     d->resp.bytes += inode->ufs->size;
     if (inode->ufs->size == 0)
         d->resp.cached_files++; /* nothing of it is missing */
-    if (inode->ufs->size == 0 || inode->cid.len != sizeof(tarn_cid_t) || !d->master->worker)
+    if (inode->ufs->size == 0 || inode->cid.len != sizeof(tarn_cid_t))
         return 0;
-    memcpy(d->cids[d->count].b, inode->cid.data, sizeof(tarn_cid_t));
-    d->sizes[d->count++] = inode->ufs->size;
-    if (d->count < DU_BATCH)
+    d->items[d->count] = (struct mspread_item){.size = inode->ufs->size};
+    memcpy(d->items[d->count].cid.b, inode->cid.data, sizeof(tarn_cid_t));
+    d->count++;
+    d->segments += mspread_segments(inode->ufs->size);
+    if (d->count < DU_BATCH && d->segments < DU_SEGMENTS)
         return 0;
     du_ask(d);
     return 1;
@@ -360,6 +355,107 @@ static void svc_du(void *ctx, struct tarn_rpc_call *call)
     }
     d->path = (struct mpath_req){.path = d->text, .fn = du_resolved, .arg = d};
     mpath_start(d->master, &d->path);
+}
+
+/* ---- where
+ * ----------------------------------------------------------------------------------------------------------
+ */
+
+struct where_call {
+    struct mreport report;
+    struct tarn_master *master;
+    struct mpath_req path;
+    char text[TARN_PATH_MAX];
+    struct mspread ask;
+    struct mspread_item item;
+    bool asking;
+    uint64_t *workers;
+    size_t worker_count;
+};
+
+static void where_reply(struct where_call *w, int rc)
+{
+    struct tarn_master *m = w->master;
+    Tarn__Wire__WhereResponse resp = TARN__WIRE__WHERE_RESPONSE__INIT;
+
+    resp.cached_bytes = w->item.bytes;
+    resp.replicas = w->item.copies;
+    resp.n_workers = w->worker_count;
+    resp.workers = w->workers;
+    resp.partial = w->asking && (w->ask.missed || !w->item.sure);
+    report_reply(&w->report, rc, &resp.base);
+    free(w->workers);
+    free(w);
+    master_idle(m);
+}
+
+static void where_cancel(struct mreport *report)
+{
+    struct where_call *w = TARN_CONTAINER(report, struct where_call, report);
+
+    if (w->asking)
+        mspread_cancel(&w->ask);
+    else
+        mpath_cancel(&w->path);
+}
+
+static void where_holds(struct mspread *s, size_t item, uint64_t worker)
+{
+    struct where_call *w = s->arg;
+
+    (void)item; /* there is one */
+    w->workers = tarn_xrealloc(w->workers, (w->worker_count + 1) * sizeof(*w->workers));
+    w->workers[w->worker_count++] = worker;
+}
+
+static void where_asked(struct mspread *s, int rc)
+{
+    where_reply(s->arg, rc);
+}
+
+static void where_resolved(struct mpath_req *p, int rc)
+{
+    struct where_call *w = p->arg;
+    Tarn__Core__Inode *inode = NULL;
+
+    if (rc == 0 && w->report.cancelled)
+        rc = -TARN_E_CANCELLED;
+    if (rc == 0)
+        rc = tarn_core_inode(w->master->args.kv, p->ino, &inode);
+    if (rc == 0 && inode->type == TARN_UFS_DIR)
+        rc = -TARN_E_IS_DIR;
+    if (rc == 0 && inode->ufs && inode->ufs->size > 0 && inode->cid.len == sizeof(tarn_cid_t)) {
+        w->item.size = inode->ufs->size;
+        memcpy(w->item.cid.b, inode->cid.data, sizeof(tarn_cid_t));
+        w->asking = true;
+        w->ask = (struct mspread){.master = w->master,
+                                  .items = &w->item,
+                                  .count = 1,
+                                  .holds = where_holds,
+                                  .fn = where_asked,
+                                  .arg = w};
+        mspread_start(&w->ask);
+    } else {
+        where_reply(w, rc == -TARN_E_UFS_NOT_FOUND ? -TARN_E_NO_ENTRY : rc);
+    }
+    tarn__core__inode__free_unpacked(inode, NULL);
+}
+
+static void svc_where(void *ctx, struct tarn_rpc_call *call)
+{
+    const Tarn__Wire__WhereRequest *req = (const Tarn__Wire__WhereRequest *)call->request;
+    struct where_call *w = tarn_xnew(struct where_call);
+    int rc;
+
+    w->master = ctx;
+    report_begin(&w->report, w->master, call, where_cancel);
+    rc = request_path(&req->path, w->text);
+    if (rc < 0) {
+        where_reply(w, rc);
+        return;
+    }
+    w->path = (struct mpath_req){.path = w->text, .fn = where_resolved, .arg = w};
+    mpath_start(w->master, &w->path);
 }
 
 /* ---- status
@@ -644,6 +740,7 @@ void msvc_report_handlers(struct tarn_master *m, struct tarn_rpc_server *s)
 {
     tarn_rpc_server_handle(s, TARN_RPC_resolve, svc_resolve, m);
     tarn_rpc_server_handle(s, TARN_RPC_du, svc_du, m);
+    tarn_rpc_server_handle(s, TARN_RPC_where, svc_where, m);
     tarn_rpc_server_handle(s, TARN_RPC_status, svc_status, m);
     tarn_rpc_server_handle(s, TARN_RPC_store_ask, svc_store_ask, m);
 }

@@ -217,6 +217,74 @@ static void worker_free_handler(void *ctx, struct tarn_rpc_call *call)
         free_next(cid_job_new(w, call, true, req->n_cids, req->cids));
 }
 
+#define SEGMENTS_MAX 65536u /* of one answer */
+
+/* Bytes of a file that are here in one segment. */
+static uint64_t segment_cached(struct tarn_tier_file *f, uint64_t off, uint64_t end)
+{
+    uint64_t bytes = 0;
+
+    if (tarn_tier_file_has(f, off, end - off))
+        return end - off;
+    for (; off < end; off += TARN_GRANULE_BYTES) {
+        uint64_t len = TARN_MIN((uint64_t)TARN_GRANULE_BYTES, end - off);
+
+        bytes += tarn_tier_file_has(f, off, len) ? len : 0;
+    }
+    return bytes;
+}
+
+/* The segments of all files of a question; false when they are too many for an answer. */
+static bool cached_segments(struct tarn_worker *w, const Tarn__Wire__CachedRequest *req,
+                            uint32_t *counts, struct tarn_str *ret)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < req->n_cids; i++) {
+        struct tarn_tier_file *f;
+        uint64_t length;
+        tarn_cid_t cid;
+
+        if (cid_of(&req->cids[i], &cid) < 0 || !w->args.tier)
+            continue; /* the caller has refused, or there is nothing */
+        f = tarn_tier_file_find(w->args.tier, &cid);
+        if (!f)
+            continue;
+        length = tarn_tier_file_cached(f) > 0 ? tarn_tier_file_length(f) : 0;
+        for (uint64_t off = 0; off < length && n <= SEGMENTS_MAX; off += TARN_SEGMENT_BYTES, n++) {
+            uint64_t b = segment_cached(f, off, TARN_MIN(off + TARN_SEGMENT_BYTES, length));
+
+            counts[i]++;
+            tarn_str_add(ret, &b, sizeof(b));
+        }
+        tarn_tier_file_put(&f);
+    }
+    return n <= SEGMENTS_MAX;
+}
+
+static void cached_reply_segments(struct cid_job *j, const Tarn__Wire__CachedRequest *req)
+{
+    struct tarn_worker *w = j->worker;
+    Tarn__Wire__CachedResponse resp = TARN__WIRE__CACHED_RESPONSE__INIT;
+    uint32_t *counts = tarn_xcalloc(j->count, sizeof(*counts));
+    struct tarn_str bytes = {0};
+
+    resp.n_bytes = j->count;
+    resp.bytes = j->bytes;
+    if (cached_segments(w, req, counts, &bytes)) {
+        resp.n_segment_counts = j->count;
+        resp.segment_counts = counts;
+        resp.n_segment_bytes = bytes.len / sizeof(uint64_t);
+        resp.segment_bytes = (uint64_t *)(void *)bytes.p;
+    }
+    tarn_rpc_reply(j->call, 0, &resp.base, NULL, 0, 0);
+    tarn_str_fini(&bytes);
+    free(counts);
+    free(j->bytes);
+    free(j);
+    worker_idle(w);
+}
+
 static void worker_cached_handler(void *ctx, struct tarn_rpc_call *call)
 {
     struct tarn_worker *w = ctx;
@@ -240,7 +308,10 @@ static void worker_cached_handler(void *ctx, struct tarn_rpc_call *call)
             tarn_tier_file_put(&f);
         }
     }
-    cid_job_end(j, rc);
+    if (rc == 0 && req->segments)
+        cached_reply_segments(j, req);
+    else
+        cid_job_end(j, rc);
 }
 
 void worker_tell_tier(const struct tarn_tier_info *info, Tarn__Wire__Tier *ret)

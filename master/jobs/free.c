@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Frees: one pass over what is known, asking the store for nothing; the worker drops the bytes in
- * batches. The manifest has a line per file that had any. A dry one asks what there is.
+ * Frees: one pass over what is known, asking the store for nothing; all workers drop the bytes in
+ * batches, since any may have copies. The manifest has a line per file that had any, with the bytes
+ * of all copies. A dry one asks what there is. Copies of a worker that was not reached stay, so
+ * that the job is done in part only, and names it.
  */
 #include <stdlib.h>
 
@@ -16,12 +18,14 @@ static void free_file(struct mrun *r, const struct mpass_file *f)
         return;
     e = ment_new(r, f->path);
     memcpy(e->cid.b, f->inode->cid.data, sizeof(e->cid.b));
+    e->len = f->inode->ufs ? f->inode->ufs->size : 0;
     mquery_add(e);
 }
 
-static void free_answered(struct ment *e, int rc, uint64_t bytes)
+static void free_answered(struct ment *e, int rc, const struct mspread_item *it)
 {
     struct mjob_counts *live = &e->run->job->live;
+    uint64_t bytes = it->bytes;
 
     if (rc == 0 && bytes == 0) {
         ment_end(e, NULL, 0, 0, NULL);
@@ -79,7 +83,14 @@ static void free_phase(struct mrun *r)
 
 static void free_phase_done(struct mrun *r)
 {
-    mrun_end(r, 0, NULL);
+    TARN_AUTO_FREE char *text = NULL;
+
+    if (r->job->live.files_failed == 0 && r->first_failed) { /* a worker */
+        text = tarn_xasprintf("%s %s", r->first_failed, r->first_text);
+        mrun_end(r, -TARN_E_JOB_PARTIAL, text);
+    } else {
+        mrun_end(r, 0, NULL);
+    }
 }
 
 static void free_filled(struct ment *e, int rc, const char *text)

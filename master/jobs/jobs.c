@@ -82,6 +82,7 @@ void mjob_free(struct mjob *job)
     tarn_str_fini(&job->spec_bytes);
     tarn_str_fini(&job->cursor);
     free(job->error_text);
+    free(job->waits_for);
     free(job->end_text);
     free(job);
 }
@@ -107,6 +108,17 @@ void mjob_record(struct mjob *job, Tarn__Core__JobRecord *ret)
     ret->cursor = tarn_wire_bytes(job->cursor.p, job->cursor.len);
     ret->cancel = job->cancel;
     ret->open = job->open;
+}
+
+void mjob_waits(struct mjob *job, const char *text)
+{
+    if (job->waits_for ? text && strcmp(text, job->waits_for) == 0 : !text)
+        return;
+    free(job->waits_for);
+    job->waits_for = text ? tarn_xstrdup(text) : NULL;
+    if (text)
+        tarn_info("job", "id=%" PRIu64 " waits: %s", job->id, text);
+    mjob_changed(job, true);
 }
 
 static void job_ticked(struct tarn_timer *t, void *arg)
@@ -443,6 +455,10 @@ struct mjobs *mjobs_new(struct tarn_master *m)
 
 void mjobs_resume(struct mjobs *j)
 {
+    if (j->ready) { /* lists that are open now are this run's */
+        mjobs_pump(j);
+        return;
+    }
     j->ready = true;
     TARN_LIST_FOREACH_SAFE(n, &j->all)
     {

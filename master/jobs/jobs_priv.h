@@ -8,7 +8,8 @@
  *     window.c   entries in walk order and their commit        pass.c    one pass over all files
  *     load.c     what a load does in each phase                free.c    the same for a free
  *     fill.c     fill requests                                 query.c   cached and free requests
- *     glob.c     filters                                       set.c     sets of numbers
+ *     room.c     room at each worker                           set.c     sets of numbers
+ *     glob.c     filters
  */
 #pragma once
 
@@ -28,6 +29,7 @@
 #define JOB_COMMIT_BYTES (36u << 10)            /* bytes of them; the record comes on top */
 #define JOB_COMMIT_NS    (500 * TARN_NS_PER_MS) /* finished entries wait this long for others */
 #define JOB_ERROR_TEXT   300u                   /* bytes of a cause in the manifest */
+#define ROOM_BLOCK       4096u                  /* a file takes whole blocks of the cache's disk */
 #define JOB_SET_MAX      (1u << 20) /* inodes remembered to leave out what comes twice */
 
 struct ment;
@@ -71,6 +73,7 @@ struct mjob {
     int64_t finished_ns;        /* real time; 0: not yet */
     int error;                  /* why it failed: a positive number, 0: none */
     char *error_text;           /* NULL: none */
+    char *waits_for;            /* what keeps a running one from going on; NULL: nothing */
     Tarn__Wire__LoadSpec *spec; /* without items */
     struct tarn_str spec_bytes; /* the same, encoded */
     struct tarn_str cursor;     /* encoded JobCursor: where a restart goes on */
@@ -99,7 +102,7 @@ struct mjobs {
     struct tarn_list all;       /* struct mjob, oldest first */
     uint64_t last_id;           /* given */
     unsigned running;           /* jobs between their start and the commit of their end */
-    bool ready;                 /* a worker is there */
+    bool ready;                 /* jobs may start */
     bool stopping;              /* nothing new starts */
     bool dropping;              /* a JobDrop is under way */
     struct mproposal drop;      /* that one */
@@ -117,6 +120,8 @@ bool mjob_ended(const struct mjob *job);
 const char *mjob_state_name(unsigned state);
 /* Its record as it would be committed now; borrows from the job. */
 void mjob_record(struct mjob *job, Tarn__Core__JobRecord *ret);
+/* What a running job waits for, shown as its text; NULL: it goes on. */
+void mjob_waits(struct mjob *job, const char *text);
 /* Something that is shown has changed: told soon, or at once. */
 void mjob_changed(struct mjob *job, bool now);
 /*
@@ -152,6 +157,7 @@ struct mset {
 };
 /* True when it was not in the set. Over JOB_SET_MAX: always true, not remembered. */
 bool mset_add(struct mset *s, uint64_t v);
+bool mset_has(const struct mset *s, uint64_t v);
 void mset_fini(struct mset *s);
 
 /* `*` (also '/'), `?`, `[a-z]` `[!a-z]`, `\x`. O(pattern x text). */
@@ -256,13 +262,17 @@ struct ment {
     char *path;               /* as shown */
     uint64_t off, len;        /* the range to be loaded */
     bool ranged;              /* not the whole file */
-    tarn_cid_t cid;           /* for query.c */
+    tarn_cid_t cid;           /* of the file; zero: none */
+    bool whole;               /* all of the file is meant, so that query.c can ask for it */
+    uint32_t replicas;        /* workers that are to have it */
     bool done;                /* the fields from here to `level` hold */
     const char *state;        /* of the line; NULL: no line */
     uint64_t bytes;           /* of the line */
     int rc;                   /* of the line: 0 or negative */
     char *error_text;         /* of the line; NULL: none */
     uint32_t level;           /* enum tarn_verified; 0: none */
+    uint32_t copies;          /* of the line: workers that have it */
+    uint64_t worker;          /* of the line: the first of them; 0: none */
     int d_done, d_failed;     /* what it adds to the counters */
     int64_t d_bytes;          /* the same for bytes_done */
     uint64_t d_skipped;       /* the same for files_skipped */
@@ -276,11 +286,12 @@ struct ment {
     uint64_t next;            /* fill: where the next piece begins */
     int fill_rc;              /* fill: the first failure of a piece */
     char *fill_text;          /* fill: its cause; NULL: none */
-    unsigned pending;         /* fill: pieces under way */
+    unsigned pending;         /* fill: pieces queued or under way */
     unsigned tries, waits;    /* fill: of a changed file; of a busy worker */
     uint64_t fetched;         /* fill: bytes from the store */
     uint64_t shown;           /* bytes shown before it is done */
-    bool freed, freeing;      /* fill: --force dropped what was there; is about to */
+    bool freed;               /* fill: --force dropped what was there */
+    bool missing;             /* CHECK: it was not where it is to be */
     struct mname_req name;    /* fill: its name is being asked */
     Tarn__Core__Inode *inode; /* fill: holds that name */
 };
@@ -297,41 +308,98 @@ void mwindow_clear(struct mrun *r);
 /* The file's name is worth a note for the final text. */
 void mrun_note_failure(struct mrun *r, const char *path, int rc, const char *text);
 
-/* ---- requests to the worker (fill.c, query.c)
+/* ---- requests to workers (fill.c, query.c)
  * --------------------------------------------------------------------- */
 
 struct mfill {
-    struct tarn_list todo;   /* ment.work: pieces to be asked for */
-    struct tarn_list ops;    /* requests */
-    unsigned ops_count;      /* of them */
-    struct tarn_list naming; /* ment.work: their names are being asked */
-    uint64_t outstanding;    /* bytes asked for */
-    uint64_t not_before_ns;  /* loop time: the worker or the tier wants a pause */
-    int64_t tokens;          /* bytes that may be fetched now */
-    uint64_t tokens_ns;      /* loop time of that */
-    struct tarn_timer timer; /* until one of these */
-    struct tarn_task task;   /* starts requests */
-    bool posted;             /* it is under way */
+    struct tarn_list todo;     /* ment.work: files that have pieces to be cut */
+    struct tarn_list homeless; /* struct fill_part: nobody can take them now */
+    struct tarn_list lanes;    /* struct fill_lane: a queue for each worker */
+    size_t queued;             /* pieces in homeless and lanes */
+    uint64_t queued_bytes;     /* of them */
+    unsigned ops_count;        /* requests under way */
+    struct tarn_list forces;   /* struct fill_force: files whose bytes are being dropped first */
+    unsigned forces_count;     /* of them */
+    struct tarn_list naming;   /* ment.work: their names are being asked */
+    uint64_t place_version;    /* of the topology for which the pieces are queued */
+    uint64_t not_before_ns;    /* loop time: a worker or its tier wants a pause */
+    int64_t tokens;            /* bytes that may be fetched now */
+    uint64_t tokens_ns;        /* loop time of that */
+    struct tarn_timer timer;   /* until one of these */
+    struct tarn_task task;     /* starts requests */
+    bool posted;               /* it is under way */
 };
 void mfill_init(struct mrun *r);
 /* Queues a file; ops->filled says how it went. */
 void mfill_add(struct ment *e);
+/* Some time has passed: looks who serves, and gives queued pieces to others where that changed. */
+void mfill_tick(struct mrun *r);
+/* What keeps it from going on, to be freed; NULL: nothing. */
+char *mfill_waits_for(const struct mrun *r);
 void mfill_cancel(struct mrun *r);
 bool mfill_idle(const struct mrun *r);
+void mfill_fini(struct mrun *r);
 
 struct mquery {
     bool free;              /* drops the bytes, else asks for them */
     struct tarn_list batch; /* ment.work: the next request */
     size_t batch_count;     /* of entries */
+    uint64_t batch_segs;    /* segments of them */
     struct tarn_list ops;   /* requests */
     unsigned ops_count;     /* of them */
 };
 void mquery_init(struct mrun *r);
-/* Queues a file; ops->answered says what the worker has (or had). */
+/* Queues a file; ops->answered says what the workers have (or had). */
 void mquery_add(struct ment *e);
 void mquery_flush(struct mrun *r);
 void mquery_cancel(struct mrun *r);
 bool mquery_idle(const struct mrun *r);
+void mquery_flush_stuck(struct mrun *r); /* what waits for a worker, if one is there */
+/* It cannot ask anybody. */
+bool mquery_stuck(const struct mrun *r);
+
+/* ---- room (room.c)
+ * -------------------------------------------------------------------------------------------- */
+
+struct mroom_row {
+    uint64_t id;       /* the worker */
+    bool known;        /* it has told how much it holds */
+    uint64_t room;     /* bytes that jobs may have in it */
+    uint64_t planned;  /* bytes that this one wants there */
+    uint64_t admitted; /* --allow-partial: bytes that were given room */
+    uint64_t want;     /* of the file at hand */
+    /* Bytes of `planned` that another job has planned, too: of the same files. */
+    struct {
+        uint64_t job, bytes;
+    } shared[JOBS_RUNNING_MAX];
+};
+struct mroom {
+    struct mroom_row *rows;
+    size_t n;
+    struct mset files;      /* ranges of file versions that are planned, hashed */
+    uint32_t most_replicas; /* of a file */
+    bool reserved;          /* `planned` counts for others */
+    bool rebuilding;        /* it did before a restart, and will again */
+    uint64_t seen;          /* ROOM: as ment.admitted, of the files so far */
+};
+struct mroom_file {
+    tarn_cid_t cid;
+    uint64_t off, len;
+    uint32_t replicas;
+};
+void mroom_clear(struct mrun *r);
+void mroom_clear_rows(struct mrun *r); /* what was learnt of the workers */
+void mroom_capacity(struct mrun *r, uint64_t id, uint64_t capacity);
+void mroom_plan(struct mrun *r, const struct mroom_file *f);
+/* True, and the room is given, when the file fits every worker that is to have some of it. */
+bool mroom_admit(struct mrun *r, const struct mroom_file *f);
+/* A job whose reservations are not known yet is about to tell them. */
+bool mroom_pending(const struct mrun *r);
+/* Why what is planned does not fit, to be freed; NULL: it does. */
+char *mroom_missing(const struct mrun *r);
+/* Why a file cannot have so many replicas, to be freed; NULL: it can. */
+char *mroom_few(const struct mrun *r, uint32_t replicas);
+
 /* Another try is of use; ret_ns: after how long. */
 bool mrun_retry(int rc, unsigned tries, uint64_t *ret_ns);
 
@@ -344,7 +412,16 @@ struct mrun_ops {
     void (*phase)(struct mrun *r);      /* run->phase has begun */
     void (*phase_done)(struct mrun *r); /* its pass has ended, and all is committed */
     void (*filled)(struct ment *e, int rc, const char *text);
-    void (*answered)(struct ment *e, int rc, uint64_t bytes);
+    /* rc < 0: not everybody has answered; what `it` says is the least that is there. */
+    void (*answered)(struct ment *e, int rc, const struct mspread_item *it);
+};
+
+/* A question for its capacity to one worker. */
+struct mhello {
+    struct tarn_list node; /* run->hellos */
+    struct mrun *run;
+    uint64_t worker;
+    struct tarn_rpc_req req;
 };
 
 /* From `running` to the end, or to a restart. */
@@ -354,6 +431,7 @@ struct mrun {
     const struct mrun_ops *ops;      /* of the kind */
     unsigned phase;                  /* job_phases.def */
     unsigned resume;                 /* phase of the cursor at the start */
+    bool rebuild;                    /* load: something was planned before a restart */
     Tarn__Core__JobCursor *cursor;   /* where it begins; owned */
     bool aborting;                   /* cancel or stop: ends soon */
     bool ended;                      /* nothing but the commit of its end is left */
@@ -371,15 +449,22 @@ struct mrun {
     struct mpass pass;               /* over the files */
     struct mfill fill;               /* requests */
     struct mquery query;             /* requests */
-    struct tarn_rpc_req hello;       /* worker_status */
-    bool greeting;                   /* under way, or its next try */
+    struct tarn_list hellos;         /* struct mhello under way */
+    unsigned hellos_count;           /* of them */
+    bool greeting;                   /* some are under way, or the next try */
     unsigned greetings;              /* tries */
-    struct tarn_timer hello_timer;   /* the next one */
-    uint64_t worker_id;              /* from worker_status */
-    uint64_t capacity, room;         /* of its tiers; bytes that a job may have in them */
+    uint64_t greeted_ns;             /* loop time at which the first one began */
+    uint64_t hello_failed;           /* a worker that did not answer; 0: none */
+    int hello_rc;                    /* why */
+    struct tarn_timer hello_timer;   /* the next try */
+    struct mroom room;               /* at each worker */
+    struct tarn_timer tick;          /* runs while the run does */
+    uint32_t attachment, replicas;   /* asked last: what that attachment wants */
     uint64_t admitted;               /* bytes for which room is wanted, or was given (DATA) */
     bool restarted;                  /* load: bytes of it came before a restart of the worker */
     unsigned checks;                 /* load: passes of CHECK that found something missing */
+    unsigned moves;                  /* load: passes during which the topology changed */
+    uint64_t place_version;          /* load: of the topology when the pass began */
     uint64_t refilled;               /* load: files filled again in this one */
     struct mnoted noted;             /* last directory of which the manifest tells */
     char *first_failed, *first_text; /* the first failure */
@@ -392,7 +477,7 @@ void mrun_start(struct mjob *job);
 void mrun_abort(struct mrun *r);
 /* Something ended: the phase may be over. */
 void mrun_poke(struct mrun *r);
-/* Asks the worker for its room; then the phase of the cursor, or the end. */
+/* Asks all workers for their room; then the phase of the cursor, or the end. */
 void mrun_greet(struct mrun *r);
 /* Commits that `phase` begins, then enters it. */
 void mrun_next(struct mrun *r, unsigned phase);
@@ -401,5 +486,8 @@ void mrun_enter(struct mrun *r, unsigned phase);
 /* Ends the job by its counters, or with `rc` when that is negative. */
 void mrun_end(struct mrun *r, int rc, const char *text);
 void mrun_free(struct mrun *r);
+/* Workers that are to hold a file of that attachment. */
+uint32_t mrun_replicas(struct mrun *r, tarn_ino_t ino, uint32_t attachment);
+uint64_t mrun_place_version(const struct mrun *r);
 
 extern const struct mrun_ops mload_ops, mfree_ops;

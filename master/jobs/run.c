@@ -16,10 +16,12 @@
 #include "lib/base/env.h"
 
 #define HELLO_TIMEOUT_NS (10 * TARN_NS_PER_S)
+#define HELLO_WAIT_NS    (500 * TARN_NS_PER_MS) /* until a worker is looked for again */
+#define HELLO_ABSENT_NS  (5 * TARN_NS_PER_S)    /* members that are away are waited for */
+#define TICK_NS          (250 * TARN_NS_PER_MS)
 #define TRIES_MAX        12u
 #define TRY_NS           (250 * TARN_NS_PER_MS) /* before the second try; doubled each time */
 #define TRY_SHIFT_MAX    6u
-#define ROOM_PERCENT     97u /* of the capacity: the rest is the index's and the evictor's */
 
 static const struct tarn_sm_state run_phases[] = {
 #define MRUN_PHASE(name, next) [MRUN_##name] = {#name, (next)},
@@ -53,6 +55,8 @@ void mrun_enter(struct mrun *r, unsigned phase)
 {
     tarn_sm_move(run_phases, &r->phase, phase);
     tarn_debug("job", "id=%" PRIu64 " phase=%s", r->job->id, run_phases[phase].name);
+    r->attachment = 0; /* what it wants may be another number now */
+    r->place_version = mrun_place_version(r);
     r->ops->phase(r);
 }
 
@@ -140,7 +144,29 @@ void mrun_end(struct mrun *r, int rc, const char *text)
     mjob_finish(job, rc < 0 ? MJOB_FAILED : MJOB_SUCCEEDED, rc, text);
 }
 
-/* ---- the worker
+uint64_t mrun_place_version(const struct mrun *r)
+{
+    const struct tarn_place *place = tarn_peers_place(r->master->peers);
+
+    return place ? tarn_place_version(place) : 0;
+}
+
+uint32_t mrun_replicas(struct mrun *r, tarn_ino_t ino, uint32_t attachment)
+{
+    struct mlocator loc;
+
+    if (attachment != r->attachment) {
+        r->replicas = 0;
+        if (mlocator_fill(r->master, ino, &loc) == 0) {
+            r->replicas = loc.loc.replicas;
+            mlocator_fini(&loc);
+        }
+        r->attachment = attachment;
+    }
+    return TARN_MAX(TARN_MAX(r->replicas, r->job->spec->replicas), 1u);
+}
+
+/* ---- the workers
  * ---------------------------------------------------------------------------------------------- */
 
 static void run_hello(struct mrun *r);
@@ -151,48 +177,161 @@ static void run_hello_again(struct tarn_timer *t, void *arg)
     run_hello(arg);
 }
 
-static void run_greeted(struct mrun *r, const Tarn__Wire__WorkerStatus *w)
+static void run_hello_later(struct mrun *r, uint64_t ns, const char *text)
 {
-    r->worker_id = w->id;
-    for (size_t i = 0; i < w->n_tiers; i++)
-        if (!w->tiers[i]->offline)
-            r->capacity += w->tiers[i]->capacity;
-    r->room = r->capacity / 100 * ROOM_PERCENT;
-    mrun_enter(r, r->resume);
+    mjob_waits(r->job, text);
+    tarn_timer_start(r->master->args.loop, &r->hello_timer, ns, run_hello_again, r);
 }
 
-static void run_hello_done(struct tarn_rpc_req *req, int rc)
+/* All that were asked have answered, or not. */
+static void run_greeted(struct mrun *r)
 {
-    struct mrun *r = req->arg;
+    TARN_AUTO_FREE char *name = NULL, *text = NULL;
     uint64_t wait;
 
     r->greeting = false;
     if (r->aborting) {
         mrun_poke(r);
-    } else if (rc == 0) {
-        run_greeted(r, (const Tarn__Wire__WorkerStatus *)req->resp);
-    } else if (mrun_retry(rc, r->greetings++, &wait)) {
-        r->greeting = true;
-        tarn_timer_start(r->master->args.loop, &r->hello_timer, wait, run_hello_again, r);
-    } else {
-        TARN_AUTO_FREE char *text =
-            tarn_xasprintf("the worker does not answer: %s", tarn_strerror(rc));
-
-        mrun_end(r, rc, text);
+        return;
     }
+    if (!r->hello_failed) {
+        mjob_waits(r->job, NULL);
+        text = mroom_few(r, r->job->spec->replicas);
+        if (text)
+            mrun_end(r, -TARN_E_NO_WORKER, text);
+        else
+            mrun_enter(r, r->rebuild ? MRUN_ROOM : r->resume);
+        return;
+    }
+    name = mworker_text(r->master, r->hello_failed);
+    text = tarn_xasprintf("%s does not answer: %s", name, tarn_strerror(r->hello_rc));
+    if (mrun_retry(r->hello_rc, r->greetings++, &wait)) {
+        r->greeting = true;
+        run_hello_later(r, wait, text);
+    } else {
+        mrun_end(r, r->hello_rc, text);
+    }
+}
+
+static void run_hello_done(struct tarn_rpc_req *req, int rc)
+{
+    struct mhello *h = req->arg;
+    struct mrun *r = h->run;
+    const Tarn__Wire__WorkerStatus *w = (const Tarn__Wire__WorkerStatus *)req->resp;
+    uint64_t capacity = 0;
+
+    mworker_note(r->master, h->worker, rc);
+    if (rc == 0) {
+        for (size_t i = 0; i < w->n_tiers; i++)
+            if (!w->tiers[i]->offline)
+                capacity += w->tiers[i]->capacity;
+        mroom_capacity(r, h->worker, capacity);
+    } else {
+        r->hello_failed = h->worker;
+        r->hello_rc = rc == -TARN_E_CANCELLED ? -TARN_E_CONN_LOST : rc; /* the topology changed */
+    }
+    tarn_rpc_req_fini(req);
+    tarn_list_del(&h->node);
+    free(h);
+    if (--r->hellos_count == 0)
+        run_greeted(r);
+}
+
+static void run_hello_to(struct mrun *r, uint64_t worker)
+{
+    Tarn__Wire__Empty msg = TARN__WIRE__EMPTY__INIT;
+    struct tarn_rpc_client *rpc = mworker_rpc(r->master, worker);
+    struct mhello *h;
+
+    if (!rpc) {
+        r->hello_failed = worker;
+        r->hello_rc = -TARN_E_CONN_REFUSED;
+        return;
+    }
+    h = tarn_xnew(struct mhello);
+    h->run = r;
+    h->worker = worker;
+    h->req = (struct tarn_rpc_req){.method = TARN_RPC_worker_status,
+                                   .msg = &msg.base,
+                                   .timeout_ns = HELLO_TIMEOUT_NS,
+                                   .no_retry = true,
+                                   .cb = run_hello_done,
+                                   .arg = h};
+    tarn_list_push(&r->hellos, &h->node);
+    r->hellos_count++;
+    tarn_rpc_start(rpc, &h->req);
+}
+
+/* Members that are alive; *ret_absent: one that is not. */
+static unsigned run_members(const struct mrun *r, uint64_t *ret_absent)
+{
+    const struct tarn_place *place = tarn_peers_place(r->master->peers);
+    unsigned alive = 0;
+
+    *ret_absent = 0;
+    for (unsigned i = 0; place && i < tarn_place_count(place); i++) {
+        const struct tarn_place_worker *w = tarn_place_at(place, i);
+
+        if (w->state != TARN_WORKER_LIVE)
+            continue;
+        alive += w->alive;
+        if (!w->alive)
+            *ret_absent = w->id;
+    }
+    return alive;
 }
 
 static void run_hello(struct mrun *r)
 {
-    Tarn__Wire__Empty msg = TARN__WIRE__EMPTY__INIT;
+    const struct tarn_place *place = tarn_peers_place(r->master->peers);
+    uint64_t now = tarn_loop_now_ns(r->master->args.loop), absent;
 
     r->greeting = true;
-    r->hello = (struct tarn_rpc_req){.method = TARN_RPC_worker_status,
-                                     .msg = &msg.base,
-                                     .timeout_ns = HELLO_TIMEOUT_NS,
-                                     .cb = run_hello_done,
-                                     .arg = r};
-    tarn_rpc_start(r->master->worker, &r->hello);
+    mroom_clear_rows(r);
+    r->hello_failed = 0;
+    if (run_members(r, &absent) == 0) {
+        r->greeted_ns = 0;
+        run_hello_later(r, HELLO_WAIT_NS, "no worker");
+        return;
+    }
+    if (r->greeted_ns == 0)
+        r->greeted_ns = now;
+    if (absent && now - r->greeted_ns < HELLO_ABSENT_NS) {
+        TARN_AUTO_FREE char *name = mworker_text(r->master, absent);
+        TARN_AUTO_FREE char *text = tarn_xasprintf("%s is not there", name);
+
+        run_hello_later(r, HELLO_WAIT_NS, text);
+        return;
+    }
+    for (unsigned i = 0; i < tarn_place_count(place); i++) {
+        const struct tarn_place_worker *w = tarn_place_at(place, i);
+
+        if (w->state == TARN_WORKER_LIVE && w->alive)
+            run_hello_to(r, w->id);
+    }
+    if (r->hellos_count == 0)
+        run_greeted(r); /* nobody has an address */
+}
+
+/* ---- time
+ * ----------------------------------------------------------------------------------------------------
+ */
+
+static void run_tick(struct tarn_timer *t, void *arg)
+{
+    struct mrun *r = arg;
+
+    if (r->ended || r->aborting)
+        return;
+    mfill_tick(r);
+    mquery_flush_stuck(r);
+    if (!r->greeting) {
+        TARN_AUTO_FREE char *text = mfill_waits_for(r);
+
+        mjob_waits(r->job, mquery_stuck(r) ? "no worker" : text);
+    }
+    mrun_poke(r);
+    tarn_timer_start(r->master->args.loop, t, TICK_NS, run_tick, r);
 }
 
 void mrun_greet(struct mrun *r)
@@ -244,9 +383,11 @@ void mrun_start(struct mjob *job)
     tarn_list_init(&r->window);
     tarn_list_init(&r->ready);
     tarn_list_init(&r->sending);
+    tarn_list_init(&r->hellos);
     mfill_init(r);
     mquery_init(r);
     run_load_cursor(r);
+    tarn_timer_start(r->master->args.loop, &r->tick, TICK_NS, run_tick, r);
     r->ops->start(r);
 }
 
@@ -261,8 +402,10 @@ void mrun_abort(struct mrun *r)
     if (tarn_timer_running(&r->hello_timer)) {
         tarn_timer_stop(&r->hello_timer);
         r->greeting = false;
-    } else if (r->greeting) {
-        tarn_rpc_cancel(&r->hello);
+    }
+    TARN_LIST_FOREACH_SAFE(n, &r->hellos)
+    {
+        tarn_rpc_cancel(&TARN_LIST_ENTRY(n, struct mhello, node)->req);
     }
     if (r->commit_retry) { /* it will not be tried again */
         r->commit_retry = r->committing = false;
@@ -278,8 +421,10 @@ void mrun_free(struct mrun *r)
     TARN_ASSERT(r->ended && !r->posted && !r->committing && run_idle(r));
     mwindow_clear(r);
     mpass_fini(&r->pass);
-    tarn_timer_stop(&r->fill.timer);
-    tarn_rpc_req_fini(&r->hello);
+    tarn_timer_stop(&r->tick);
+    mfill_fini(r);
+    mroom_clear(r);
+    mjob_waits(r->job, NULL);
     tarn__core__job_cursor__free_unpacked(r->cursor, NULL);
     free(r->first_failed);
     free(r->first_text);

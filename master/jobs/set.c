@@ -33,8 +33,10 @@ static void set_grow(struct mset *s)
     s->mask = mask;
 }
 
-static bool set_has(const struct mset *s, uint64_t v)
+bool mset_has(const struct mset *s, uint64_t v)
 {
+    if (!s->slots)
+        return false;
     for (size_t i = tarn_hash_u64(v) & s->mask; s->slots[i]; i = (i + 1) & s->mask)
         if (s->slots[i] == v)
             return true;
@@ -45,7 +47,7 @@ bool mset_add(struct mset *s, uint64_t v)
 {
     TARN_ASSERT(v != 0);
     if (s->count >= JOB_SET_MAX)
-        return !set_has(s, v);
+        return !mset_has(s, v);
     if (!s->slots || s->count * 2 > s->mask)
         set_grow(s);
     if (!set_insert(s->slots, s->mask, v))

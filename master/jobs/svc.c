@@ -42,6 +42,8 @@ void mjob_message(const struct mjob *job, bool with_spec, Tarn__Wire__Job *ret)
     ret->error = (uint32_t)job->error;
     if (job->error_text)
         ret->error_text = job->error_text;
+    else if (job->waits_for)
+        ret->error_text = job->waits_for;
     ret->seq = job->seq;
     if (with_spec)
         ret->spec = job->spec;

@@ -214,7 +214,7 @@ static const char *level_text(uint32_t level)
     }
 }
 
-static void window_line(const struct mrun *r, const struct ment *e, Tarn__Core__JobLine *l)
+static void window_line(const struct ment *e, Tarn__Core__JobLine *l)
 {
     bool present = strcmp(e->state, "loaded") == 0 || strcmp(e->state, "present") == 0;
 
@@ -222,8 +222,8 @@ static void window_line(const struct mrun *r, const struct ment *e, Tarn__Core__
     l->path = tarn_wire_bytes(e->path, strlen(e->path));
     l->bytes = e->bytes;
     l->state = tarn_wire_text(e->state);
-    l->replicas = present;
-    l->worker = present ? r->worker_id : 0;
+    l->replicas = present ? e->copies : 0;
+    l->worker = present ? e->worker : 0;
     l->checksum = tarn_wire_text(level_text(e->level));
     l->error = (uint32_t)-e->rc;
     if (e->error_text)
@@ -246,7 +246,7 @@ static void window_send(struct mrun *r)
 
         if (!e->state)
             continue;
-        window_line(r, e, &rows[n]);
+        window_line(e, &rows[n]);
         ptrs[n] = &rows[n];
         n++;
     }

@@ -280,7 +280,7 @@ static void jfx_status(void *ctx, struct tarn_rpc_call *call)
 
     tarn__wire__tier__init(&tier);
     tier.capacity = fx->capacity;
-    resp.id = 7;
+    resp.id = 1;
     resp.n_tiers = 1;
     resp.tiers = tiers;
     tarn_rpc_reply(call, 0, &resp.base, NULL, 0, 0);

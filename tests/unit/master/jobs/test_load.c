@@ -60,7 +60,7 @@ static void test_loads_a_tree(void **state)
     assert_string_equal(jfx_find(l, n, "/d1/f1.bin")->state, "loaded");
     assert_int_equal(jfx_find(l, n, "/d1/f1.bin")->bytes, 101);
     assert_string_equal(jfx_find(l, n, "/d1/f1.bin")->checksum, "etag");
-    assert_int_equal(jfx_find(l, n, "/d1/f1.bin")->worker, 7);
+    assert_int_equal(jfx_find(l, n, "/d1/f1.bin")->worker, 1);
     assert_int_equal(jfx_find(l, n, "/d1/f1.bin")->replicas, 1);
     assert_string_equal(jfx_find(l, n, "/d0/empty")->state, "present");
     assert_string_equal(jfx_find(l, n, "/d0/deep/er/x")->state, "loaded");

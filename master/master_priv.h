@@ -405,7 +405,8 @@ void mmembers_counts(const struct tarn_master *m, uint64_t *ret_alive, uint64_t 
 
 struct mjobs;
 struct mjobs *mjobs_new(struct tarn_master *m);
-void mjobs_resume(struct mjobs *j); /* a worker is there: goes on with what was running */
+void mjobs_resume(struct mjobs *j); /* jobs may start: goes on with what was running. Workers need
+                                       not be there: jobs wait for them. */
 void mjobs_handlers(struct mjobs *j, struct tarn_rpc_server *s);
 void mjobs_stop(struct mjobs *j); /* holds the master busy until nothing runs; states stay as they
                                      are in the journal */
@@ -587,16 +588,16 @@ struct tarn_master {
     void (*on_attachments)(struct tarn_master *m); /* may be NULL; mattach_changed() */
     struct tarn_ufs_counts ufs_gone;               /* of stores that are closed */
     struct tarn_list reports;                      /* struct mreport */
-    struct tarn_rpc_client *worker;
+    struct tarn_rpc_client *worker;                /* in one process: for its status */
+    struct tarn_list downs;   /* struct mdown of spread.c: workers that do not answer */
     struct tarn_peers *peers; /* connections to workers; its place is the published topology */
     struct mmembers *members; /* of a cluster; NULL: one process */
     void (*on_topology)(struct tarn_master *m); /* there is another topology; NULL: nobody asks */
-    struct tarn_list downs;    /* struct mdown of spread.c: workers that do not answer */
-    int64_t cap_until_ns;      /* real time until which the peers' capability is good */
-    struct tarn_htab dirs;     /* struct mdir by ino */
-    struct tarn_list dirs_lru; /* unused ones, oldest first */
-    struct tarn_htab asks;     /* struct mask by (parent, name): questions under way */
-    struct tarn_htab asked;    /* what was answered lately, by (parent, name); bounded */
+    struct tarn_htab dirs;                      /* struct mdir by ino */
+    struct tarn_list dirs_lru;                  /* unused ones, oldest first */
+    struct tarn_htab asks;  /* struct mask by (parent, name): questions under way */
+    struct tarn_htab asked; /* what was answered lately, by (parent, name); bounded */
+    int64_t cap_until_ns;   /* real time until which the peers' capability is good */
     struct tarn_list asked_fifo;
     size_t name_waiters;       /* struct mname_req that wait */
     struct tarn_list listings; /* under way */

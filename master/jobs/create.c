@@ -52,6 +52,8 @@ static int spec_check(const Tarn__Wire__LoadSpec *spec, bool is_free)
 
     if (spec->n_paths == 0 && spec->n_items == 0 && !spec->more_items)
         return -TARN_E_INVALID;
+    if (spec->replicas > TARN_PLACE_PICK_MAX)
+        return -TARN_E_INVALID;
     if (spec->older_than_ms || (is_free && spec->meta))
         return -TARN_E_UNSUPPORTED; /* times of access and names are not kept to be dropped */
     if (spec->pin)

@@ -829,7 +829,7 @@ char *mfill_waits_for(const struct mrun *r)
     TARN_AUTO_FREE char *name = NULL;
     unsigned n;
 
-    if (r->phase == MRUN_DATA && !tarn_list_empty(&r->fill.todo) && !mworkers_any(r->master))
+    if (!tarn_list_empty(&r->fill.todo) && !mworkers_any(r->master))
         return tarn_xstrdup("no worker");
     if (tarn_list_empty(homeless))
         return NULL;

@@ -455,6 +455,10 @@ struct mjobs *mjobs_new(struct tarn_master *m)
 
 void mjobs_resume(struct mjobs *j)
 {
+    if (j->ready) { /* lists that are open now are this run's */
+        mjobs_pump(j);
+        return;
+    }
     j->ready = true;
     TARN_LIST_FOREACH_SAFE(n, &j->all)
     {

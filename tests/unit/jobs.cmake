@@ -8,7 +8,7 @@ foreach(name load resume list free soak)
     SOURCES ${jobs_dir}/test_${name}.c ${jobs_dir}/jobs_fixture.c
     DEPS tarn_master tarn_rpc tarn_kv tarn_ufs tarn_disk tarn_base)
 endforeach()
-foreach(name cluster cluster_faults)
+foreach(name cluster cluster_faults cluster_soak)
   tarn_unit_test(test_jobs_${name}
     SOURCES ${jobs_dir}/test_${name}.c ${jobs_dir}/cluster_fixture.c turns.c ufs/fixture.c ufs/server.c
     DEPS tarn_master tarn_worker tarn_tier tarn_rpc tarn_kv tarn_ufs tarn_disk tarn_base)

@@ -86,6 +86,23 @@ static void worker_new(struct cfx *fx, unsigned i)
     free(path);
 }
 
+static void fill_given_up(struct tarn_rpc_call *call)
+{
+    struct cfx_worker *w = call->state;
+
+    w->held--;
+    tarn_rpc_reply(call, -TARN_E_CANCELLED, NULL, NULL, 0, 0);
+}
+
+static void fill_hangs(void *ctx, struct tarn_rpc_call *call)
+{
+    struct cfx_worker *w = ctx;
+
+    w->held++;
+    call->state = w;
+    call->on_cancel = fill_given_up;
+}
+
 void cfx_back(struct cfx *fx, unsigned worker)
 {
     struct cfx_worker *w = &fx->workers[worker];
@@ -97,6 +114,8 @@ void cfx_back(struct cfx *fx, unsigned worker)
     assert_null(w->server);
     assert_int_equal(tarn_rpc_server_new(&args, &w->server), 0);
     tarn_worker_serve(w->worker, w->server);
+    if (w->hangs)
+        tarn_rpc_server_handle(w->server, TARN_RPC_fill, fill_hangs, w);
     assert_int_equal(tarn_rpc_server_listen(w->server, w->addr[0] ? w->addr : "127.0.0.1:0", &addr),
                      0);
     (void)snprintf(w->addr, sizeof(w->addr), "%s", addr);

@@ -36,6 +36,8 @@ struct cfx_worker {
     char addr[64];                  /* the same each time */
     bool member, alive;             /* in the topology */
     uint64_t quota;                 /* of the tier */
+    bool hangs;                     /* answers no fill */
+    unsigned held;                  /* fills */
 };
 
 struct cfx {

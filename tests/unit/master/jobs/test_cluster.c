@@ -140,6 +140,53 @@ static void test_replicas(void **state)
     protobuf_c_message_free_unpacked(&where->base, NULL);
 }
 
+/* Ranges of a big file: what is cached of it is told to the group, and none of it is whole. */
+static void test_part_of_a_file(void **state)
+{
+    struct cfx *fx = *state;
+    Tarn__Wire__LoadItem rows[2], *items[2] = {&rows[0], &rows[1]};
+    Tarn__Wire__WhereRequest ask = TARN__WIRE__WHERE_REQUEST__INIT;
+    Tarn__Wire__WhereResponse *where;
+    Tarn__Wire__DuResponse du;
+    Tarn__Wire__LoadSpec spec;
+    ProtobufCMessage *resp = NULL;
+    ProtobufCBinaryData p;
+
+    cfx_put(fx, "/d/big", 130 * MIB);
+    cfx_put(fx, "/d/empty", 0);
+    cfx_spec(&spec, &p, "/");
+    for (unsigned i = 0; i < 2; i++) { /* the end of one segment, the begin of the next */
+        tarn__wire__load_item__init(&rows[i]);
+        rows[i].path = tarn_wire_bytes("/d/big", 6);
+    }
+    rows[0].length = 10 * MIB;
+    rows[1].offset = 60 * MIB;
+    rows[1].length = 8 * MIB;
+    spec.items = items;
+    spec.n_items = 2;
+    cfx_expect(fx, cfx_create(fx, "load", &spec), "succeeded", 2, 0);
+    assert_int_equal(cfx_fetched_all(fx), 20 * MIB); /* whole groups of 4 MiB */
+    where = cfx_where(fx, "/d/big");
+    assert_int_equal(where->cached_bytes, 20 * MIB);
+    assert_int_equal(where->replicas, 0);
+    assert_true(where->n_workers == 1 || where->n_workers == 2);
+    protobuf_c_message_free_unpacked(&where->base, NULL);
+    du = cfx_du(fx, "/");
+    assert_int_equal(du.cached_bytes, 20 * MIB);
+    assert_int_equal(du.cached_files, 0);
+    where = cfx_where(fx, "/d/empty");
+    assert_int_equal(where->cached_bytes + where->n_workers, 0);
+    protobuf_c_message_free_unpacked(&where->base, NULL);
+    ask.path = tarn_wire_bytes("/d", 2);
+    assert_int_equal(cfx_call(fx, TARN_RPC_where, &ask.base, &resp), -TARN_E_IS_DIR);
+    if (resp)
+        protobuf_c_message_free_unpacked(resp, NULL);
+    ask.path = tarn_wire_bytes("/none", 5);
+    assert_int_equal(cfx_call(fx, TARN_RPC_where, &ask.base, &resp), -TARN_E_NO_ENTRY);
+    if (resp)
+        protobuf_c_message_free_unpacked(resp, NULL);
+}
+
 /* ---- room
  * --------------------------------------------------------------------------------------- */
 
@@ -336,6 +383,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         T(test_segments_are_spread_and_fetched_once),
         T(test_replicas),
+        T(test_part_of_a_file),
         SMALL(test_room_is_counted_per_worker),
         SMALL(test_of_two_loads_the_second_is_told_at_once),
         SMALL(test_two_loads_of_the_same_files),

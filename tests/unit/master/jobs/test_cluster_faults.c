@@ -101,6 +101,37 @@ static void test_a_worker_that_is_thought_to_be_alive(void **state)
     expect_stand_ins(fx, 1, 24);
 }
 
+static bool holds_fills(struct cfx *fx, void *arg)
+{
+    (void)arg; /* one for all */
+    return fx->workers[1].held > 0;
+}
+
+/* It is connected, and says nothing: once it is not heard of any more, others get its share. */
+static void test_a_worker_that_hangs(void **state)
+{
+    struct cfx *fx = *state;
+    uint64_t id;
+
+    cfx_put_many(fx, "/d", 48, 100000);
+    cfx_cut(fx, 1);
+    fx->workers[1].hangs = true;
+    cfx_back(fx, 1);
+    id = cfx_load(fx, "/");
+    cfx_until(fx, holds_fills, NULL);
+    fx->workers[1].alive = false;
+    cfx_publish(fx);
+    cfx_expect(fx, id, "succeeded", 48, 0);
+    assert_int_equal(fx->workers[1].held, 0); /* it was told */
+    expect_stand_ins(fx, 1, 48);
+
+    fx->workers[1].alive = true; /* a job that is cancelled while it hangs */
+    cfx_publish(fx);
+    id = cfx_load(fx, "/d");
+    cfx_until(fx, holds_fills, NULL);
+    cfx_cancel(fx, id);
+}
+
 /* Two replicas, two of three workers: the third's share waits for nobody. */
 static void test_replicas_while_a_worker_is_away(void **state)
 {
@@ -238,6 +269,7 @@ int main(int argc, char **argv)
         T(test_a_connection_that_breaks),
         T(test_a_worker_that_does_not_come_back),
         T(test_a_worker_that_is_thought_to_be_alive),
+        T(test_a_worker_that_hangs),
         T(test_replicas_while_a_worker_is_away),
         T(test_no_worker_then_one),
         T(test_the_last_worker_goes_in_the_middle),

@@ -167,10 +167,8 @@ static void op_committed(struct mproposal *p)
         op_end(op, rc);
         return;
     }
-    /* A directory that was another's: its names are all others. After an update: what was believed
-     * by another --meta-ttl. */
-    if (p->p.result.created == 0)
-        msession_everything(m);
+    if (p->p.result.created == 0 && op->fresh)
+        msession_everything(m); /* a directory that was another's: its names are all others */
     rc = op_take(op);
     master_space(m);
     mattach_changed(m);

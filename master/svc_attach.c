@@ -209,6 +209,8 @@ static void attach_ended(void *arg, int rc, uint32_t id, const struct tarn_errbu
     if (rc == 0) /* of the table: what was asked may have said who the user is */
         tarn_info("attach", "%s path=%s uri=%s id=%u", c->known ? "changed" : "attached", c->path,
                   mattach_by_id(c->master, id)->uri, id);
+    if (rc == 0 && c->known) /* what was believed by the policy before */
+        msession_everything(c->master);
     attach_reply(c, rc, id);
 }
 

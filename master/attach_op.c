@@ -173,7 +173,7 @@ static void op_committed(struct mproposal *p)
         msession_everything(m); /* a directory that was another's: its names are all others */
     rc = op_take(op);
     master_space(m);
-    mattach_changed(m);
+    mattach_changed(m, p->p.result.index);
     op_end(op, rc);
 }
 

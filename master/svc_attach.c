@@ -446,7 +446,7 @@ static void detach_committed(struct mproposal *p)
     if (a)
         mattach_drop(a);
     detach_distrust(m, &p->p.result);
-    mattach_changed(m);
+    mattach_changed(m, p->p.result.index);
     detach_reply(c, 0);
 }
 

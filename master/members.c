@@ -143,8 +143,10 @@ static void change_done(struct mproposal *p)
     if (w)
         w->pending = false;
     if (rc == 0) {
-        w = member_reload(s, p->p.result.worker);
-        rc = w ? mtopology_load_past(s) : -TARN_E_KV;
+        struct mmember *now = member_reload(s, p->p.result.worker);
+
+        rc = now ? mtopology_load_past(s) : -TARN_E_KV;
+        w = now ? now : w; /* what cannot be read now is asked for again */
         members_trim(s);
         mtopology_dirty(s);
         mmembers_arm(s);

@@ -68,6 +68,7 @@ struct mmembers {
     bool sets_changed;              /* the next one will */
     bool dirty;                     /* something is to be published */
     bool dropping;                  /* the journal forgets the past */
+    bool past_stale;                /* `past` could not be read after the last entry */
     Tarn__Wire__Topology *topology; /* as published */
     uint64_t published_ns, started_ns;
     struct tarn_timer publish_timer, tick_timer, cap_timer;

@@ -103,8 +103,9 @@ struct wwait {
     struct tarn_list node;
     struct wunit *unit; /* that it waits for */
     uint32_t need;
-    bool whole; /* wants the unit kept (or known not to be), not just arrived */
-    bool end;   /* wants to know level and tag, which the end of the bytes tells */
+    bool whole;     /* wants the unit kept (or known not to be), not just arrived */
+    bool end;       /* wants to know level and tag, which the end of the bytes tells */
+    uint32_t ahead; /* groups behind it that an owner who fetches it may fetch too */
     void (*fn)(struct wwait *wait, struct wunit *u, int rc);
     void *arg;
 };

@@ -108,6 +108,14 @@ static void owner_fetches(void **state)
     assert_int_equal(cl_cached(&c, 1, &o), 4 * MIB);
     assert_int_equal(cl_cached(&c, 0, &o), 0); /* copies: 0 */
     assert_int_equal(cl_cached(&c, 2, &o), 0);
+    cl_object(&c, 1, 1, &o); /* who reads on has the owner fetch on */
+    cl_forget(&c);
+    op_start(&a, &c.nodes[0].rig, &o, 0, MIB, 4);
+    turns_until(c.loop, &a.done, 1);
+    assert_int_equal(a.rc, 0);
+    rig_stored(&c.nodes[1].rig);
+    assert_int_equal(cl_cached(&c, 1, &o), FIVE);
+    assert_int_equal(cl_gets(&c), 2);
     cl_fini(&c);
 }
 

@@ -61,8 +61,11 @@ void rig_until(struct rig *r, const unsigned *flag, unsigned n);
 void rig_release(struct rig *r);
 /* Pushes an invalidation of `name` in inode 1 with the next number, or `skip` later. */
 void rig_push(struct rig *r, const char *name, unsigned skip);
-/* The byte at `off` of the file. */
+/* The byte at `off` of the file; no two pages of it are the same. */
 uint8_t rig_byte(uint64_t off);
+/* Many of them, and whether they are. */
+void rig_fill(uint64_t off, uint8_t *dst, size_t n);
+bool rig_same(uint64_t off, const uint8_t *p, size_t n);
 /* The attributes of the file. */
 struct tarn_attr rig_attr(void);
 

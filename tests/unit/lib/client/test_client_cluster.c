@@ -603,8 +603,7 @@ static void inside_answer(struct tarn_task *t)
         uint32_t n = at == 0 ? half : lr->len_bytes - at;
 
         *s = (struct tarn_slice){.buf = tarn_buf_new(n + 5), .off = 5, .len = n};
-        for (uint32_t i = 0; i < n; i++)
-            s->buf->p[5 + i] = rig_byte(lr->off_bytes + at + i);
+        rig_fill(lr->off_bytes + at, s->buf->p + 5, n);
         at += n;
     }
     lr->source = 2;

@@ -44,9 +44,7 @@ static bool read_as_mount(struct cluster *c, struct tarn_handle *h, uint64_t off
         return true;
     }
     assert_int_equal(n, want);
-    for (uint32_t i = 0; i < want; i++)
-        if (buf[i] != rig_byte(off + i))
-            fail_msg("wrong byte at %llu", (unsigned long long)(off + i));
+    assert_true(rig_same(off, buf, want));
     return false;
 }
 
@@ -253,7 +251,7 @@ static void many_handles(void **state)
     cluster_init(&c, 2, small_memory);
     for (unsigned i = 0; i < HANDLES; i++)
         h[i] = cluster_open(&c);
-    for (uint64_t off = 0; off < 3 * MIB; off += 512 * KIB)
+    for (uint64_t off = 0; off < 2 * MIB; off += 512 * KIB)
         for (unsigned i = 0; i < HANDLES; i++) {
             read_as_mount(&c, h[i], i * 15 * MIB + off, 512 * KIB);
             assert_in_range(ahead_bytes(&c), 0, 16 * MIB);
@@ -317,8 +315,7 @@ static void reader_cb(struct tarn_read *r, int rc)
     for (unsigned i = 0; i < r->slice_count; i++) {
         const struct tarn_slice *slice = &r->slices[i];
 
-        for (size_t k = 0; k < slice->len; k += 61)
-            rd->wrong |= slice->buf->p[slice->off + k] != rig_byte(at + k);
+        rd->wrong |= !rig_same(at, slice->buf->p + slice->off, slice->len);
         at += slice->len;
     }
     pthread_mutex_lock(&rd->mtx);
@@ -338,8 +335,7 @@ static void *reader_run(void *arg)
 
         if (n == PIECE) {
             rd->hits++;
-            for (size_t k = 0; k < PIECE; k += 61)
-                rd->wrong |= buf[k] != rig_byte(off + k);
+            rd->wrong |= !rig_same(off, buf, PIECE);
         } else {
             struct tarn_read r = {
                 .handle = rd->h, .off_bytes = off, .len_bytes = PIECE, .cb = reader_cb, .arg = rd};
@@ -379,7 +375,7 @@ static void threads(void **state)
         rd[i].c = &c;
         rd[i].h = share ? shared : cluster_open(&c);
         rd[i].from = share ? 500 * MIB + (i - 4) * PIECE : i * 50 * MIB;
-        rd[i].to = rd[i].from + 20 * MIB;
+        rd[i].to = rd[i].from + 10 * MIB;
         rd[i].step = share ? 2 * PIECE : PIECE;
         rd[i].done = &done;
         pthread_mutex_init(&rd[i].mtx, NULL);
@@ -396,7 +392,7 @@ static void threads(void **state)
         pthread_mutex_destroy(&rd[i].mtx);
         pthread_cond_destroy(&rd[i].cond);
     }
-    assert_true(hits > 100);
+    assert_true(hits > 50);
     tarn_handle_close(&shared);
     cluster_fini(&c);
 }

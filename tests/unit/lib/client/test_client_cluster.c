@@ -304,6 +304,39 @@ static void busy_is_not_frozen(void **state)
     cluster_fini(&c);
 }
 
+/* The second has to ask a store that is down; the first is late, but has the bytes. */
+static void store_error_of_a_hedge(void **state)
+{
+    struct tarn_handle *h;
+    struct cworker *w, *next;
+    struct cluster c;
+    struct rd rd;
+
+    (void)state;
+    cluster_init(&c, 3, NULL);
+    h = cluster_open(&c);
+    w = cluster_owner(&c, scattered(2), 0);
+    next = cluster_owner(&c, scattered(2), 1);
+    w->fault = HANG;
+    w->faults = 2;
+    next->fault = FAIL;
+    next->faults = 2;
+    next->rc = -TARN_E_UFS_DOWN;
+    rd_start(&rd, &c.rig, h, scattered(2), LEN);
+    rig_until(&c.rig, &next->reads, 1);
+    rig_run_for(&c.rig, 50 * TARN_NS_PER_MS);
+    assert_int_equal(rd.done, 0);
+    cworker_release(w);
+    assert_int_equal(rd_wait(&rd), 0);
+    w->faults = 1; /* and when it fails as well, the store's word stands */
+    rd_start(&rd, &c.rig, h, scattered(2) + 5 * MIB, LEN);
+    rig_until(&c.rig, &next->reads, 2);
+    cworker_stop(w);
+    assert_int_equal(rd_wait(&rd), -TARN_E_UFS_DOWN);
+    tarn_handle_close(&h);
+    cluster_fini(&c);
+}
+
 /* ---- lies and errors ------------------------------------------------------------------------- */
 
 static void damaged_answers(void **state)
@@ -885,6 +918,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(hedges_are_bounded),
         cmocka_unit_test(many_leave_a_frozen_one),
         cmocka_unit_test(busy_is_not_frozen),
+        cmocka_unit_test(store_error_of_a_hedge),
         cmocka_unit_test(damaged_answers),
         cmocka_unit_test(others_are_asked),
         cmocka_unit_test(busy_passes),

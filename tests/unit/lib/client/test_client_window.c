@@ -298,8 +298,8 @@ struct reader {
     struct cluster *c;
     struct tarn_handle *h;
     uint64_t from, to, step; /* several readers of one handle take turns */
-    pthread_mutex_t mtx;
-    pthread_cond_t cond;
+    struct tarn_mtx mtx;
+    struct tarn_cond cond;
     bool answered;
     int rc;
     bool wrong;
@@ -318,11 +318,11 @@ static void reader_cb(struct tarn_read *r, int rc)
         rd->wrong |= !rig_same(at, slice->buf->p + slice->off, slice->len);
         at += slice->len;
     }
-    pthread_mutex_lock(&rd->mtx);
+    tarn_mtx_lock(&rd->mtx);
     rd->answered = true;
     rd->rc = rc;
-    pthread_cond_signal(&rd->cond);
-    pthread_mutex_unlock(&rd->mtx);
+    tarn_cond_signal(&rd->cond);
+    tarn_mtx_unlock(&rd->mtx);
 }
 
 static void *reader_run(void *arg)
@@ -343,10 +343,10 @@ static void *reader_run(void *arg)
             rd->misses++;
             rd->answered = false;
             tarn_handle_read(&r);
-            pthread_mutex_lock(&rd->mtx);
+            tarn_mtx_lock(&rd->mtx);
             while (!rd->answered)
-                pthread_cond_wait(&rd->cond, &rd->mtx);
-            pthread_mutex_unlock(&rd->mtx);
+                tarn_cond_wait(&rd->cond, &rd->mtx);
+            tarn_mtx_unlock(&rd->mtx);
         }
     }
     free(buf);
@@ -378,8 +378,8 @@ static void threads(void **state)
         rd[i].to = rd[i].from + 10 * MIB;
         rd[i].step = share ? 2 * PIECE : PIECE;
         rd[i].done = &done;
-        pthread_mutex_init(&rd[i].mtx, NULL);
-        pthread_cond_init(&rd[i].cond, NULL);
+        tarn_mtx_init(&rd[i].mtx, TARN_RANK_LEAF);
+        tarn_cond_init(&rd[i].cond);
         assert_int_equal(pthread_create(&rd[i].thread, NULL, reader_run, &rd[i]), 0);
     }
     while (atomic_load(&done) < READERS)
@@ -389,8 +389,8 @@ static void threads(void **state)
         assert_int_equal(rd[i].rc, 0);
         assert_false(rd[i].wrong);
         hits += rd[i].hits;
-        pthread_mutex_destroy(&rd[i].mtx);
-        pthread_cond_destroy(&rd[i].cond);
+        tarn_mtx_fini(&rd[i].mtx);
+        tarn_cond_fini(&rd[i].cond);
     }
     assert_true(hits > 50);
     tarn_handle_close(&shared);

@@ -28,6 +28,7 @@
 
 #define WINDOW_SLICES  3u /* chunks that one read of TARN_READ_MAX can touch */
 #define WINDOW_IDLE_NS TARN_NS_PER_S
+#define WINDOW_SCAN    32u /* windows that are looked at for one that is idle */
 #define WINDOW_LARGE   (CLIENT_CHUNK_BYTES / 2) /* a first read as large will go on */
 
 _Static_assert(TARN_SEGMENT_BYTES % CLIENT_CHUNK_BYTES == 0, "a chunk is in one segment");
@@ -333,12 +334,13 @@ static bool window_room(struct tarn_client *c, const struct client_window *self,
 {
     uint64_t now = tarn_now_ns();
 
-    TARN_LIST_FOREACH_SAFE(n, &c->windows)
-    {
-        struct client_window *w = TARN_LIST_ENTRY(n, struct client_window, node);
+    for (unsigned i = 0; i < WINDOW_SCAN && i < c->window_count; i++) {
+        struct client_window *w = TARN_LIST_ENTRY(c->windows.next, struct client_window, node);
 
         if (atomic_load(&c->ahead_bytes) + len <= c->ahead_max)
             return true;
+        tarn_list_del(&w->node); /* the next time others are looked at */
+        tarn_list_push(&c->windows, &w->node);
         if (w != self && now >= atomic_load(&w->touched_ns) + WINDOW_IDLE_NS)
             window_drop(TARN_CONTAINER(w, struct tarn_handle, win), UINT64_MAX, true);
     }

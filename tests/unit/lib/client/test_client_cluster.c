@@ -275,6 +275,32 @@ static void many_leave_a_frozen_one(void **state)
     free(rds);
 }
 
+/* Both that were asked are frozen: the third is. */
+static void two_frozen_workers(void **state)
+{
+    struct tarn_handle *h;
+    struct cluster c;
+    uint64_t began;
+
+    (void)state;
+    cluster_init(&c, 3, NULL);
+    h = cluster_open(&c);
+    for (unsigned k = 0; k < 2; k++) {
+        struct cworker *w = cluster_owner(&c, scattered(3), k);
+
+        w->fault = HANG;
+        w->faults = 1000;
+    }
+    began = now_ms();
+    assert_int_equal(cluster_read(&c, h, scattered(3), LEN), 0);
+    assert_in_range(now_ms() - began, 1000, 9000);
+    began = now_ms();
+    assert_int_equal(cluster_read(&c, h, scattered(3) + 300 * KIB, LEN), 0);
+    assert_in_range(now_ms() - began, 0, 1300); /* the first is known by now */
+    tarn_handle_close(&h);
+    cluster_fini(&c);
+}
+
 /* As long as it answers others, a late answer is waited for. */
 static void busy_is_not_frozen(void **state)
 {
@@ -917,6 +943,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(deaf_worker),
         cmocka_unit_test(hedges_are_bounded),
         cmocka_unit_test(many_leave_a_frozen_one),
+        cmocka_unit_test(two_frozen_workers),
         cmocka_unit_test(busy_is_not_frozen),
         cmocka_unit_test(store_error_of_a_hedge),
         cmocka_unit_test(damaged_answers),

@@ -38,10 +38,11 @@ static void du_json(const char *path, const Tarn__Wire__DuResponse *du)
     json_t *j = json_object();
 
     cli_json_set(j, "path", path, strlen(path));
-    (void)json_object_update_new(
-        j, json_pack("{s:I, s:I, s:I, s:I, s:I, s:b}", "files", U(du->files), "dirs", U(du->dirs),
-                     "bytes", U(du->bytes), "cached_bytes", U(du->cached_bytes), "cached_files",
-                     U(du->cached_files), "complete", du->complete));
+    (void)json_object_update_new(j, json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:b}", "files",
+                                              U(du->files), "dirs", U(du->dirs), "bytes",
+                                              U(du->bytes), "cached_bytes", U(du->cached_bytes),
+                                              "cached_files", U(du->cached_files), "complete",
+                                              du->complete, "partial", du->partial));
     cli_json(j);
 }
 
@@ -63,40 +64,50 @@ static int du_run(struct cli *c)
     }
     cli_print_name(c, path, strlen(path));
     (void)printf(": %" PRIu64 " files, %" PRIu64 " directories, %s; cached: %" PRIu64
-                 " files, %s%s\n",
+                 " files, %s%s%s\n",
                  du.files, du.dirs, tarn_format_size(du.bytes, a), du.cached_files,
                  tarn_format_size(du.cached_bytes, b),
-                 du.complete ? "" : " (not everything below was listed yet)");
+                 du.complete ? "" : " (not everything below was listed yet)",
+                 du.partial ? " (at least: a worker did not answer)" : "");
     return 0;
 }
 
 /* ---- stat --------------------------------------------------------------------------------------
  */
 
-/* How much of a path is cached. */
+#define STAT_WORKERS_MAX 1024u /* of a cluster */
+
+/* How much of a path is cached, and where. */
 struct stat_cache {
     uint64_t size;   /* bytes of the file, or of all files below the directory */
     uint64_t cached; /* bytes of them that are cached */
-    bool known;      /* false where something below was never listed */
+    bool known;      /* false where something below was never listed, or a worker did not answer */
+    uint32_t replicas;
+    uint64_t workers[STAT_WORKERS_MAX]; /* that have any of a file */
+    size_t n_workers;
 };
 
-static int stat_file_cached(struct cli *c, const struct tarn_attr *attr, uint64_t *ret)
+static int stat_file_cached(struct cli *c, const char *path, const struct tarn_attr *attr,
+                            struct stat_cache *ret)
 {
-    Tarn__Wire__CachedRequest msg = TARN__WIRE__CACHED_REQUEST__INIT;
-    ProtobufCBinaryData cid = tarn_wire_bytes(attr->cid.b, sizeof(attr->cid.b));
-    const Tarn__Wire__CachedResponse *resp;
+    Tarn__Wire__WhereRequest msg = TARN__WIRE__WHERE_REQUEST__INIT;
+    const Tarn__Wire__WhereResponse *resp;
     struct tarn_rpc_req req;
     int rc;
 
-    *ret = 0;
     if (attr->size_bytes == 0)
         return 0;
-    msg.n_cids = 1;
-    msg.cids = &cid;
-    rc = cli_call(c, &req, TARN_RPC_cached, &msg.base, "ask the worker");
-    resp = (const Tarn__Wire__CachedResponse *)req.resp;
-    if (rc == 0 && resp->n_bytes == 1)
-        *ret = TARN_MIN(resp->bytes[0], attr->size_bytes);
+    msg.path = tarn_wire_bytes(path, strlen(path));
+    rc = cli_call(c, &req, TARN_RPC_where, &msg.base, "ask where it is cached");
+    resp = (const Tarn__Wire__WhereResponse *)req.resp;
+    if (rc == 0) {
+        ret->cached = TARN_MIN(resp->cached_bytes, attr->size_bytes);
+        ret->replicas = resp->replicas;
+        ret->known = !resp->partial;
+        ret->n_workers = TARN_MIN(resp->n_workers, (size_t)STAT_WORKERS_MAX);
+        for (size_t i = 0; i < ret->n_workers; i++)
+            ret->workers[i] = resp->workers[i];
+    }
     tarn_rpc_req_fini(&req);
     return rc;
 }
@@ -107,15 +118,18 @@ static int stat_cached(struct cli *c, const char *path, const struct tarn_attr *
     Tarn__Wire__DuResponse du = TARN__WIRE__DU_RESPONSE__INIT;
     int rc;
 
-    *ret = (struct stat_cache){.size = attr->size_bytes, .known = true};
+    ret->size = attr->size_bytes;
+    ret->known = true;
     if (attr->type == TARN_TYPE_FILE)
-        return stat_file_cached(c, attr, &ret->cached);
+        return stat_file_cached(c, path, attr, ret);
     if (attr->type != TARN_TYPE_DIR)
         return 0;
     rc = du_call(c, path, &du);
-    if (rc == 0)
-        *ret =
-            (struct stat_cache){.size = du.bytes, .cached = du.cached_bytes, .known = du.complete};
+    if (rc == 0) {
+        ret->size = du.bytes;
+        ret->cached = du.cached_bytes;
+        ret->known = du.complete && !du.partial;
+    }
     return rc;
 }
 
@@ -128,23 +142,25 @@ static const char *const stat_types[] = {"", "file", "directory", "symlink"};
 
 static void stat_json(const char *path, const struct tarn_attr *a, const struct stat_cache *k)
 {
-    json_t *j = json_object(), *workers = json_array();
+    json_t *j = json_object(), *workers = json_array(), *replicas = json_null();
     bool bytes = a->type != TARN_TYPE_SYMLINK;
     char time[32], mode[8];
 
     (void)snprintf(mode, sizeof(mode), "%04o", a->mode & 07777u); /* fits */
-    if (k->cached > 0)
-        (void)json_array_append_new(workers, json_integer(1)); /* out of memory only */
+    for (size_t i = 0; i < k->n_workers; i++)
+        (void)json_array_append_new(workers, json_integer(U(k->workers[i]))); /* out of memory */
+    if (a->type == TARN_TYPE_FILE) /* of what is below a directory it differs */
+        replicas = json_integer(U(k->replicas));
     cli_json_set(j, "path", path, strlen(path));
     (void)json_object_update_new(
         j,
-        json_pack("{s:I, s:s, s:I, s:s, s:I, s:I, s:s, s:I, s:I, s:o, s:i, s:b, s:b, s:o}", "ino",
+        json_pack("{s:I, s:s, s:I, s:s, s:I, s:I, s:s, s:I, s:I, s:o, s:o, s:b, s:b, s:o}", "ino",
                   U(a->ino.v), "type", stat_types[a->type], "size", U(a->size_bytes), "mode", mode,
                   "uid", U(a->uid), "gid", U(a->gid), "mtime", tarn_format_time(a->mtime_ns, time),
                   "version", U(a->version), "cached_bytes", U(k->cached), "cached_ratio",
-                  bytes && k->known ? json_real(stat_ratio(k)) : json_null(), "replicas",
-                  k->cached > 0 ? 1 : 0, "pinned", 0, "loaded",
-                  bytes && k->known && k->cached == k->size, "workers", workers));
+                  bytes && k->known ? json_real(stat_ratio(k)) : json_null(), "replicas", replicas,
+                  "pinned", 0, "loaded", bytes && k->known && k->cached == k->size, "workers",
+                  workers));
     cli_json(j);
 }
 
@@ -162,13 +178,21 @@ static void stat_text(struct cli *c, const char *path, const struct tarn_attr *a
     (void)printf("mode     %04o  uid %u  gid %u\nmtime    %s\n", a->mode & 07777u, a->uid, a->gid,
                  tarn_format_time(a->mtime_ns, time));
     if (a->type == TARN_TYPE_FILE)
-        (void)printf("cached   %" PRIu64 " bytes (%.1f %%)\n", k->cached, 100.0 * stat_ratio(k));
+        (void)printf("cached   %" PRIu64 " bytes (%.1f %%)%s\n", k->cached, 100.0 * stat_ratio(k),
+                     k->known ? "" : " at least: a worker did not answer");
     else if (a->type == TARN_TYPE_DIR && k->known)
         (void)printf("cached   %s below it (%.1f %%)\n", tarn_format_size(k->cached, size),
                      100.0 * stat_ratio(k));
     else if (a->type == TARN_TYPE_DIR)
-        (void)printf("cached   %s below it (not everything was listed yet)\n",
+        (void)printf("cached   %s below it (at least: not everything was listed yet, or a worker "
+                     "did not answer)\n",
                      tarn_format_size(k->cached, size));
+    if (k->n_workers > 1 || k->replicas > 1) {
+        (void)printf("workers ");
+        for (size_t i = 0; i < k->n_workers; i++)
+            (void)printf(" %" PRIu64, k->workers[i]);
+        (void)printf(" (whole on %u)\n", k->replicas);
+    }
 }
 
 static int stat_run(struct cli *c)

@@ -99,7 +99,7 @@ def test_help_names_every_command(alone):
     code, out, _ = alone("--help")
     assert code == DONE
     assert alone("help") == (code, out, "")
-    for command in ("local umount load free job wait status ls stat cat cp get du config doctor version "
+    for command in ("local master worker mount umount attach detach mounts load free job wait status ls stat cat cp get du config doctor version "
                     "help").split():
         assert re.search(rf"^  {command} ", out, re.M), command
         code, text, err = alone("help", command)
@@ -155,6 +155,9 @@ def test_bash_completion(alone, workdir):
     assert complete("tarn", "st") == ["status", "stat"]
     assert complete("tarn", "load", "--dr") == ["--dry-run"]
     assert complete("tarn", "job", "m") == ["manifest"]
+    assert complete("tarn", "worker", "dr") == ["drain"]
+    assert complete("tarn", "worker", "drain", "--und") == ["--undo"]
+    assert complete("tarn", "mount", "--strict") == []  # not offered
     assert complete("tarn", "help", "--comp") == ["--completion"]
     assert complete("tarn", "help", "--m") == ["--man"]
 

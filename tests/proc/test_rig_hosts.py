@@ -12,17 +12,11 @@ import time
 import pytest
 
 from tests.lib import netns, util
-from tests.lib.netns import Freezer, Network
+from tests.lib.netns import Freezer
 from tests.lib.tarn import ROOT
 
 PORT = 4000
 OUTSIDE = os.readlink("/proc/thread-self/ns/net")
-
-
-@pytest.fixture
-def network(root):
-    with Network() as made:
-        yield made
 
 
 @pytest.fixture
@@ -131,7 +125,8 @@ def test_hosts_are_apart_and_reach_each_other(pair, network):
     assert network.prefix not in util.run("ip", "-4", "addr").stdout  # nothing of it is out here
     assert say(connect(network.bridge, b)) == b"hello"
     process = a.popen(["sleep", "1000"])
-    assert os.readlink(f"/proc/{process.pid}/ns/net") == os.readlink(f"/proc/{a.holder.pid}/ns/net")
+    there = os.readlink(f"/proc/{a.holder.pid}/ns/net")
+    util.wait_until("it is inside", lambda: os.readlink(f"/proc/{process.pid}/ns/net") == there, 5)
     network.close()
     assert process.wait(timeout=5) == -signal.SIGKILL
 

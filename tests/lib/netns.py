@@ -105,6 +105,8 @@ class Host(Here):
 
     def close(self):
         """Everything that runs here ends, and the namespace with it."""
+        if self.netns < 0:
+            return
         self._end_queue()
         self.holder.stdin.close()
         try:
@@ -114,6 +116,7 @@ class Host(Here):
             self.holder.wait()
         self.holder.stdout.close()
         os.close(self.netns)
+        self.netns = -1
 
     # ---- faults ----
 

@@ -361,7 +361,7 @@ class _Reader:
             if self.counts[3] > errors:
                 time.sleep(0.02)
             elif self.pause:
-                time.sleep(self.pause)
+                ended.wait(self.pause)
 
 
 def main():

@@ -7,7 +7,7 @@ bytes that depend on path and version. So any range can be checked without the r
 another version, file or place are not only wrong but say where they belong.
 
     content = Content({"a/b": 5 << 20})         # path: bytes
-    store.put(BKT, "a/b", content.data("a/b"))
+    content.put(store, BKT)
     with Readers(mnt, content, threads=4, deadline=30) as readers:
         readers.wait_calls(100)
         held = readers.catch(worker.kill)       # how many calls were under way; none is an error
@@ -28,6 +28,11 @@ import subprocess
 import sys
 import threading
 import time
+
+if __name__ == "__main__":  # as the program of the readers
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
+
+from tests.lib.s3objects import Object
 
 BLOCK = 4096
 _HEAD = struct.Struct("<16sQQ")       # path's hash, version, offset
@@ -91,13 +96,35 @@ class Content:
         return f"the block there is of {tags[tag]} version {version} offset {at}"
 
     def put(self, store, bucket, prefix="", paths=None):
+        """Into a scripted store, which makes the bytes when they are asked for."""
         for path in paths if paths is not None else self.sizes:
-            store.put(bucket, prefix + path, self.data(path))
+            store.bucket(bucket).put(prefix + path, Made(self, path, self.versions[path]))
 
     def replace(self, store, bucket, path, prefix=""):
         """Another version of the same size in the store."""
         self.versions[path] += 1
-        store.put(bucket, prefix + path, self.data(path))
+        self.put(store, bucket, prefix, [path])
+
+    def version_of(self, path, got):
+        """The version that all of a whole file's bytes are of, or what is wrong with them."""
+        for version in range(self.versions[path], 0, -1):
+            if got == self.data(path, version):
+                return version
+        return self.wrong(path, self.versions[path], 0, got)
+
+
+class Made(Object):
+    """An object of the scripted store that is nowhere: files of a terabyte take no room."""
+
+    def __init__(self, content, path, version):
+        self.content, self.name, self.version = content, path, version
+        self.data = self.path = None
+        self.size, self.mtime = content.sizes[path], int(time.time())
+        # As of an upload in parts: nobody can compute it from the bytes.
+        self.etag = hashlib.md5(f"{path}/{version}".encode()).hexdigest() + "-2"
+
+    def read(self, first, length):
+        return self.content.data(self.name, self.version, first, length)
 
 
 class Slot:
@@ -135,7 +162,7 @@ class Readers:
     def __init__(self, root, content, threads=4, deadline=30.0, seed=1, kinds=("open", "names"),
                  paths=None, pause=0.0):
         assert set(kinds) <= set(KINDS)
-        self.threads, self.deadline = threads, deadline
+        self.threads, self.deadline, self.kinds = threads, deadline, tuple(kinds)
         fd = os.memfd_create("readers")
         os.ftruncate(fd, threads * _SLOT_BYTES)
         self.memory = mmap.mmap(fd, threads * _SLOT_BYTES)
@@ -174,10 +201,13 @@ class Readers:
         for slot in self.slots:
             slot.memory[slot.at + _SLOT.size - 8:slot.at + _SLOT.size] = struct.pack("<d", 0.0)
 
-    def errors(self):
-        """[(errno name, when it began on the monotonic clock, seconds)] of calls that failed."""
+    def errors(self, kind=None):
+        """[(errno name, when it began on the monotonic clock, seconds)] of calls that failed; the
+        first of each thread. kind: of the threads that do that."""
+        slots = [s for i, s in enumerate(self.slots)
+                 if kind in (None, self.kinds[i % len(self.kinds)])]
         return sorted(((errno.errorcode.get(code, str(code)), began, took)
-                       for slot in self.slots for code, began, took in slot.errors()),
+                       for slot in slots for code, began, took in slot.errors()),
                       key=lambda e: e[1])
 
     def errors_total(self):

@@ -167,8 +167,8 @@ class Cell:
             self._note(readers)
         for r in readers:
             r.check(50)
-        assert not util.wait_until("the load's end", lambda: c.job(job)["state"] != "running", 90, 0.1) \
-            or self._load_is_told(c, job)
+        util.wait_until("the load's end", lambda: c.job(job)["state"] != "running", 90, 0.1)
+        self._load_is_told(c, job)
 
     def _strike(self, c, job, readers):
         for r in readers:
@@ -180,15 +180,14 @@ class Cell:
         assert state == "running", f"the load was {state}: nothing was tried"
         self.result.held = readers[0].catch(self.begin)
         assert self.result.held > 0, "nothing was in flight: nothing was tried"
-        held = readers[0].under_way()
         time.sleep(LONG if self.fault in ("stop", "partition") else SHORT)
+        held = readers[0].under_way()
         ended = time.monotonic()
         self.end()
         if (self.target, self.fault) == ("mount", "stop"):
-            still = [i for i, call in held.items() if readers[0].slots[i].load()[1] == call]
-            assert len(still) == len(held), "a stopped mount has answered"
-            util.wait_until("calls held by the stopped mount", lambda: not any(
-                readers[0].slots[i].load()[1] == held[i] for i in still), THAW, 0.005)
+            assert len(held) == readers[0].threads, "a stopped mount has answered"
+            util.wait_until("the end of the calls that the stopped mount held", lambda: not any(
+                readers[0].slots[i].load()[1] == call for i, call in held.items()), THAW, 0.005)
         for r in readers:
             r.wait_each(3, RESUME)
         self.result.resumed = time.monotonic() - ended
@@ -235,7 +234,6 @@ class Cell:
         assert not any(line["error"] for line in lines.values())
         for path in random.Random(self.seed).sample(sorted(LOAD), 10):
             assert self.content.wrong(path, 1, 0, c.mounts[1].read(path)) is None
-        return True
 
     def _note(self, readers):
         self.result.calls = sum(r.calls() for r in readers)

@@ -88,11 +88,11 @@ def certificates(session_dir):
 
 @pytest.fixture
 def s3fault_factory(certificates):
-    """Makes scripted stores: s3fault_factory(), s3fault_factory(tls="expired")."""
+    """Makes scripted stores: s3fault_factory(), s3fault_factory(tls="expired"); host: of `network`."""
     made = []
 
-    def make(tls=None):
-        made.append(S3Fault(certificates.server_context(tls) if tls else None))
+    def make(tls=None, host=None):
+        made.append(S3Fault(certificates.server_context(tls) if tls else None, host))
         return made[-1].start()
 
     yield make

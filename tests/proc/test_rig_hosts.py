@@ -230,6 +230,27 @@ def test_bandwidth(pair):
     assert "tbf" not in a.run("tc", "qdisc", "show", "dev", netns.IFACE).stdout
 
 
+def test_a_store_on_a_host(network, s3fault_factory):
+    """It listens there and nowhere else, and what happens to that host happens to it."""
+    store = s3fault_factory(host=network.host("store"))
+    client = network.host("client")
+    store.put("bkt", "k", b"x" * 50_000)
+
+    def get(seconds=10):
+        return client.run("curl", "-s", "-m", seconds, "-o", "/dev/null", "-w", "%{http_code} %{size_download}",
+                          f"{store.endpoint}/bkt/k", check=False).stdout
+
+    assert get() == "200 50000" and store.endpoint.split("//")[1].startswith(store.host.address)
+    store.host.partition()
+    assert get(1) == "000 0"
+    store.host.heal()
+    assert get() == "200 50000"
+    store.stop()
+    assert get() == "000 0"
+    store.start()
+    assert get() == "200 50000" and [r.sent for r in store.requests("get")] == [50_000] * 3
+
+
 # ---- processes ----
 
 COUNTER = ["sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done"]

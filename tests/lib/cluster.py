@@ -16,7 +16,6 @@ import os
 import secrets
 import signal
 import subprocess
-import time
 
 from tests.lib import netns, util
 from tests.lib.local import fault_options
@@ -196,19 +195,12 @@ class Mount(Part):
         return os.path.join(self.mnt, *parts)
 
     def read(self, path, seconds=60):
-        """All bytes of a file, read by another process, not from the kernel's cache."""
-        done = subprocess.run(["dd", f"if={self.path(path)}", "bs=1M", "iflag=nocache", "status=none"],
+        """All bytes of a file, read by another process, past the kernel's cache."""
+        done = subprocess.run(["dd", f"if={self.path(path)}", "bs=1M", "iflag=direct", "status=none"],
                               capture_output=True, timeout=seconds, check=False)
         if done.returncode != 0:
             raise OSError(f"{path}: {done.stderr.decode()}")
         return done.stdout
-
-    def forget_pages(self):
-        """What the kernel keeps of every file here, so that the next reads come to the mount."""
-        for folder, _, names in os.walk(self.mnt):
-            for name in names:
-                with open(os.path.join(folder, name), "rb") as f:
-                    os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def close(self):
         super().close()
@@ -334,6 +326,10 @@ class Cluster:
         """{address: state} as `tarn status` has them."""
         return {w["addr"]: w["state"] for w in self.status()["workers"]}
 
+    def attached(self):
+        """[path] of the attachments."""
+        return sorted(m["path"] for m in self.status()["mounts"])
+
     def wait_states(self, wanted, seconds=30):
         """wanted: {worker: state}; None: it is not in the list."""
         util.wait_until(f"states {[(w.name, s) for w, s in wanted.items()]}",
@@ -384,32 +380,3 @@ def range_of(request):
     text = {k.lower(): v for k, v in request.headers.items()}.get("range")
     first = int(text[6:].split("-", 1)[0]) if text else 0
     return first, request.sent
-
-
-class Steady:
-    """How long a call takes, again and again, while something else goes on: p50, p99, the longest.
-
-        Steady(lambda: os.stat(path)).run(2).p99()
-    """
-
-    def __init__(self, call, pause=0.005):
-        self.call, self.pause, self.times, self.errors = call, pause, [], []
-
-    def run(self, seconds):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            begun = time.monotonic()
-            try:
-                self.call()
-            except OSError as e:
-                self.errors.append(str(e))
-            self.times.append(time.monotonic() - begun)
-            time.sleep(self.pause)
-        return self
-
-    def percentile(self, share):
-        ordered = sorted(self.times)
-        return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
-
-    def p99(self):
-        return self.percentile(0.99)

@@ -207,7 +207,7 @@ def test_update_of_an_attachment(cluster):
     c.attach("/", BKT, "--update", "--meta-ttl", "1s")
     for mount in c.mounts:
         util.wait_until("the new version", lambda m=mount: content.version_of("o", m.read("o")) == 2, 20)
-    assert [m["path"] for m in c.json("mounts")] == ["/"]
+    assert c.attached() == ["/"]
 
 
 # ---- members ----
@@ -217,7 +217,7 @@ def removed(c, worker, *flags):
     number = worker.id
     util.wait_until(f"{worker.name} can be removed",
                     lambda: c.cli("worker", "remove", number, *flags, check=False).code == 0, 90, 0.3)
-    c.wait_states({worker: "removed"}) if worker.addr in c.states() else None
+    assert c.states().get(worker.addr, "removed") == "removed"
 
 
 def test_drain_and_remove_cost_the_store_nothing(cluster):
@@ -335,7 +335,7 @@ def test_nested_attachments(cluster):
         assert inner.wrong(path, 1, 0, mount.read(f"d/sub/{path}")) is None
     assert sorted(os.listdir(mount.path("d/sub"))) == ["x", "y"]
     assert not os.path.exists(mount.path("d/sub/hidden")), "the deepest attachment wins"
-    assert {m["path"] for m in c.json("mounts")} == {"/", "/d/sub"}
+    assert c.attached() == ["/", "/d/sub"]
     c.cli("detach", "/d/sub")
     util.wait_until("the outer one", lambda: os.path.exists(mount.path("d/sub/hidden")), 20)
     check_all(mount, content)
@@ -346,7 +346,7 @@ def test_detach_and_attach_keep_the_bytes(cluster):
     c.attach("/data")
     assert c.load("/data")["state"] == "succeeded"
     c.cli("detach", "/data")
-    assert c.json("mounts") == []
+    assert c.attached() == []
     util.wait_until("the names are gone", lambda: not os.path.exists(c.mounts[0].path("data/big")), 20)
     c.attach("/again")
     with c.no_fetches("the second attachment"):
@@ -410,14 +410,15 @@ def test_two_replicas_survive_one_worker(cluster):
 def test_a_load_survives_a_worker_and_the_master(cluster):
     sizes = {f"n{i % 20:02d}/o{i:05d}": 2000 + 37 * (i % 1000) for i in range(2000)}
     c, content = small_cluster(cluster, sizes, workers=3, mounts=1)
-    c.store.fail("slow", op="get", rate=2_000_000, times=600)
+    c.store.fail("slow", op="get", rate=1_000_000)
     number = c.cli("load", "/", "--detach").out.strip()
     victim = c.workers[1]
-    util.wait_until("it is under way", lambda: 200 < c.job(number)["files_done"] < 1500, 60, 0.01)
+    util.wait_until("it is under way", lambda: 0 < c.job(number)["files_done"] < 1500, 60, 0.01)
     victim.kill()
     c.master.kill()
-    assert c.master.start()
+    c.master.start()
     assert c.job(number)["state"] == "running", "it was over before the faults: nothing was tried"
+    c.store.heal()
     victim.start()
     c.cli("job", "wait", number, seconds=200)
     job = c.job(number)

@@ -5,7 +5,7 @@
     tests/fault_rounds.py --rounds 20 --seed 7 [--only worker:kill] [--keep DIR]
 
 Each round runs every cell of tests/lib/faults.py in an order drawn from its seed, and prints a line
-for each: calls that were under way when the fault began, calls, the longest in seconds, how long until
+for each: calls that were under way when the fault began and at its end, calls, the longest in seconds, how long until
 all went on, errors. A cell that fails is told with its logs, and with the line that repeats it. Exit 1
 then. Root; TARN_BIN names the binary (default: build/release/tarn).
 """
@@ -88,7 +88,7 @@ def main():
     failed = [r for r in results if r.failure]
     for r in failed:
         print(f"failed: seed {r.seed} {r.target}:{r.fault}: {r.failure.splitlines()[0]}")
-    print(f"{sum(r.held for r in results)} calls met a fault, {sum(r.calls for r in results)} in all, "
+    print(f"{sum(r.met for r in results)} calls met a fault, {sum(r.calls for r in results)} in all, "
           f"the longest {max(r.longest for r in results):.2f} s")
     print(f"{len(results) - len(failed)} passed, {len(failed)} failed")
     sys.exit(1 if failed else 0)

@@ -36,7 +36,7 @@ class Part:
         self.http_port = util.free_port()
         self.argv = [binary(), *map(str, argv), "--token-file", cluster.token_file, "--http-listen",
                      f"{util.LOOPBACK}:{self.http_port}"]
-        self.env = {**os.environ, **(env or {})}
+        self.env = {"UBSAN_OPTIONS": "print_stacktrace=1", **os.environ, **(env or {})}
         self.log = f"{cluster.dir}/{name}.log"
         self.process = None
 
@@ -233,6 +233,7 @@ class Cluster:
         self.master = Part(self, master_host, "master", ["master", "--dir", self.master_dir, "--listen",
                                                          self.address, *master_args])
         self.workers, self.mounts = [], []
+        self.made = 0  # workers, also those that a test has taken out
         for _ in range(workers):
             self.add_worker()
         for _ in range(mounts):
@@ -243,7 +244,7 @@ class Cluster:
 
     def add_worker(self, *args, quota=None):
         """One more, not started."""
-        number = len(self.workers)
+        number, self.made = self.made, self.made + 1
         self.workers.append(Worker(self, self.host(f"worker{number}"), number, quota or self.quota,
                                    [*self.worker_args, *args]))
         return self.workers[-1]

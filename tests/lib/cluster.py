@@ -367,6 +367,21 @@ class Cluster:
                 found[key] = again
         return found
 
+    def fetched_although_there(self, margin=1.0, bucket=BKT):
+        """[(key, first, length, seconds since)] of GETs for bytes whose fetch had ended so long
+        before that a worker had them: what is asked for twice at one time nobody had yet."""
+        found, done = [], {}
+        for r in sorted(self.store.requests("get"), key=lambda r: r.time):
+            if r.bucket != bucket or not r.key or r.status not in (200, 206) or not r.sent:
+                continue
+            first, length = range_of(r)
+            since = [r.time - ended for f, n, ended in done.setdefault(r.key, [])
+                     if f < first + length and first < f + n and r.time - ended > margin]
+            if since:
+                found.append((r.key, first, length, round(max(since), 2)))
+            done[r.key].append((first, length, r.ended or float("inf")))
+        return found
+
     @contextlib.contextmanager
     def no_fetches(self, what):
         """Fails if a byte of an object is asked of the store meanwhile."""

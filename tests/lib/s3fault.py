@@ -73,6 +73,7 @@ class Request:
     status: int = 0              # 0: nothing was answered
     sent: int = 0                # bytes of the body that were handed to the connection
     faults: tuple = ()           # names of the rules that struck
+    ended: float = 0             # monotonic, when the answer was handed over or broke off; 0: not yet
 
 
 @dataclass
@@ -151,6 +152,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(store, request, rules, data)
         except (ConnectionError, OSError):
             self.close_connection = True
+        finally:
+            request.ended = time.monotonic()
 
     def _answer(self, store, request, rules, data):
         if "change" in rules:

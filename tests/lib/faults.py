@@ -173,6 +173,7 @@ class Cell:
 
     def _strike(self, c, job, readers):
         for r in readers:
+            r.wait_open()
             r.wait_each(3)
         readers[0].wait_calls(self.rng.randrange(1, 200))
         util.wait_until("the load is under way", lambda: c.job(job)["files_done"] > 0 or

@@ -40,7 +40,7 @@ _SLOT = struct.Struct("<dQQQQd")      # see Slot
 _ERRORS = 64                          # kept per thread: (errno, when it began, how long it took)
 _ERROR = struct.Struct("<Qdd")
 _SLOT_BYTES = 4096
-KINDS = ("open", "names", "whole")
+KINDS = ("open", "names", "stat", "whole")
 
 
 class Content:
@@ -155,8 +155,9 @@ class Slot:
 class Readers:
     """Runs readers over a mount until it is closed.
 
-    kinds: what the threads do in turn. open: every file is opened once and read at random places;
-    names: a file is opened, stat'ed, read at a place and closed; whole: a file from end to end.
+    kinds: what the threads do in turn. open: every file is opened and read once at the start, then
+    read at random places; names: a file is opened, stat'ed, read at a place and closed; stat: the
+    same without the read; whole: a file from end to end.
     """
 
     def __init__(self, root, content, threads=4, deadline=30.0, seed=1, kinds=("open", "names"),
@@ -167,6 +168,7 @@ class Readers:
         os.ftruncate(fd, threads * _SLOT_BYTES)
         self.memory = mmap.mmap(fd, threads * _SLOT_BYTES)
         paths = list(content.sizes) if paths is None else list(paths)
+        self.paths = len(paths)
         config = {"root": str(root), "sizes": {p: content.sizes[p] for p in paths},
                   "versions": {p: content.versions[p] for p in paths}, "threads": threads,
                   "seed": str(seed), "kinds": kinds, "fd": fd, "pause": pause}
@@ -218,13 +220,23 @@ class Readers:
         self._wait(f"{more} calls", lambda: self.calls() - self.errors_total(), more, seconds)
 
     def wait_each(self, more=1, seconds=60):
-        """Until every thread has so many more answers: nothing is stuck."""
+        """Until every thread has so many more answers: nothing is stuck. wait_open() is for the start."""
         before = [s.load()[1] for s in self.slots]
         end = time.monotonic() + seconds
         while any(s.load()[1] < b + more for s, b in zip(self.slots, before)):
             self._alive()
             stuck = [i for i, (s, b) in enumerate(zip(self.slots, before)) if s.load()[1] < b + more]
             assert time.monotonic() < end, f"readers {stuck} stand still\n{self.report()}"
+            time.sleep(0.01)
+
+    def wait_open(self, seconds=60):
+        """Until every file is open where the kind says so."""
+        end = time.monotonic() + seconds
+        least = [2 * self.paths + 1 if self.kinds[i % len(self.kinds)] == "open" else 1
+                 for i in range(self.threads)]
+        while any(s.load()[1] < n for s, n in zip(self.slots, least)):
+            self._alive()
+            assert time.monotonic() < end, f"not all files are open\n{self.report()}"
             time.sleep(0.01)
 
     def _wait(self, what, count, more, seconds):
@@ -295,7 +307,7 @@ class Readers:
 class _Reader:
     def __init__(self, config, content, memory, number, wrong):
         self.root, self.content, self.wrong = config["root"], content, wrong
-        self.slot = Slot(memory, number)
+        self.slot, self.number = Slot(memory, number), number
         self.rng = random.Random(f"{config['seed']}/{number}")
         self.kind = config["kinds"][number % len(config["kinds"])]
         self.paths, self.pause = sorted(config["sizes"]), config["pause"]
@@ -365,13 +377,24 @@ class _Reader:
             self.wrong.append(f"{path}: {st.st_size} bytes long, not {self.content.sizes[path]}")
         if self.kind == "names":
             self.read(fd, path, *self.some_range(path))
-        else:
+        elif self.kind == "whole":
             for offset in range(0, self.content.sizes[path], 1 << 20):
                 if not self.read(fd, path, offset, 1 << 20):
                     break
         os.close(fd)
 
-    def run(self, ended):
+    def open_all(self, ended):
+        """Each thread reads another page, so that none finds it in the kernel: every handle has been
+        through the mount once."""
+        for path in self.paths:
+            fd = None if ended.is_set() else self.open(path)
+            if fd is not None and self.read(fd, path, self.number * BLOCK, 1):
+                self.files[path] = fd
+
+    def run(self, ended, opened):
+        if self.kind == "open":
+            self.open_all(ended)
+        opened.wait()
         while not ended.is_set():
             errors = self.counts[3]
             try:
@@ -392,8 +415,9 @@ def main():
     content = Content(config["sizes"])
     content.versions = config["versions"]
     wrong, ended = [], threading.Event()
-    threads = [threading.Thread(target=_Reader(config, content, memory, i, wrong).run, args=(ended,),
-                                daemon=True) for i in range(config["threads"])]
+    opened = threading.Barrier(config["threads"])
+    threads = [threading.Thread(target=_Reader(config, content, memory, i, wrong).run,
+                                args=(ended, opened), daemon=True) for i in range(config["threads"])]
     for thread in threads:
         thread.start()
     sys.stdin.read()

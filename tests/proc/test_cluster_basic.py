@@ -88,7 +88,9 @@ def test_one_fetch_for_readers_of_both_mounts(cluster):
     sums = {p.communicate(timeout=100)[0].split()[0] for p in readers}
     assert len(sums) == 1
     check_all(c.mounts[1], content)
-    assert c.fetched_twice() == {} and c.fetched_bytes() == 40 * MIB
+    assert c.fetched_although_there() == []
+    # A read that takes too long is asked of the next worker too, which may fetch its group.
+    assert c.fetched_bytes() <= 50 * MIB, c.fetched_twice()
 
 
 # ---- what stops and comes back ----
@@ -140,8 +142,8 @@ def test_reads_and_names_without_the_master(cluster):
     c, content = small_cluster(cluster)
     warm(c, content)
     check_all(c.mounts[0], content)
-    with Readers(c.mounts[0].mnt, content, threads=4, deadline=5) as readers:
-        readers.wait_each(10)
+    with Readers(c.mounts[0].mnt, content, threads=4, deadline=5, kinds=("open", "stat")) as readers:
+        readers.wait_open()
         assert readers.catch(c.master.kill) > 0
         readers.wait_calls(100, 4)  # in the lease of 10 s
         readers.wait_each(5)
@@ -154,6 +156,18 @@ def test_reads_and_names_without_the_master(cluster):
         for mount in c.mounts:
             check_all(mount, content)
     fetched_again(c, content, "big")
+
+
+def test_a_file_opened_without_the_master_is_read(cluster):
+    """Its name was known and its bytes are cached: nothing of it is the master's to tell."""
+    c, content = small_cluster(cluster)
+    warm(c, content)
+    check_all(c.mounts[0], content)
+    c.master.kill()
+    with Readers(c.mounts[0].mnt, content, threads=2, deadline=5, kinds=("names",)) as readers:
+        readers.wait_calls(50, 5)
+        readers.wait_each(3, 5)
+    readers.check(50, errors=0)
 
 
 def test_all_of_it_restarted(cluster):

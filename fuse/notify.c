@@ -203,7 +203,8 @@ void fnotify_push(struct fnotify *n, tarn_ino_t parent, const char *name, size_t
     note->ino = ino;
     note->gone = gone;
     note->len = (uint8_t)len;
-    memcpy(note->name, name, len);
+    if (len) /* the root of the name space has no name */
+        memcpy(note->name, name, len);
     tarn_list_init(&note->node);
     tarn_mtx_lock(&n->mtx);
     full = n->stop || n->count >= TARN_FUSE_NOTES_MAX;

@@ -198,8 +198,9 @@ int tarn_master_attached(struct tarn_master *m, const char *path, struct tarn_st
     return rc > 0 ? 0 : rc;
 }
 
-void mattach_changed(struct tarn_master *m)
+void mattach_changed(struct tarn_master *m, uint64_t index)
 {
+    m->attach_version = index + 1;
     if (m->on_attachments)
         m->on_attachments(m);
 }
@@ -558,8 +559,11 @@ void mattach_open_all(struct tarn_master *m)
 
 void tarn_master_open_attachments(struct tarn_master *m)
 {
+    uint64_t index = 0;
+
     mattach_open_all(m);
-    mattach_changed(m);
+    if (tarn_core_attached_index(m->args.kv, &index) == 0) /* else it has been logged */
+        mattach_changed(m, index);
 }
 
 /* ---- the list for workers and direct clients ------------------------------------------------- */
@@ -574,8 +578,7 @@ void mattach_list(struct tarn_master *m, bool only_direct, struct mattach_list *
     max++;
     ret->rows = tarn_xcalloc(max, sizeof(*ret->rows));
     ret->ptrs = tarn_xcalloc(max, sizeof(Tarn__Wire__AttachmentInfo *));
-    (void)tarn_core_attached_index(m->args.kv, &ret->msg.version); /* an error: asked for again */
-    ret->msg.version++;                                            /* 0 is what nobody has */
+    ret->msg.version = m->attach_version;
     ret->msg.attachments = ret->ptrs;
     TARN_LIST_FOREACH(n, &m->attachments)
     {

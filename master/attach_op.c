@@ -162,6 +162,8 @@ static void op_committed(struct mproposal *p)
                          op_again, op);
         return;
     }
+    if (rc == -TARN_E_ENTRY_STALE) /* its id is of the past: it was detached meanwhile */
+        rc = -TARN_E_NO_ATTACH;
     if (rc < 0) {
         (void)tarn_err_set(&op->err, rc, "attach %s: %s", op->rec->uri, tarn_strerror(rc));
         op_end(op, rc);
@@ -171,7 +173,7 @@ static void op_committed(struct mproposal *p)
         msession_everything(m); /* a directory that was another's: its names are all others */
     rc = op_take(op);
     master_space(m);
-    mattach_changed(m);
+    mattach_changed(m, p->p.result.index);
     op_end(op, rc);
 }
 

@@ -81,8 +81,9 @@ struct mattach_list {
 };
 void mattach_list(struct tarn_master *m, bool only_direct, struct mattach_list *ret);
 void mattach_list_fini(struct mattach_list *l);
-/* Something was attached, changed or detached: runs m->on_attachments. */
-void mattach_changed(struct tarn_master *m);
+/* What was attached, changed or detached by entry `index` is in the table: runs m->on_attachments.
+ */
+void mattach_changed(struct tarn_master *m, uint64_t index);
 
 /* An attach under way, or an update. */
 struct mattach_op;
@@ -584,6 +585,7 @@ struct tarn_master {
     struct tarn_list attach_ops;       /* struct mattach_op */
     struct tarn_list retired;          /* stores that an update replaced, and that are in use */
     struct tarn_disk *opener;          /* threads for tarn_ufs_resolve(); NULL until needed */
+    uint64_t attach_version;           /* of the table: 1 + index of its last entry; 0: not read */
     bool attached;                     /* what the journal has is in the table: jobs may go on */
     void (*on_attachments)(struct tarn_master *m); /* may be NULL; mattach_changed() */
     struct tarn_ufs_counts ufs_gone;               /* of stores that are closed */

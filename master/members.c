@@ -10,10 +10,10 @@
  *     alive: heard of within the lease, and its connection is there, or went less than a second
  *     ago (not journalled: where reads go meanwhile)
  *
- * A registration is answered when its entry is committed and the topology that has it is made. The
- * same uuid is the same worker, whatever its address; two processes with it at a time are refused.
- * After a start of the master nobody is alive until he registers again, and nobody is missed before
- * the lease is over. Time in which this loop did not run (a suspended host) counts for nobody.
+ * The same uuid is the same worker, whatever its address; two processes with it at a time are
+ * refused (members_register.c). After a start of the master nobody is alive until he registers
+ * again, and nobody is missed before the lease is over. Time in which this loop did not run (a
+ * suspended host) counts for nobody.
  */
 #include "master/members_priv.h"
 
@@ -25,21 +25,10 @@
 #include "lib/base/env.h"
 #include "lib/base/limits.h"
 
-#define GIB               (1ull << 30)
-#define MEMBER_TIERS_MAX  64u
-#define MEMBER_READS_MAX  16u
-#define MEMBER_COPIES_MAX 2u
-#define JITTER            10u /* a change of capacity below its tenth part moves nothing */
-
 _Static_assert(TARN_CORE_WORKERS_MAX == TARN_PLACE_WORKERS_MAX, "what is kept can be published");
 _Static_assert(TARN_CORE_PAST_MAX == TARN_PLACE_PAST_MAX, "the same");
 
 static void members_tick(struct tarn_timer *t, void *arg);
-
-static uint64_t members_now(const struct mmembers *s)
-{
-    return tarn_loop_now_ns(s->master->args.loop);
-}
 
 /* ---- the list of them ------------------------------------------------------------------------ */
 
@@ -55,7 +44,7 @@ struct mmember *mmember_by_id(struct mmembers *s, uint64_t id)
     return NULL;
 }
 
-static struct mmember *member_by_uuid(struct mmembers *s, const char *uuid)
+struct mmember *mmember_by_uuid(struct mmembers *s, const char *uuid)
 {
     TARN_LIST_FOREACH(n, &s->all)
     {
@@ -81,7 +70,7 @@ static struct mmember *member_add(struct mmembers *s, Tarn__Core__Worker *rec)
     struct mmember *w = tarn_xnew(struct mmember);
 
     w->rec = rec;
-    w->heard_ns = members_now(s);
+    w->heard_ns = mmembers_now(s);
     w->state_version = UINT64_MAX;
     tarn_list_push(&s->all, &w->node); /* ids grow */
     s->count++;
@@ -143,8 +132,10 @@ static void change_done(struct mproposal *p)
     if (w)
         w->pending = false;
     if (rc == 0) {
-        w = member_reload(s, p->p.result.worker);
-        rc = w ? mtopology_load_past(s) : -TARN_E_KV;
+        struct mmember *now = member_reload(s, p->p.result.worker);
+
+        rc = now ? mtopology_load_past(s) : -TARN_E_KV;
+        w = now ? now : w; /* what cannot be read now is asked for again */
         members_trim(s);
         mtopology_dirty(s);
         mmembers_arm(s);
@@ -179,78 +170,18 @@ int mmember_propose(struct mmembers *s, struct mmember *w, const Tarn__Core__Wor
     return 0;
 }
 
-/* ---- registration ---------------------------------------------------------------------------- */
+/* ---- beats ----------------------------------------------------------------------------------- */
 
-/* A registration until its answer. The request stays the call's. */
-struct mregister {
-    struct tarn_list node; /* in mmembers.waiting */
-    struct tarn_master *master;
-    struct tarn_rpc_call *call;
-    uint64_t id; /* of the worker, once it is known */
-};
-
-static void register_refuse(struct tarn_rpc_call *call, int rc, const struct tarn_errbuf *err)
+uint32_t mmember_state_back(const Tarn__Core__Worker *rec)
 {
-    Tarn__Wire__WorkerRegistered resp = TARN__WIRE__WORKER_REGISTERED__INIT;
-
-    resp.error_text = tarn_wire_text(tarn_err_text(err, rc));
-    tarn_rpc_reply(call, rc, &resp.base, NULL, 0, 0);
+    if (rec->state == TARN_WORKER_REMOVED)
+        return TARN_WORKER_LIVE;
+    if (rec->state == TARN_WORKER_LOST)
+        return rec->draining ? TARN_WORKER_DRAINING : TARN_WORKER_LIVE;
+    return rec->state;
 }
 
-static void register_answer(struct mregister *r)
-{
-    struct tarn_master *m = r->master;
-    struct mmembers *s = m->members;
-    Tarn__Wire__WorkerRegistered resp = TARN__WIRE__WORKER_REGISTERED__INIT;
-    struct mattach_list list;
-    struct mmember *w = mmember_by_id(s, r->id);
-
-    mattach_list(m, false, &list);
-    resp.id = r->id;
-    resp.cluster_id = m->cluster_id;
-    resp.cap_key = tarn_wire_bytes(m->cap_key, sizeof(m->cap_key));
-    resp.beat_ms = TARN_MAX(s->lease_ns / MEMBERS_BEATS / TARN_NS_PER_MS, 1ull);
-    resp.topology = s->topology;
-    resp.attachments = &list.msg;
-    resp.move_rate = m->args.move_rate;
-    if (w)
-        w->told = s->version;
-    tarn_rpc_reply(r->call, 0, &resp.base, NULL, 0, 0);
-    mattach_list_fini(&list);
-    free(r);
-}
-
-void mmembers_answer_all(struct mmembers *s, int rc)
-{
-    struct tarn_list *n;
-
-    while ((n = tarn_list_pop(&s->waiting))) {
-        struct mregister *r = TARN_LIST_ENTRY(n, struct mregister, node);
-
-        if (rc == 0) {
-            register_answer(r);
-            continue;
-        }
-        register_refuse(r->call, rc, NULL);
-        free(r);
-    }
-}
-
-/* Another process with this directory is at work. */
-static int register_twice(struct mmembers *s, const struct mmember *w,
-                          const struct tarn_rpc_call *call, struct tarn_errbuf *err)
-{
-    const Tarn__Wire__WorkerRegister *req = (const Tarn__Wire__WorkerRegister *)call->request;
-
-    if (!w->rpc || w->rpc == call->session || w->incarnation == req->incarnation ||
-        members_now(s) - w->heard_ns >= s->lease_ns)
-        return 0;
-    return tarn_err_set(err, -TARN_E_WORKER_TWICE,
-                        "worker %" PRIu64 " with this directory is alive at %s", w->rec->id,
-                        w->rec->addr);
-}
-
-static Tarn__Wire__WorkerBeat *beat_copy(const Tarn__Wire__WorkerBeat *b)
+Tarn__Wire__WorkerBeat *mmember_beat_copy(const Tarn__Wire__WorkerBeat *b)
 {
     size_t n = tarn__wire__worker_beat__get_packed_size(b);
     TARN_AUTO_FREE uint8_t *buf = NULL;
@@ -262,19 +193,9 @@ static Tarn__Wire__WorkerBeat *beat_copy(const Tarn__Wire__WorkerBeat *b)
     return tarn__wire__worker_beat__unpack(NULL, n, buf);
 }
 
-/* What is known of it before its first beat. */
-static Tarn__Wire__WorkerBeat *register_beat(const Tarn__Wire__WorkerRegister *req)
+void mmember_heard(struct mmembers *s, struct mmember *w, struct tarn_rpc_session *rpc)
 {
-    Tarn__Wire__WorkerBeat b = TARN__WIRE__WORKER_BEAT__INIT;
-
-    b.n_tiers = req->n_tiers;
-    b.tiers = req->tiers;
-    return beat_copy(&b);
-}
-
-static void member_heard(struct mmembers *s, struct mmember *w, struct tarn_rpc_session *rpc)
-{
-    w->heard_ns = members_now(s);
+    w->heard_ns = mmembers_now(s);
     w->rpc = rpc;
     if (w->alive)
         return;
@@ -284,207 +205,6 @@ static void member_heard(struct mmembers *s, struct mmember *w, struct tarn_rpc_
     mmembers_arm(s);
 }
 
-/* One connection is one worker: whoever was there before it is gone. */
-static void session_release(struct mmembers *s, const struct mmember *w,
-                            const struct tarn_rpc_session *rpc)
-{
-    TARN_LIST_FOREACH(n, &s->all)
-    {
-        struct mmember *other = TARN_LIST_ENTRY(n, struct mmember, node);
-
-        if (other == w || other->rpc != rpc)
-            continue;
-        other->rpc = NULL;
-        other->gone_ns = members_now(s);
-        mmembers_arm(s);
-    }
-}
-
-/* The worker is in the journal as it wants to be. */
-static void register_taken(struct mmembers *s, struct mregister *r, struct mmember *w)
-{
-    const Tarn__Wire__WorkerRegister *req = (const Tarn__Wire__WorkerRegister *)r->call->request;
-    Tarn__Wire__WorkerBeat *beat = register_beat(req);
-
-    r->id = w->rec->id;
-    if (r->call->session) { /* else it went while the journal was written */
-        w->incarnation = req->incarnation;
-        w->settled = 0;
-        tarn__wire__worker_beat__free_unpacked(w->beat, NULL);
-        w->beat = beat;
-        beat = NULL;
-        session_release(s, w, r->call->session);
-        member_heard(s, w, r->call->session);
-    }
-    tarn__wire__worker_beat__free_unpacked(beat, NULL);
-    if (s->dirty)
-        tarn_list_push(&s->waiting, &r->node);
-    else
-        register_answer(r);
-}
-
-static void register_committed(struct tarn_master *m, int rc, struct mmember *w, void *arg)
-{
-    struct mregister *r = arg;
-    struct tarn_errbuf err = {0};
-
-    if (m->stopping)
-        rc = -TARN_E_SHUTDOWN;
-    else if (rc == -TARN_E_TOO_BIG)
-        (void)tarn_err_set(&err, rc, "there are %u workers already; remove some",
-                           TARN_CORE_WORKERS_MAX); /* rc is known */
-    else if (rc == -TARN_E_UNKNOWN_WORKER)
-        rc = -TARN_E_BUSY; /* forgotten just now: it is a new one the next time */
-    else if (rc == 0)
-        rc = register_twice(m->members, w, r->call, &err);
-    if (rc < 0) {
-        register_refuse(r->call, rc, &err);
-        free(r);
-        return;
-    }
-    register_taken(m->members, r, w);
-}
-
-/* By capacity, in GiB. */
-static uint32_t weight_of(uint64_t capacity)
-{
-    return (uint32_t)TARN_MAX(TARN_MIN(capacity / GIB, (uint64_t)UINT32_MAX), 1ull);
-}
-
-static bool capacity_same(uint64_t was, uint64_t now)
-{
-    uint64_t diff = was > now ? was - now : now - was;
-
-    return was == now || diff < was / JITTER;
-}
-
-static uint32_t state_back(const Tarn__Core__Worker *rec)
-{
-    if (rec->state == TARN_WORKER_REMOVED)
-        return TARN_WORKER_LIVE;
-    if (rec->state == TARN_WORKER_LOST)
-        return rec->draining ? TARN_WORKER_DRAINING : TARN_WORKER_LIVE;
-    return rec->state;
-}
-
-/* The record as the request wants it; texts are the request's. True: it differs from `old`. */
-static bool register_record(const Tarn__Core__Worker *old, const Tarn__Wire__WorkerRegister *req,
-                            Tarn__Core__Worker *ret)
-{
-    tarn__core__worker__init(ret);
-    ret->uuid = req->uuid;
-    ret->addr = req->addr;
-    ret->host = req->host;
-    ret->socket = req->socket;
-    ret->copies = req->copies;
-    ret->state = TARN_WORKER_LIVE;
-    for (size_t i = 0; i < req->n_tiers; i++)
-        ret->capacity += TARN_MIN(req->tiers[i]->capacity, UINT64_MAX / MEMBER_TIERS_MAX);
-    if (old && capacity_same(old->capacity, ret->capacity))
-        ret->capacity = old->capacity;
-    ret->weight = req->weight ? req->weight : weight_of(ret->capacity);
-    if (!old)
-        return true;
-    ret->state = state_back(old);
-    return strcmp(old->addr, ret->addr) != 0 || strcmp(old->host, ret->host) != 0 ||
-           strcmp(old->socket, ret->socket) != 0 || old->weight != ret->weight ||
-           old->capacity != ret->capacity || old->copies != ret->copies ||
-           old->state != ret->state || old->draining;
-}
-
-/* The same as the core asks for, said so that a person can mend it. */
-static int text_check(const char *what, const char *s, size_t min, size_t max, bool path,
-                      struct tarn_errbuf *err)
-{
-    size_t n = strlen(s);
-
-    if (n < min || n > max)
-        return tarn_err_set(err, -TARN_E_INVALID, "%s: %zu bytes, not %zu to %zu", what, n, min,
-                            max);
-    for (size_t i = 0; i < n; i++)
-        if (path ? (uint8_t)s[i] < ' ' : s[i] <= ' ' || s[i] > '~')
-            return tarn_err_set(err, -TARN_E_INVALID, "%s: a character that is not printable",
-                                what);
-    return 0;
-}
-
-static int register_check(const Tarn__Wire__WorkerRegister *req, struct tarn_errbuf *err)
-{
-    int rc;
-
-    rc = text_check("uuid", req->uuid, TARN_WORKER_UUID_MIN, TARN_WORKER_UUID_MAX, false, err);
-    if (rc == 0)
-        rc = text_check("address", req->addr, 1, TARN_WORKER_ADDR_MAX, false, err);
-    if (rc == 0)
-        rc = text_check("host", req->host, 0, TARN_WORKER_HOST_MAX, false, err);
-    if (rc == 0)
-        rc = text_check("socket", req->socket, 0, TARN_WORKER_SOCKET_MAX, true, err);
-    if (rc < 0)
-        return rc;
-    if (req->incarnation == 0 || req->copies > MEMBER_COPIES_MAX)
-        return tarn_err_set(err, -TARN_E_INVALID, "incarnation %" PRIu64 ", copies %u",
-                            req->incarnation, req->copies);
-    if (req->n_tiers > MEMBER_TIERS_MAX)
-        return tarn_err_set(err, -TARN_E_INVALID, "%zu tiers, at most %u", req->n_tiers,
-                            MEMBER_TIERS_MAX);
-    return 0;
-}
-
-/* May it join now, as far as is known before the journal? */
-static int register_admit(struct tarn_master *m, const struct mmember *w,
-                          const struct tarn_rpc_call *call, struct tarn_errbuf *err)
-{
-    const Tarn__Wire__WorkerRegister *req = (const Tarn__Wire__WorkerRegister *)call->request;
-    int rc;
-
-    if (!m->members)
-        return tarn_err_set(err, -TARN_E_UNSUPPORTED, "this master serves one process, no cluster");
-    if (m->stopping || !call->session)
-        return -TARN_E_SHUTDOWN;
-    rc = register_check(req, err);
-    if (rc < 0 || !w)
-        return rc;
-    if (w->rec->state == TARN_WORKER_REMOVED && w->incarnation == req->incarnation)
-        return tarn_err_set(err, -TARN_E_UNKNOWN_WORKER,
-                            "worker %" PRIu64 " was removed; it joins anew when it is started anew",
-                            w->rec->id);
-    if (w->pending)
-        return -TARN_E_BUSY;
-    return register_twice(m->members, w, call, err);
-}
-
-static void svc_register(void *ctx, struct tarn_rpc_call *call)
-{
-    struct tarn_master *m = ctx;
-    const Tarn__Wire__WorkerRegister *req = (const Tarn__Wire__WorkerRegister *)call->request;
-    struct mmember *w = m->members ? member_by_uuid(m->members, req->uuid) : NULL;
-    struct tarn_errbuf err = {0};
-    struct mregister *r;
-    Tarn__Core__Worker rec;
-    int rc;
-
-    rc = register_admit(m, w, call, &err);
-    if (rc < 0) {
-        register_refuse(call, rc, &err);
-        return;
-    }
-    mtopology_seen(m->members, req->topology);
-    r = tarn_xnew(struct mregister);
-    r->master = m;
-    r->call = call;
-    if (!register_record(w ? w->rec : NULL, req, &rec)) {
-        register_taken(m->members, r, w);
-        return;
-    }
-    rc = mmember_propose(m->members, w, &rec, register_committed, r);
-    if (rc < 0) {
-        register_refuse(call, rc, NULL);
-        free(r);
-    }
-}
-
-/* ---- beats ----------------------------------------------------------------------------------- */
-
 static void lost_put(struct tarn_master *m, int rc, struct mmember *w, void *arg)
 {
     struct mmembers *s = m->members;
@@ -492,7 +212,7 @@ static void lost_put(struct tarn_master *m, int rc, struct mmember *w, void *arg
     (void)arg;
     if (rc == 0 || !w)
         return;
-    w->retry_ns = members_now(s) + s->lease_ns;
+    w->retry_ns = mmembers_now(s) + s->lease_ns;
     tarn_warn_limited("members", "worker=%" PRIu64 ": its state cannot be written: %s", w->rec->id,
                       tarn_strerror(rc));
     mmembers_arm(s);
@@ -503,7 +223,7 @@ static void member_set_state(struct mmembers *s, struct mmember *w, uint32_t sta
 {
     Tarn__Core__Worker rec = *w->rec;
 
-    if (w->pending || members_now(s) < w->retry_ns || s->master->stopping)
+    if (w->pending || mmembers_now(s) < w->retry_ns || s->master->stopping)
         return;
     rec.draining = state == TARN_WORKER_LOST && rec.state == TARN_WORKER_DRAINING;
     rec.state = state;
@@ -550,7 +270,7 @@ static void svc_beat(void *ctx, struct tarn_rpc_call *call)
     int rc;
 
     rc = beat_check(m, call, req->id, req->incarnation, &w);
-    copy = rc == 0 ? beat_copy(req) : NULL;
+    copy = rc == 0 ? mmember_beat_copy(req) : NULL;
     if (rc == 0 && !copy)
         rc = -TARN_E_TOO_BIG;
     if (rc < 0) {
@@ -560,9 +280,9 @@ static void svc_beat(void *ctx, struct tarn_rpc_call *call)
     tarn__wire__worker_beat__free_unpacked(w->beat, NULL);
     w->beat = copy;
     w->settled = req->settled;
-    member_heard(m->members, w, call->session);
+    mmember_heard(m->members, w, call->session);
     if (w->rec->state == TARN_WORKER_LOST)
-        member_set_state(m->members, w, state_back(w->rec));
+        member_set_state(m->members, w, mmember_state_back(w->rec));
     mtopology_seen(m->members, req->topology);
     mtopology_settle(m->members);
     beat_answer(m, call);
@@ -589,7 +309,7 @@ static void svc_leave(void *ctx, struct tarn_rpc_call *call)
 
     rc = beat_check(m, call, req->id, req->incarnation, &w);
     if (rc == 0) {
-        w->heard_ns = members_now(m->members);
+        w->heard_ns = mmembers_now(m->members);
         w->rpc = NULL; /* it listens no more, and a new process may take its place at once */
         if (w->alive)
             member_silent(m->members, w, "it left");
@@ -610,7 +330,7 @@ void mmembers_session_gone(struct tarn_master *m, struct tarn_rpc_session *rpc)
         if (w->rpc != rpc)
             continue;
         w->rpc = NULL;
-        w->gone_ns = members_now(s);
+        w->gone_ns = mmembers_now(s);
         if (w->rec->state == TARN_WORKER_REMOVED) {
             w->alive = false; /* it does not come back by itself */
             mtopology_dirty(s);
@@ -636,7 +356,7 @@ static uint64_t member_due(const struct mmembers *s, const struct mmember *w)
 
 void mmembers_arm(struct mmembers *s)
 {
-    uint64_t now = members_now(s), due = s->grace_ns ? s->grace_ns : UINT64_MAX;
+    uint64_t now = mmembers_now(s), due = s->grace_ns ? s->grace_ns : UINT64_MAX;
 
     if (s->master->stopping)
         return;
@@ -660,7 +380,7 @@ static uint64_t later(uint64_t at, uint64_t by, uint64_t now)
 /* This loop did not run: nobody could be heard of. Everybody has the time for two more beats. */
 static void members_slept(struct mmembers *s, uint64_t ns)
 {
-    uint64_t now = members_now(s), by = ns + s->lease_ns / MEMBERS_BEATS * 2;
+    uint64_t now = mmembers_now(s), by = ns + s->lease_ns / MEMBERS_BEATS * 2;
 
     tarn_warn("members", "the master did not run for %" PRIu64 " ms",
               (uint64_t)(ns / TARN_NS_PER_MS));
@@ -678,7 +398,7 @@ static void members_slept(struct mmembers *s, uint64_t ns)
 static void members_tick(struct tarn_timer *t, void *arg)
 {
     struct mmembers *s = arg;
-    uint64_t now = members_now(s);
+    uint64_t now = mmembers_now(s);
 
     (void)t; /* s's */
     if (now - s->tick_due_ns > s->lease_ns / MEMBERS_BEATS)
@@ -711,7 +431,7 @@ static int members_load_one(void *arg, const Tarn__Core__Worker *w)
     if (!loaded)
         return -TARN_E_KV;
     if (loaded->rec->state == TARN_WORKER_LIVE || loaded->rec->state == TARN_WORKER_DRAINING) {
-        s->grace_ns = members_now(s) + s->lease_ns;
+        s->grace_ns = mmembers_now(s) + s->lease_ns;
         loaded->heard_ns = s->grace_ns;
     }
     return 0;
@@ -744,7 +464,7 @@ int mmembers_new(struct tarn_master *m)
 
 void mmembers_handlers(struct tarn_master *m, struct tarn_rpc_server *srv)
 {
-    tarn_rpc_server_handle(srv, TARN_RPC_worker_register, svc_register, m);
+    tarn_rpc_server_handle(srv, TARN_RPC_worker_register, mregister_call, m);
     tarn_rpc_server_handle(srv, TARN_RPC_worker_beat, svc_beat, m);
     tarn_rpc_server_handle(srv, TARN_RPC_worker_leave, svc_leave, m);
     tarn_rpc_server_handle(srv, TARN_RPC_worker_drain, madmin_drain, m);

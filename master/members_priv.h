@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * master/members_priv.h — the workers of a cluster, shared by members.c (registration, liveness),
- * members_admin.c (drain, remove, status) and members_topology.c (what is published, the past).
- * Owner: the master's loop.
+ * master/members_priv.h — the workers of a cluster, shared by members.c (beats, liveness),
+ * members_register.c, members_admin.c (drain, remove, status) and members_topology.c (what is
+ * published, the past). Owner: the master's loop.
  *
  * What is journalled (`rec`, `past`) is a copy of the committed state, taken when the entry has
  * committed. One change of a worker is under way at a time (`pending`); who comes meanwhile is told
@@ -12,6 +12,8 @@
 
 #include "master/master_priv.h"
 
+#define MEMBER_TIERS_MAX     64u /* of one worker */
+#define MEMBER_READS_MAX     16u
 #define MEMBERS_LEASE_NS     (10 * TARN_NS_PER_S)
 #define MEMBERS_LOST_NS      (600 * TARN_NS_PER_S)
 #define MEMBERS_GONE_NS      TARN_NS_PER_S /* without a connection: it may come back by itself */
@@ -68,6 +70,7 @@ struct mmembers {
     bool sets_changed;              /* the next one will */
     bool dirty;                     /* something is to be published */
     bool dropping;                  /* the journal forgets the past */
+    bool past_stale;                /* `past` could not be read after the last entry */
     Tarn__Wire__Topology *topology; /* as published */
     uint64_t published_ns, started_ns;
     struct tarn_timer publish_timer, tick_timer, cap_timer;
@@ -83,7 +86,21 @@ typedef void mmember_fn(struct tarn_master *m, int rc, struct mmember *w, void *
 int mmember_propose(struct mmembers *s, struct mmember *w, const Tarn__Core__Worker *rec,
                     mmember_fn *fn, void *arg);
 void mmembers_arm(struct mmembers *s); /* somebody may be missed earlier than the timer is due */
-/* Answers a registration whose topology is out, or refuses it. */
+struct mmember *mmember_by_uuid(struct mmembers *s, const char *uuid);
+/* It is there, over that connection. */
+void mmember_heard(struct mmembers *s, struct mmember *w, struct tarn_rpc_session *rpc);
+/* What it is when it comes back. */
+uint32_t mmember_state_back(const Tarn__Core__Worker *rec);
+/* NULL: larger than what is kept. */
+Tarn__Wire__WorkerBeat *mmember_beat_copy(const Tarn__Wire__WorkerBeat *b);
+static inline uint64_t mmembers_now(const struct mmembers *s)
+{
+    return tarn_loop_now_ns(s->master->args.loop);
+}
+
+/* members_register.c */
+void mregister_call(void *ctx, struct tarn_rpc_call *call);
+/* Answers the registrations whose topology is out, or refuses them. */
 void mmembers_answer_all(struct mmembers *s, int rc);
 
 /* members_topology.c */

@@ -126,6 +126,7 @@ int mtopology_load_past(struct mmembers *s)
     int rc;
 
     rc = tarn_core_placement(s->master->args.kv, &p);
+    s->past_stale = rc < 0;
     if (rc < 0)
         return rc;
     tarn__core__placement__free_unpacked(s->past, NULL);
@@ -422,7 +423,9 @@ void mtopology_settle(struct mmembers *s)
 {
     bool any = false;
 
-    if (s->dropping || s->dirty || s->master->stopping || !mtopology_has_past(s))
+    if (s->past_stale && mtopology_load_past(s) == 0)
+        mtopology_dirty(s);
+    if (s->past_stale || s->dropping || s->dirty || s->master->stopping || !mtopology_has_past(s))
         return;
     if (s->owners.n == 0)
         return; /* there is nobody to hand over to */

@@ -28,6 +28,7 @@
 #define CHECK_MAX_MS     60000u
 #define TTL_DEFAULT_NS   (60 * TARN_NS_PER_S)
 #define REPLICAS_MAX     16u
+#define DEPTH_MAX        64u  /* names of a path: walks have a bound, too (MWALK_DEPTH_MAX) */
 #define TEXTS_MAX        128u /* options, or secrets, of one attachment */
 
 /* ---- options -------------------------------------------------------------------------------- */
@@ -278,6 +279,7 @@ static int request_path(const char *in, char *ret, struct tarn_errbuf *err)
 static int attach_known(struct attach_call *c, const Tarn__Wire__AttachRequest *req)
 {
     struct mattach *a = mattach_by_path(c->master, c->path);
+    unsigned depth = 0;
 
     if (a && !req->update)
         return tarn_err_set(&c->err, -TARN_E_EXISTS,
@@ -290,6 +292,11 @@ static int attach_known(struct attach_call *c, const Tarn__Wire__AttachRequest *
         return tarn_err_set(&c->err, -TARN_E_CONFIG, "%s: the store's URI is missing", c->path);
     if (a)
         c->known = mattach_rec_copy(a->rec);
+    for (const char *p = c->path; *p; p++)
+        depth += *p == '/';
+    if (depth > DEPTH_MAX)
+        return tarn_err_set(&c->err, -TARN_E_NAME_TOO_LONG, "%.256s…: more than %u names", c->path,
+                            DEPTH_MAX);
     return 0;
 }
 
@@ -442,7 +449,7 @@ static void detach_committed(struct mproposal *p)
     if (a)
         mattach_drop(a);
     detach_distrust(m, &p->p.result);
-    mattach_changed(m);
+    mattach_changed(m, p->p.result.index);
     detach_reply(c, 0);
 }
 

@@ -217,6 +217,18 @@ static void ask_watch(struct tarn_timer *t, void *arg)
         tarn_rpc_cancel(&a->req);
 }
 
+/* Readers here read on: the owner may as well fetch what comes next. */
+static uint32_t ask_ahead(const struct wunit *u)
+{
+    uint32_t ahead = 0;
+
+    TARN_LIST_FOREACH(n, &u->waiters)
+    {
+        ahead = TARN_MAX(ahead, TARN_LIST_ENTRY(n, struct wwait, node)->ahead);
+    }
+    return ahead;
+}
+
 static void ask_send(struct wunit *u, struct tarn_rpc_client *rpc)
 {
     Tarn__Wire__UfsVersion version = TARN__WIRE__UFS_VERSION__INIT;
@@ -239,6 +251,7 @@ static void ask_send(struct wunit *u, struct tarn_rpc_client *rpc)
                                    .cb = ask_done,
                                    .arg = u};
     if (a->plain) {
+        msg.ahead = ask_ahead(u);
         a->req.timeout_ns = (ufs ? tarn_ufs_timeout_ns(ufs) : ASK_STORE_NS) + ASK_MORE_NS;
         tarn_timer_start(u->worker->args.loop, &a->watch, ASK_WATCH_NS, ask_watch, u);
     }

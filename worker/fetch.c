@@ -20,6 +20,10 @@
  * for one. Stores take turns, and one gets seven eighths at most, so that a dead one, whose units
  * hold their memory until they time out, leaves room for the others.
  *
+ * What others own, and a reader here wants, waits for them while they fetch. It has a queue of its
+ * own, gets half of the memory at most, and takes none from the other half: else two workers that
+ * are full of what they want from each other would wait for ever.
+ *
  * A unit that had to queue has a timer: when for the store's `timeout` nothing came from the store
  * (nor, while it has nothing under way itself, from any other), the unit fails as the requests that
  * hold the memory do. The time counts from the queueing, so a dead store costs a reader one timeout
@@ -109,8 +113,8 @@ static struct wstore *store_get(struct tarn_worker *w, uint32_t attachment)
     s = tarn_xnew(struct wstore);
     s->attachment = attachment;
     s->units = 1;
-    tarn_list_init(&s->queue[0]);
-    tarn_list_init(&s->queue[1]);
+    for (int q = 0; q < WQUEUES; q++)
+        tarn_list_init(&s->queue[q]);
     tarn_list_push(&w->stores, &s->node);
     return s;
 }
@@ -131,7 +135,7 @@ static void unit_take_memory(struct wunit *u)
 
     u->background = u->cls == TARN_UFS_BACKGROUND;
     w->fetch_bytes += u->len_bytes;
-    u->store->bytes += u->len_bytes;
+    *(u->queue == WQUEUE_FORWARD ? &w->forward_bytes : &u->store->bytes) += u->len_bytes;
     if (u->background)
         w->background_bytes += u->len_bytes;
     w->counts.fetching++;
@@ -141,9 +145,11 @@ static void unit_give_memory(struct wunit *u)
 {
     struct tarn_worker *w = u->worker;
 
-    TARN_ASSERT(w->fetch_bytes >= u->len_bytes && u->store->bytes >= u->len_bytes);
+    uint64_t *share = u->queue == WQUEUE_FORWARD ? &w->forward_bytes : &u->store->bytes;
+
+    TARN_ASSERT(w->fetch_bytes >= u->len_bytes && *share >= u->len_bytes);
     w->fetch_bytes -= u->len_bytes;
-    u->store->bytes -= u->len_bytes;
+    *share -= u->len_bytes;
     if (u->background)
         w->background_bytes -= u->len_bytes;
     w->counts.fetching--;
@@ -505,8 +511,18 @@ static bool fits(const struct wunit *u, uint64_t used, uint64_t max)
     return used == 0 || used + u->len_bytes <= max;
 }
 
-/* The next unit of a class that may start; the store that it is of goes to the end of the line. */
-static struct wunit *pump_next(struct tarn_worker *w, int cls, bool *ret_full)
+/* Whether all that is under way leaves room for the unit. */
+static bool fits_all(const struct tarn_worker *w, const struct wunit *u)
+{
+    uint64_t max = w->args.fetch_bytes_max, forward = w->forward_bytes;
+
+    if (u->queue == WQUEUE_FORWARD)
+        return fits(u, w->fetch_bytes, max) && fits(u, forward, max / 2);
+    return fits(u, w->fetch_bytes - forward, max - TARN_MIN(forward, max));
+}
+
+/* The next unit of a queue that may start; the store that it is of goes to the end of the line. */
+static struct wunit *pump_next(struct tarn_worker *w, enum wqueue q, bool *ret_full)
 {
     uint64_t max = w->args.fetch_bytes_max;
 
@@ -515,15 +531,15 @@ static struct wunit *pump_next(struct tarn_worker *w, int cls, bool *ret_full)
         struct wstore *s = TARN_LIST_ENTRY(n, struct wstore, node);
         struct wunit *u;
 
-        if (tarn_list_empty(&s->queue[cls]))
+        if (tarn_list_empty(&s->queue[q]))
             continue;
-        u = TARN_LIST_ENTRY(s->queue[cls].next, struct wunit, node);
-        if (!fits(u, w->fetch_bytes, max)) {
+        u = TARN_LIST_ENTRY(s->queue[q].next, struct wunit, node);
+        if (!fits_all(w, u)) {
             *ret_full = true; /* smaller ones must not pass it for ever */
             return NULL;
         }
-        if (!fits(u, s->bytes, max / 8 * 7) ||
-            (cls == TARN_UFS_BACKGROUND && !fits(u, w->background_bytes, max / 4 * 3)))
+        if ((q != WQUEUE_FORWARD && !fits(u, s->bytes, max / 8 * 7)) ||
+            (u->cls == TARN_UFS_BACKGROUND && !fits(u, w->background_bytes, max / 4 * 3)))
             continue;
         tarn_list_del(&s->node);
         tarn_list_push(&w->stores, &s->node);
@@ -532,11 +548,11 @@ static struct wunit *pump_next(struct tarn_worker *w, int cls, bool *ret_full)
     return NULL;
 }
 
-static bool pump_waits(const struct tarn_worker *w, int cls)
+static bool pump_waits(const struct tarn_worker *w, enum wqueue q)
 {
     TARN_LIST_FOREACH(n, &w->stores)
     {
-        if (!tarn_list_empty(&TARN_LIST_ENTRY(n, struct wstore, node)->queue[cls]))
+        if (!tarn_list_empty(&TARN_LIST_ENTRY(n, struct wstore, node)->queue[q]))
             return true;
     }
     return false;
@@ -554,11 +570,13 @@ static void pump_stop(struct tarn_worker *w)
         TARN_LIST_FOREACH(n, &w->stores)
         {
             struct wstore *s = TARN_LIST_ENTRY(n, struct wstore, node);
-            int cls = tarn_list_empty(&s->queue[0]);
+            int q = 0;
 
-            if (tarn_list_empty(&s->queue[cls]))
+            while (q < WQUEUES && tarn_list_empty(&s->queue[q]))
+                q++;
+            if (q == WQUEUES)
                 continue;
-            unit_finish(TARN_LIST_ENTRY(s->queue[cls].next, struct wunit, node),
+            unit_finish(TARN_LIST_ENTRY(s->queue[q].next, struct wunit, node),
                         -TARN_E_SHUTDOWN); /* s may be gone */
             found = true;
             break;
@@ -569,18 +587,20 @@ static void pump_stop(struct tarn_worker *w)
 /* Starts what the memory budget allows: readers before loads. */
 void wfetch_pump(struct tarn_worker *w)
 {
+    static const enum wqueue order[WQUEUES] = {WQUEUE_FOREGROUND, WQUEUE_FORWARD,
+                                               WQUEUE_BACKGROUND};
     bool full = false;
     struct wunit *u;
 
     if (w->pumping)
         return; /* the one that is at it looks again */
     w->pumping = true;
-    for (int cls = 0; cls < 2 && !full && !w->stopping; cls++)
+    for (int i = 0; i < WQUEUES && !full && !w->stopping; i++)
         do {
             full = false;
-            while ((u = pump_next(w, cls, &full)) != NULL)
+            while ((u = pump_next(w, order[i], &full)) != NULL)
                 unit_start(u);
-        } while (pump_waits(w, cls) && linger_drop(w));
+        } while (pump_waits(w, order[i]) && linger_drop(w));
     if (w->stopping)
         pump_stop(w);
     w->pumping = false;
@@ -615,8 +635,19 @@ static void unit_timer(struct tarn_timer *t, void *arg)
         unit_finish(u, ufs ? -TARN_E_UFS_STALLED : -TARN_E_NO_ATTACH);
 }
 
+/* Where it is to wait, while it is QUEUED. */
+static void unit_queue(struct wunit *u)
+{
+    if (u->forward && !wask_owns(u->worker, u->loc, u->group))
+        u->queue = WQUEUE_FORWARD;
+    else
+        u->queue = u->cls == TARN_UFS_BACKGROUND ? WQUEUE_BACKGROUND : WQUEUE_FOREGROUND;
+    tarn_list_del(&u->node);
+    tarn_list_push(&u->store->queue[u->queue], &u->node);
+}
+
 static struct wunit *unit_new(struct tarn_worker *w, struct wloc *loc, uint32_t group,
-                              enum tarn_ufs_class cls)
+                              enum tarn_ufs_class cls, bool own)
 {
     struct wunit *u = tarn_xnew(struct wunit);
 
@@ -633,7 +664,9 @@ static struct wunit *unit_new(struct tarn_worker *w, struct wloc *loc, uint32_t 
     u->queued_ns = tarn_loop_now_ns(w->args.loop);
     tarn_list_init(&u->waiters);
     tarn_htab_insert(&w->units, &u->hnode, unit_hash(&loc->cid, group));
-    tarn_list_push(&u->store->queue[cls], &u->node);
+    u->forward = !own;
+    tarn_list_init(&u->node);
+    unit_queue(u);
     return u;
 }
 
@@ -641,6 +674,10 @@ static struct wunit *unit_new(struct tarn_worker *w, struct wloc *loc, uint32_t 
 static void unit_join_own(struct wunit *u)
 {
     u->wanted = true;
+    if (u->state == WUNIT_QUEUED && u->forward) {
+        u->forward = false;
+        unit_queue(u);
+    }
     wask_keep_here(u);
     if (u->state != WUNIT_LINGERING || !unit_kept_late(u))
         return;
@@ -659,14 +696,11 @@ void wfetch(struct tarn_worker *w, struct wloc *loc, uint32_t group, enum tarn_u
     if (u && own)
         unit_join_own(u);
     if (!u) {
-        u = unit_new(w, loc, group, cls);
-        u->forward = !own;
+        u = unit_new(w, loc, group, cls, own);
     } else if (cls < u->cls && u->state <= WUNIT_RESERVING) {
         u->cls = cls; /* a reader wants what a load had asked for */
-        if (u->state == WUNIT_QUEUED) {
-            tarn_list_del(&u->node);
-            tarn_list_push(&u->store->queue[cls], &u->node);
-        }
+        if (u->state == WUNIT_QUEUED)
+            unit_queue(u);
     }
     if (wait) {
         wait->unit = u;

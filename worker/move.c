@@ -318,6 +318,7 @@ static void item_send(struct item *it, struct tarn_rpc_client *rpc)
     msg.group = it->group;
     msg.level = tarn_tier_file_level(it->file);
     msg.tag = tag;
+    msg.replicas = tarn_tier_file_replicas(it->file);
     if (it->buf) {
         msg.granules = it->op.granules;
         msg.n_sums = tarn_div_up(it->len_bytes, TARN_GRANULE_BYTES);

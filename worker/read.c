@@ -97,6 +97,7 @@ static void part_fetch(struct wpart *p)
     p->waiting = true;
     p->wait = (struct wwait){.need = (uint32_t)(p->off_bytes + p->len_bytes - start),
                              .end = r->own,
+                             .ahead = r->ahead_units,
                              .fn = part_fetched,
                              .arg = p};
     wfetch(r->worker, r->loc, p->group, r->cls, r->own, &p->wait);

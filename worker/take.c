@@ -196,6 +196,8 @@ void worker_take_handler(void *ctx, struct tarn_rpc_call *call)
         tarn_rpc_reply(call, rc, NULL, NULL, 0, 0);
         return;
     }
+    if (req->replicas)
+        tarn_tier_file_set_replicas(file, req->replicas);
     worker_busy(w);
     t = tarn_xnew(struct take);
     t->worker = w;

@@ -50,13 +50,16 @@ enum wunit_state {
 /* Where bytes that are delivered came from; the numbers are those of tarn_local_read.source. */
 enum wsource { WSOURCE_LOCAL, WSOURCE_REMOTE, WSOURCE_UFS };
 
+/* What units wait for memory in; the first two are the classes of the store's requests. */
+enum wqueue { WQUEUE_FOREGROUND, WQUEUE_BACKGROUND, WQUEUE_FORWARD, WQUEUES };
+
 /* What the units of one attachment share; there is one while there are units of it. */
 struct wstore {
     struct tarn_list node; /* in worker->stores; the first one starts next */
     uint32_t attachment;
-    uint32_t units;            /* in any state */
-    struct tarn_list queue[2]; /* QUEUED units by class */
-    uint64_t bytes;            /* of units past QUEUED */
+    uint32_t units;                  /* in any state */
+    struct tarn_list queue[WQUEUES]; /* QUEUED units, by enum wqueue */
+    uint64_t bytes;                  /* of units past QUEUED, but for those of WQUEUE_FORWARD */
 };
 
 struct wunit {
@@ -71,6 +74,7 @@ struct wunit {
     uint32_t len_bytes;
     unsigned state; /* enum wunit_state */
     enum tarn_ufs_class cls;
+    enum wqueue queue;        /* where it waits, or waited */
     bool background;          /* counts in worker->background_bytes */
     bool keep;                /* there is room: bytes go to the tier */
     bool copy;                /* with keep: as a copy of what others own */
@@ -99,8 +103,9 @@ struct wwait {
     struct tarn_list node;
     struct wunit *unit; /* that it waits for */
     uint32_t need;
-    bool whole; /* wants the unit kept (or known not to be), not just arrived */
-    bool end;   /* wants to know level and tag, which the end of the bytes tells */
+    bool whole;     /* wants the unit kept (or known not to be), not just arrived */
+    bool end;       /* wants to know level and tag, which the end of the bytes tells */
+    uint32_t ahead; /* groups behind it that an owner who fetches it may fetch too */
     void (*fn)(struct wwait *wait, struct wunit *u, int rc);
     void *arg;
 };
@@ -254,6 +259,7 @@ struct tarn_worker {
     struct tarn_list etags_fifo; /* the same, oldest first */
     uint64_t fetch_bytes;        /* of units past QUEUED */
     uint64_t background_bytes;   /* of those, of loads */
+    uint64_t forward_bytes;      /* of those, of WQUEUE_FORWARD */
     uint64_t progress_ns;        /* loop time at which bytes came last, of any store */
     uint64_t serve_bytes;        /* of reads for peers, in memory */
     uint64_t take_bytes;         /* of groups that others hand over, in memory */

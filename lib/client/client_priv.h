@@ -47,15 +47,16 @@ struct tarn_client {
     struct tarn_local_ops direct; /* the same */
     char *kind, *mountpoint;
     struct tarn_rpc_client *rpc;
-    struct tarn_peers *peers;     /* workers; without a place while no topology has come */
-    uint64_t place_session;       /* whose topology it is */
-    unsigned meta_gen;            /* capabilities that came */
-    struct tarn_list fetches;     /* struct client_fetch whose answer is wanted */
-    unsigned fetching;            /* of them */
-    unsigned fetch_count;         /* all, those that only wait for their end too */
-    unsigned hedging;             /* of `fetching`, those that ask two workers */
-    _Atomic uint64_t hedges;      /* since the start */
-    struct tarn_list windows;     /* struct client_window with chunks, used longest ago first */
+    struct tarn_peers *peers; /* workers; without a place while no topology has come */
+    uint64_t place_session;   /* whose topology it is */
+    unsigned meta_gen;        /* capabilities that came */
+    struct tarn_list fetches; /* struct client_fetch whose answer is wanted */
+    unsigned fetching;        /* of them */
+    unsigned fetch_count;     /* all, those that only wait for their end too */
+    unsigned hedging;         /* of `fetching`, those that ask two workers */
+    _Atomic uint64_t hedges;  /* since the start */
+    struct tarn_list
+        windows; /* struct client_window with chunks; those to be looked at for idle ones first */
     unsigned window_count;        /* of them */
     size_t ahead_max;             /* bytes of all windows */
     _Atomic uint64_t ahead_bytes; /* the same, now */

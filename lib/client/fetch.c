@@ -82,6 +82,7 @@ struct client_fetch {
     bool hedged, hedger;     /* once; counts in client->hedging */
     int rc;                  /* the last failure, an answer rather than a silence */
     uint64_t rc_worker;      /* whose */
+    int final_rc;            /* of the store, from one of two that were asked; or 0 */
     int end_rc;              /* with which `task` ends it */
     struct tarn_timer timer; /* to look after the call, or the pause between rounds */
     struct tarn_task task;   /* ends it, out of start */
@@ -299,8 +300,13 @@ static void fetch_failed(struct client_fetch *f, struct fetch_try *t, int rc)
         f->rc_worker = t->worker;
     }
     f->reached |= !unreached;
-    if (fetch_final(rc)) {
-        fetch_end(f, rc);
+    if (fetch_final(rc) && f->final_rc == 0)
+        f->final_rc = rc;
+    if (f->final_rc < 0) {
+        /* Of two that were asked, the other may have the bytes that this one asked the store for.
+         */
+        if (!fetch_running(f))
+            fetch_end(f, f->final_rc);
         return;
     }
     if (rc == -TARN_E_GRANULE_SUM && !t->summed && !t->file) {
@@ -644,7 +650,7 @@ static void fetch_replace(struct client_fetch *f)
     struct tarn_client *c = f->client;
     uint64_t now = tarn_loop_now_ns(c->args.loop);
 
-    if (f->at >= f->n)
+    if (f->at >= f->n || f->final_rc < 0)
         return; /* the calls end by their deadlines, or with their connections */
     for (unsigned i = 0; i < FETCH_TRIES; i++) {
         struct fetch_try *t = &f->tries[i];
@@ -669,7 +675,7 @@ static void fetch_look(struct client_fetch *f, struct fetch_try *first)
         fetch_end(f, f->rc);
         return;
     }
-    if (f->hedged || f->at >= f->n) {
+    if (f->hedged || f->at >= f->n || f->final_rc < 0) {
         fetch_replace(f);
         return;
     }

@@ -6,8 +6,8 @@
  * else can be; `down` says that the RPC client tries to connect, which finds out by itself, and
  * costs no call, when the worker is back.
  *
- * Whoever answers at an address but belongs to another cluster is not called: its connection ends
- * and the address is left alone for the longest time.
+ * Whoever answers at an address but belongs to another cluster gets no call, and is left alone for
+ * the longest time.
  */
 #include "lib/client/peers.h"
 
@@ -41,7 +41,6 @@ struct peer {
     struct tarn_rpc_client *rpc; /* NULL: not made yet */
     bool preset;                 /* rpc is somebody else's */
     bool down;                   /* no connection, and the RPC client tries to have one */
-    bool foreign;                /* of another cluster: to leave */
     unsigned failures;           /* in a row */
     uint64_t quiet_ns;           /* loop time until which it is left alone; 0: it answers */
     uint64_t heard_ns;           /* loop time of its last answer */
@@ -64,8 +63,6 @@ struct tarn_peers {
     void (*stopped)(void *arg);
     void *stopped_arg;
     struct tarn_task stop_task;
-    struct tarn_task foreign_task; /* while foreign_posted */
-    bool foreign_posted;
 };
 
 struct tarn_peers *tarn_peers_new(const struct tarn_peers_args *args)
@@ -157,7 +154,7 @@ void tarn_peers_free(struct tarn_peers **pp)
     *pp = NULL;
     if (!p)
         return;
-    TARN_ASSERT(tarn_list_empty(&p->leaving) && !p->foreign_posted);
+    TARN_ASSERT(tarn_list_empty(&p->leaving));
     while (!tarn_list_empty(&p->all))
         peer_free(TARN_LIST_ENTRY(p->all.next, struct peer, node));
     tarn_place_unref(&p->place);
@@ -281,41 +278,6 @@ static void peer_answers(struct peer *w)
     w->failures = 0;
 }
 
-/* Ends connections to other clusters, out of their own callbacks. What we know of them stays. */
-static void peers_leave_foreign(struct tarn_task *t)
-{
-    struct tarn_peers *p = TARN_CONTAINER(t, struct tarn_peers, foreign_task);
-
-    p->foreign_posted = false;
-    TARN_LIST_FOREACH_SAFE(n, &p->all)
-    {
-        struct peer *w = TARN_LIST_ENTRY(n, struct peer, node), *after;
-
-        if (!w->foreign || !w->rpc)
-            continue;
-        after = peer_new(p, w->id);
-        after->addrs = tarn_xstrdup(w->addrs);
-        after->foreign = true;
-        after->failures = PEER_QUIET_SHIFTS;
-        after->quiet_ns = tarn_loop_now_ns(p->args.loop) + PEER_QUIET_MAX_NS;
-        peer_leave(w);
-    }
-}
-
-static void peer_foreign(struct peer *w)
-{
-    struct tarn_peers *p = w->peers;
-
-    tarn_warn_limited("peers", "the worker at %s belongs to another cluster: %s", w->addrs,
-                      tarn_rpc_client_cluster_id(w->rpc));
-    w->foreign = true;
-    peer_failed(w);
-    if (!p->foreign_posted) {
-        p->foreign_posted = true;
-        tarn_loop_post(p->args.loop, &p->foreign_task, peers_leave_foreign);
-    }
-}
-
 /* The RPC client stops trying by itself when the peer said that it is of no use. */
 static bool peer_retried(int rc)
 {
@@ -326,6 +288,7 @@ static bool peer_retried(int rc)
     case TARN_E_FRAME_BAD:
     case TARN_E_MSG_BAD:
     case TARN_E_INVALID:
+    case TARN_E_OTHER_CLUSTER:
         return false;
     default:
         return true;
@@ -335,18 +298,15 @@ static bool peer_retried(int rc)
 static void peer_state(void *ctx, bool connected, int rc)
 {
     struct peer *w = ctx;
-    struct tarn_peers *p = w->peers;
 
     w->down = !connected && peer_retried(rc);
     w->silent_ns = 0;
-    if (!connected) {
-        peer_failed(w);
-    } else if (p->cluster_id[0] && strcmp(tarn_rpc_client_cluster_id(w->rpc), p->cluster_id) != 0) {
-        peer_foreign(w);
-    } else {
-        w->foreign = false;
+    if (rc == -TARN_E_OTHER_CLUSTER)
+        w->failures = PEER_QUIET_SHIFTS; /* that does not pass */
+    if (connected)
         peer_answers(w);
-    }
+    else
+        peer_failed(w);
 }
 
 static int peer_connect(struct peer *w, const struct tarn_place_worker *info)
@@ -357,6 +317,7 @@ static int peer_connect(struct peer *w, const struct tarn_place_worker *info)
         .rng = p->args.rng,
         .token = p->token,
         .token_len = p->args.token_len,
+        .cluster_id = p->cluster_id,
         .connect_timeout_ns = PEER_CONNECT_NS,
         .default_timeout_ns = p->args.timeout_ns ? p->args.timeout_ns : PEERS_TIMEOUT_NS,
         .ctx = w,
@@ -388,7 +349,7 @@ struct tarn_rpc_client *tarn_peers_get(struct tarn_peers *p, uint64_t id)
     if (w && w->rpc)
         return w->rpc;
     info = p->place ? tarn_place_find(p->place, id) : NULL;
-    if (!info || p->stopping || (w && w->foreign && peer_quiet(w)))
+    if (!info || p->stopping)
         return NULL;
     if (!w)
         w = peer_new(p, id);
@@ -407,6 +368,7 @@ bool tarn_peers_unreached(int rc)
     case TARN_E_SHUTDOWN:
     case TARN_E_AUTH_BAD:
     case TARN_E_AUTH_REQUIRED:
+    case TARN_E_OTHER_CLUSTER:
     /* What connecting fails with; no worker answers a call with these. */
     case ENETDOWN:
     case ENETUNREACH:
@@ -446,8 +408,7 @@ void tarn_peers_note(struct tarn_peers *p, uint64_t id, int rc)
     }
     w->heard_ns = tarn_loop_now_ns(p->args.loop);
     w->silent_ns = 0;
-    if (!w->foreign)
-        peer_answers(w);
+    peer_answers(w);
 }
 
 /* ---- readers that do not wait -----------------------------------------------------------------

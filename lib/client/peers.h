@@ -25,7 +25,7 @@ struct tarn_peers_args {
     const char *host;       /* ours, as workers here have it; copied; NULL, "": the host's name */
 };
 struct tarn_peers *tarn_peers_new(const struct tarn_peers_args *args);
-/* Where it became known later; copied. */
+/* Where it became known later; copied. Of connections that are made from now on. */
 void tarn_peers_set_cluster(struct tarn_peers *p, const char *cluster_id);
 /* Calls end with SHUTDOWN; `done` when no connection is left. Then free. */
 void tarn_peers_stop(struct tarn_peers *p, void (*done)(void *arg), void *arg);

@@ -28,6 +28,7 @@
 
 #define WINDOW_SLICES  3u /* chunks that one read of TARN_READ_MAX can touch */
 #define WINDOW_IDLE_NS TARN_NS_PER_S
+#define WINDOW_SCAN    32u /* windows that are looked at for one that is idle */
 #define WINDOW_LARGE   (CLIENT_CHUNK_BYTES / 2) /* a first read as large will go on */
 
 _Static_assert(TARN_SEGMENT_BYTES % CLIENT_CHUNK_BYTES == 0, "a chunk is in one segment");
@@ -333,25 +334,31 @@ static bool window_room(struct tarn_client *c, const struct client_window *self,
 {
     uint64_t now = tarn_now_ns();
 
-    TARN_LIST_FOREACH_SAFE(n, &c->windows)
-    {
-        struct client_window *w = TARN_LIST_ENTRY(n, struct client_window, node);
+    for (unsigned i = 0; i < WINDOW_SCAN && i < c->window_count; i++) {
+        struct client_window *w = TARN_LIST_ENTRY(c->windows.next, struct client_window, node);
 
         if (atomic_load(&c->ahead_bytes) + len <= c->ahead_max)
             return true;
+        tarn_list_del(&w->node); /* the next time others are looked at */
+        tarn_list_push(&c->windows, &w->node);
         if (w != self && now >= atomic_load(&w->touched_ns) + WINDOW_IDLE_NS)
             window_drop(TARN_CONTAINER(w, struct tarn_handle, win), UINT64_MAX, true);
     }
     return atomic_load(&c->ahead_bytes) + len <= c->ahead_max;
 }
 
-/* Chunks that a window may have, by its equal part of the memory. */
-static unsigned window_share(const struct tarn_client *c, const struct client_window *w)
+/*
+ * Whether a window may have one chunk more: as many as it can use while half of the memory is free,
+ * and its equal part of all of it later on.
+ */
+static bool window_share(const struct tarn_client *c, struct client_window *w, size_t len)
 {
+    unsigned count = atomic_load(&w->count);
     unsigned windows = c->window_count + tarn_list_empty(&w->node);
-    size_t share = c->ahead_max / CLIENT_CHUNK_BYTES / windows;
+    size_t share = TARN_MAX(c->ahead_max / CLIENT_CHUNK_BYTES / windows, (size_t)1);
 
-    return (unsigned)TARN_MIN(TARN_MAX(share, (size_t)1), (size_t)CLIENT_WINDOW_MAX + 1);
+    return count <= CLIENT_WINDOW_MAX &&
+           (count < share || atomic_load(&c->ahead_bytes) + len <= c->ahead_max / 2);
 }
 
 /* Asks for the chunk that begins at `off`. NULL: there is no room for it. */
@@ -369,7 +376,7 @@ static struct client_chunk *chunk_add(struct tarn_handle *h, uint64_t off)
                                      .fn = chunk_fetched};
     struct client_chunk *k;
 
-    if (atomic_load(&w->count) >= window_share(c, w) || !window_room(c, w, args.len_bytes))
+    if (!window_share(c, w, args.len_bytes) || !window_room(c, w, args.len_bytes))
         return NULL;
     k = tarn_xnew(struct client_chunk);
     k->client = c;

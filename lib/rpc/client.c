@@ -444,6 +444,7 @@ int tarn_rpc_client_new(const struct tarn_rpc_client_args *args, struct tarn_rpc
     c->on_notice = args->on_notice;
     c->on_state = args->on_state;
     c->cluster_id = tarn_xstrdup("");
+    c->wanted_cluster = tarn_xstrdup(args->cluster_id ? args->cluster_id : "");
     c->trace = tarn_rng_u64(args->rng);
     tarn_list_init(&c->queued);
     tarn_list_init(&c->delayed);
@@ -541,6 +542,7 @@ void tarn_rpc_client_free(struct tarn_rpc_client **pc)
         tarn_wipe(c->token, c->token_len);
     free(c->token);
     free(c->cluster_id);
+    free(c->wanted_cluster);
     tarn_str_fini(&c->meta);
     tarn_htab_fini(&c->sent);
     c->magic = 0;

@@ -78,6 +78,7 @@ static bool conn_refusal(int rc)
     case TARN_E_FRAME_BAD:
     case TARN_E_MSG_BAD:
     case TARN_E_INVALID:
+    case TARN_E_OTHER_CLUSTER:
         return true;
     default:
         return false;
@@ -245,6 +246,10 @@ static int conn_welcome(struct tarn_rpc_client *c, const struct tarn_frame *f, c
         (!c->token || !tarn_handshake_check(&c->shake, true, c->token, c->token_len, &m->mac))) {
         protobuf_c_message_free_unpacked(&m->base, NULL);
         return -TARN_E_AUTH_BAD;
+    }
+    if (c->wanted_cluster[0] && strcmp(m->cluster_id, c->wanted_cluster) != 0) {
+        protobuf_c_message_free_unpacked(&m->base, NULL);
+        return -TARN_E_OTHER_CLUSTER;
     }
     conn_ready(c, m->cluster_id);
     protobuf_c_message_free_unpacked(&m->base, NULL);

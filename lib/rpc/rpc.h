@@ -141,6 +141,8 @@ struct tarn_rpc_client_args {
     struct tarn_conn *conn; /* an existing connection (a pair): taken; no reconnect */
     const void *token;      /* copied; NULL: none */
     size_t token_len;
+    const char
+        *cluster_id; /* copied; a server of another one is not used: OTHER_CLUSTER. NULL: any */
     uint64_t connect_timeout_ns; /* 0: 5 s */
     uint64_t default_timeout_ns; /* 0: 30 s */
     /* Once no address has answered for so long, requests that wait end with the last one's reason;

@@ -215,7 +215,8 @@ static uint64_t evict_copy(struct tarn_tier *t, unsigned *budget)
 {
     uint64_t bytes = 0;
 
-    for (uint64_t n = 2 * t->copies_len; n > 0 && bytes == 0 && *budget > 0; n--) {
+    for (uint64_t n = 2 * t->copies_len;
+         n > 0 && bytes == 0 && *budget > 0 && !tarn_list_empty(&t->copies); n--) {
         (*budget)--;
         bytes = evict_coldest(t, &t->copies);
     }

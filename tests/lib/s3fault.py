@@ -41,6 +41,7 @@ import urllib.parse
 from dataclasses import dataclass, field
 
 from tests.lib import util
+from tests.lib.netns import Here
 from tests.lib.s3 import S3
 from tests.lib.s3objects import Bucket, Object, list_xml
 
@@ -72,6 +73,7 @@ class Request:
     status: int = 0              # 0: nothing was answered
     sent: int = 0                # bytes of the body that were handed to the connection
     faults: tuple = ()           # names of the rules that struck
+    ended: float = 0             # monotonic, when the answer was handed over or broke off; 0: not yet
 
 
 @dataclass
@@ -150,6 +152,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(store, request, rules, data)
         except (ConnectionError, OSError):
             self.close_connection = True
+        finally:
+            request.ended = time.monotonic()
 
     def _answer(self, store, request, rules, data):
         if "change" in rules:
@@ -266,21 +270,23 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 class S3Fault:
     """Lock: self.lock for rules and log; buckets have their own."""
 
-    def __init__(self, tls=None):
-        """tls: a server context of tests.lib.tls, or None for plain HTTP."""
-        self.tls = tls
+    def __init__(self, tls=None, host=None):
+        """tls: a server context of tests.lib.tls, or None for plain HTTP; host: of tests.lib.netns,
+        where it listens. Its objects and its log are this process's wherever that is."""
+        self.tls, self.host = tls, host or Here()
         self.buckets = {}
         self.rules, self.log, self.lock = [], [], threading.Lock()
         self.released = threading.Event()  # ends every stall
         self.broken = 0                    # connections that ended in an error
         self.server = None
         self.port = util.free_port()
-        self.endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.endpoint = f"{'https' if tls else 'http'}://{self.host.address}:{self.port}"
         self.client = S3(self.endpoint)
 
     def start(self):
         self.released.clear()
-        self.server = _Server(self, (util.LOOPBACK, self.port))
+        with self.host.inside():
+            self.server = _Server(self, (self.host.address, self.port))
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 

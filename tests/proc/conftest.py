@@ -6,7 +6,9 @@ import tempfile
 import pytest
 
 from tests.lib import util
+from tests.lib.cluster import Cluster
 from tests.lib.loopfs import LoopFs
+from tests.lib.netns import Network
 from tests.lib.nginx import Nginx
 from tests.lib.s3fault import S3Fault
 from tests.lib.swift import Swift
@@ -86,11 +88,11 @@ def certificates(session_dir):
 
 @pytest.fixture
 def s3fault_factory(certificates):
-    """Makes scripted stores: s3fault_factory(), s3fault_factory(tls="expired")."""
+    """Makes scripted stores: s3fault_factory(), s3fault_factory(tls="expired"); host: of `network`."""
     made = []
 
-    def make(tls=None):
-        made.append(S3Fault(certificates.server_context(tls) if tls else None))
+    def make(tls=None, host=None):
+        made.append(S3Fault(certificates.server_context(tls) if tls else None, host))
         return made[-1].start()
 
     yield make
@@ -120,6 +122,37 @@ def tarn(workdir):
     yield make
     for server in reversed(made):
         server.close()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    if call.when == "call":
+        item.failed = outcome.get_result().failed
+
+
+@pytest.fixture
+def network(root):
+    """Hosts: network.host(name)."""
+    with Network() as made:
+        yield made
+
+
+@pytest.fixture
+def cluster(root, workdir, request):
+    """Starts clusters: cluster(workers=3, network=network). start=False gives one not started."""
+    made = []
+
+    def make(start=True, **kwargs):
+        assert os.access(binary(), os.X_OK), f"{binary()}: build it first, or set TARN_BIN"
+        made.append(Cluster(os.path.join(workdir, f"cluster{len(made)}"), **kwargs))
+        return made[-1].start() if start else made[-1]
+
+    yield make
+    for one in reversed(made):
+        if getattr(request.node, "failed", True):
+            print(one.logs())
+        one.close()
 
 
 @pytest.fixture

@@ -170,6 +170,7 @@ def test_rules_strike_where_and_as_often_as_said(store):
     assert rule.struck == 2
     assert store.client.head(BKT, "a/k").status == 200
     assert [r.status for r in store.requests("get")] == [200, 500, 500, 200, 200]
+    assert all(r.ended >= r.time for r in store.requests("get")[:4])
     assert store.requests("get")[1].faults == ("status",)
     store.fail("status", retry_after=7)
     assert get(store).headers["Retry-After"] == "7"

@@ -7,6 +7,7 @@ endforeach()
 foreach(name cluster window)
   tarn_unit_test(test_client_${name}
     SOURCES lib/client/test_client_${name}.c lib/client/cluster_rig.c lib/client/client_rig.c turns.c
+    TIMEOUT 180
     DEPS tarn_client tarn_rpc tarn_base)
 endforeach()
 tarn_unit_test(test_client_peers

@@ -28,6 +28,7 @@ static void node_start(struct cluster *c, struct node *n, uint64_t quota)
     struct tarn_peers_args pargs = {
         .loop = c->loop, .rng = tarn_rng_system(), .cluster_id = RIG_TEXT};
     struct rig_args args = {.quota = quota ? quota : 256 * MIB,
+                            .fetch_max = c->fetch_max,
                             .loop = c->loop,
                             .disk = c->disk,
                             .id = (uint64_t)(n - c->nodes) + 1};
@@ -41,7 +42,12 @@ static void node_start(struct cluster *c, struct node *n, uint64_t quota)
 
 void cl_init(struct cluster *c, unsigned n, uint64_t size, uint64_t quota)
 {
-    *c = (struct cluster){.n = n, .version = 100};
+    cl_init_with(c, n, size, quota, 0);
+}
+
+void cl_init_with(struct cluster *c, unsigned n, uint64_t size, uint64_t quota, uint64_t fetch_max)
+{
+    *c = (struct cluster){.n = n, .version = 100, .fetch_max = fetch_max};
     assert_true(n <= NODES_MAX && size <= CL_SIZE_MAX);
     assert_int_equal(tarn_loop_new(&c->loop), 0);
     assert_int_equal(tarn_disk_pool_new(4, &c->disk), 0);

@@ -35,12 +35,15 @@ struct cluster {
     uint8_t *body;
     struct node nodes[NODES_MAX]; /* ids 1.. */
     unsigned n;
-    uint64_t version; /* of the last topology */
+    uint64_t fetch_max; /* of each; cl_init_with() */
+    uint64_t version;   /* of the last topology */
     unsigned ended;
 };
 
 /* `size` bytes each object; `quota` of each tier (0: 256 MiB). */
 void cl_init(struct cluster *c, unsigned n, uint64_t size, uint64_t quota);
+/* The same with so many bytes of fetch units. */
+void cl_init_with(struct cluster *c, unsigned n, uint64_t size, uint64_t quota, uint64_t fetch_max);
 void cl_fini(struct cluster *c);
 /* After a restart of its worker, when its server was stopped. */
 void cl_node_serve(struct cluster *c, unsigned i);

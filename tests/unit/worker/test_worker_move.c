@@ -332,13 +332,74 @@ static void damaged(void **state)
     cl_fini(&c);
 }
 
+/* Topologies that come and go, of which some see the one and some the other, while everybody reads
+ * and hands over: each byte is right, and in the end everything is where it belongs. */
+static void storm(void **state)
+{
+    enum { STEPS = 60, OPS = 2 * STEPS };
+    struct op *ops = tarn_xcalloc(OPS, sizeof(*ops));
+    struct obj *o = tarn_xcalloc(CL_OBJECTS, sizeof(*o));
+    struct tarn_rng_seeded seeded;
+    struct tarn_rng *rng = &seeded.base;
+    const char *seed = getenv("TARN_SEED");
+    struct cluster c;
+
+    (void)state;
+    tarn_rng_seeded_init(&seeded, seed ? strtoull(seed, NULL, 0) : 7);
+    cl_init(&c, 3, FIVE, 0);
+    cl_settled(&c);
+    for (unsigned i = 0; i < CL_OBJECTS; i++) {
+        rig_find(&c.nodes[0].rig, &o[i], 0, c.keys[i], 1);
+        o[i].msg.replicas = (uint32_t)tarn_rng_below(rng, 3);
+    }
+    for (unsigned step = 0; step < STEPS; step++) {
+        unsigned live = (unsigned)tarn_rng_below(rng, 3), first = (unsigned)tarn_rng_below(rng, 3);
+
+        for (unsigned i = 0; i < 3; i++) {
+            c.nodes[i].state =
+                i == live || tarn_rng_below(rng, 3) ? TARN_WORKER_LIVE : TARN_WORKER_DRAINING;
+            c.nodes[i].dead = tarn_rng_below(rng, 4) == 0;
+            c.nodes[i].was = tarn_rng_below(rng, 2) == 0;
+        }
+        cl_topology(&c, first, first + (unsigned)tarn_rng_below(rng, 3 - first));
+        for (unsigned i = 0; i < 3; i++)
+            tarn_move_topology(c.nodes[i].move);
+        for (unsigned i = 0; i < 2; i++)
+            op_start(&ops[2 * step + i], &c.nodes[tarn_rng_below(rng, 3)].rig,
+                     &o[tarn_rng_below(rng, CL_OBJECTS)], tarn_rng_below(rng, 2) * 4 * MIB, MIB, 2);
+        turns_for(c.loop, tarn_rng_below(rng, 30) * TARN_NS_PER_MS);
+    }
+    for (unsigned i = 0; i < OPS; i++) {
+        turns_until(c.loop, &ops[i].done, 1);
+        assert_int_equal(ops[i].rc, 0);
+        assert_false(ops[i].wrong);
+    }
+    for (unsigned i = 0; i < 3; i++)
+        c.nodes[i].dead = false;
+    cl_stored(&c);
+    cl_settled(&c);
+    for (unsigned i = 0; i < 3; i++)
+        tarn_move_topology(c.nodes[i].move);
+    for (unsigned i = 0; i < 3; i++)
+        until_settled(&c, i);
+    turns_for(c.loop, 20 * TARN_NS_PER_MS);
+    for (unsigned i = 0; i < CL_OBJECTS; i++)
+        for (unsigned k = 0; k < 3; k++)
+            assert_true(cl_cached(&c, k, &o[i]) == 0 ||
+                        tarn_place_owns(tarn_peers_place(c.nodes[k].peers), &o[i].cid, 0,
+                                        TARN_MAX(o[i].msg.replicas, 1u), k + 1));
+    cl_fini(&c);
+    free(ops);
+    free(o);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(take_refuses), cmocka_unit_test(take_without_room),
         cmocka_unit_test(share),        cmocka_unit_test(drains),
         cmocka_unit_test(no_room),      cmocka_unit_test(replicas),
-        cmocka_unit_test(damaged),
+        cmocka_unit_test(damaged),      cmocka_unit_test(storm),
     };
 
     return cmocka_run_group_tests_name("worker_move", tests, NULL, NULL);

@@ -108,6 +108,14 @@ static void owner_fetches(void **state)
     assert_int_equal(cl_cached(&c, 1, &o), 4 * MIB);
     assert_int_equal(cl_cached(&c, 0, &o), 0); /* copies: 0 */
     assert_int_equal(cl_cached(&c, 2, &o), 0);
+    cl_object(&c, 1, 1, &o); /* who reads on has the owner fetch on */
+    cl_forget(&c);
+    op_start(&a, &c.nodes[0].rig, &o, 0, MIB, 4);
+    turns_until(c.loop, &a.done, 1);
+    assert_int_equal(a.rc, 0);
+    rig_stored(&c.nodes[1].rig);
+    assert_int_equal(cl_cached(&c, 1, &o), FIVE);
+    assert_int_equal(cl_gets(&c), 2);
     cl_fini(&c);
 }
 
@@ -583,6 +591,37 @@ static void two_opinions(void **state)
     cl_fini(&c);
 }
 
+/* Both are full of what they want from each other. */
+static void memory_of_both(void **state)
+{
+    static const uint64_t sizes[] = {16 * MIB, 4 * MIB};
+    struct op ops[2][12];
+    struct cluster c;
+    struct obj o[2][6];
+    uint64_t before;
+
+    (void)state;
+    for (unsigned k = 0; k < TARN_ARRAY_LEN(sizes); k++) {
+        cl_init_with(&c, 2, FIVE, 0, sizes[k]);
+        cl_settled(&c);
+        for (unsigned i = 0; i < 12; i++)
+            cl_object(&c, 1 - i / 6, i % 6, &o[i / 6][i % 6]);
+        cl_forget(&c);
+        before = tarn_now_ns();
+        for (unsigned i = 0; i < 24; i++) /* at 0 what 1 owns, and the other way round */
+            op_start(&ops[i % 2][i / 2], &c.nodes[i % 2].rig, &o[i % 2][i / 4], i / 2 % 2 * 4 * MIB,
+                     MIB, 0);
+        for (unsigned i = 0; i < 24; i++) {
+            turns_until(c.loop, &ops[i % 2][i / 2].done, 1);
+            assert_int_equal(ops[i % 2][i / 2].rc, 0);
+            assert_false(ops[i % 2][i / 2].wrong);
+        }
+        assert_true(tarn_now_ns() - before < 4 * TARN_NS_PER_S); /* no deadline ended it */
+        assert_int_equal(cl_gets(&c), 24);
+        cl_fini(&c);
+    }
+}
+
 /* A worker that is none yet. */
 static void without_identity(void **state)
 {
@@ -632,6 +671,7 @@ int main(void)
         cmocka_unit_test(store_replaced),
         cmocka_unit_test(copies),
         cmocka_unit_test(two_opinions),
+        cmocka_unit_test(memory_of_both),
         cmocka_unit_test(without_identity),
     };
 

@@ -70,8 +70,11 @@ void rig_release(struct rig *r);
 void rig_push(struct rig *r, const char *name, unsigned skip);
 /* The same, to be acknowledged. */
 void rig_push_ack(struct rig *r, const char *name);
-/* The byte at `off` of the file. */
+/* The byte at `off` of the file; no two pages of it are the same. */
 uint8_t rig_byte(uint64_t off);
+/* Many of them, and whether they are. */
+void rig_fill(uint64_t off, uint8_t *dst, size_t n);
+bool rig_same(uint64_t off, const uint8_t *p, size_t n);
 /* The attributes of the file. */
 struct tarn_attr rig_attr(void);
 

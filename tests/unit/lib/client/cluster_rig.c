@@ -44,8 +44,7 @@ static void ccall_reply(struct ccall *cc)
     size_t n = (size_t)(end - off);
     struct tarn_buf *b = tarn_buf_new(n);
 
-    for (size_t i = 0; i < n; i++)
-        b->p[i] = rig_byte(off + i + (cc->fault == SHIFTED ? 12345 : 0));
+    rig_fill(off + (cc->fault == SHIFTED ? 12345 : 0), b->p, n);
     if (cc->fault == TRUNCATED)
         n -= TARN_MIN(n, (size_t)TARN_GRANULE_BYTES);
     for (size_t at = 0; at < n; at += TARN_GRANULE_BYTES)

@@ -275,6 +275,32 @@ static void many_leave_a_frozen_one(void **state)
     free(rds);
 }
 
+/* Both that were asked are frozen: the third is. */
+static void two_frozen_workers(void **state)
+{
+    struct tarn_handle *h;
+    struct cluster c;
+    uint64_t began;
+
+    (void)state;
+    cluster_init(&c, 3, NULL);
+    h = cluster_open(&c);
+    for (unsigned k = 0; k < 2; k++) {
+        struct cworker *w = cluster_owner(&c, scattered(3), k);
+
+        w->fault = HANG;
+        w->faults = 1000;
+    }
+    began = now_ms();
+    assert_int_equal(cluster_read(&c, h, scattered(3), LEN), 0);
+    assert_in_range(now_ms() - began, 1000, 9000);
+    began = now_ms();
+    assert_int_equal(cluster_read(&c, h, scattered(3) + 300 * KIB, LEN), 0);
+    assert_in_range(now_ms() - began, 0, 1300); /* the first is known by now */
+    tarn_handle_close(&h);
+    cluster_fini(&c);
+}
+
 /* As long as it answers others, a late answer is waited for. */
 static void busy_is_not_frozen(void **state)
 {
@@ -300,6 +326,39 @@ static void busy_is_not_frozen(void **state)
     assert_true(tarn_peers_usable(c.rig.client->peers, w->id));
     cworker_release(w);
     assert_int_equal(rd_wait(&late), 0);
+    tarn_handle_close(&h);
+    cluster_fini(&c);
+}
+
+/* The second has to ask a store that is down; the first is late, but has the bytes. */
+static void store_error_of_a_hedge(void **state)
+{
+    struct tarn_handle *h;
+    struct cworker *w, *next;
+    struct cluster c;
+    struct rd rd;
+
+    (void)state;
+    cluster_init(&c, 3, NULL);
+    h = cluster_open(&c);
+    w = cluster_owner(&c, scattered(2), 0);
+    next = cluster_owner(&c, scattered(2), 1);
+    w->fault = HANG;
+    w->faults = 2;
+    next->fault = FAIL;
+    next->faults = 2;
+    next->rc = -TARN_E_UFS_DOWN;
+    rd_start(&rd, &c.rig, h, scattered(2), LEN);
+    rig_until(&c.rig, &next->reads, 1);
+    rig_run_for(&c.rig, 50 * TARN_NS_PER_MS);
+    assert_int_equal(rd.done, 0);
+    cworker_release(w);
+    assert_int_equal(rd_wait(&rd), 0);
+    w->faults = 1; /* and when it fails as well, the store's word stands */
+    rd_start(&rd, &c.rig, h, scattered(2) + 5 * MIB, LEN);
+    rig_until(&c.rig, &next->reads, 2);
+    cworker_stop(w);
+    assert_int_equal(rd_wait(&rd), -TARN_E_UFS_DOWN);
     tarn_handle_close(&h);
     cluster_fini(&c);
 }
@@ -603,8 +662,7 @@ static void inside_answer(struct tarn_task *t)
         uint32_t n = at == 0 ? half : lr->len_bytes - at;
 
         *s = (struct tarn_slice){.buf = tarn_buf_new(n + 5), .off = 5, .len = n};
-        for (uint32_t i = 0; i < n; i++)
-            s->buf->p[5 + i] = rig_byte(lr->off_bytes + at + i);
+        rig_fill(lr->off_bytes + at, s->buf->p + 5, n);
         at += n;
     }
     lr->source = 2;
@@ -885,7 +943,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(deaf_worker),
         cmocka_unit_test(hedges_are_bounded),
         cmocka_unit_test(many_leave_a_frozen_one),
+        cmocka_unit_test(two_frozen_workers),
         cmocka_unit_test(busy_is_not_frozen),
+        cmocka_unit_test(store_error_of_a_hedge),
         cmocka_unit_test(damaged_answers),
         cmocka_unit_test(others_are_asked),
         cmocka_unit_test(busy_passes),

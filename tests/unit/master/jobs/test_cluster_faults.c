@@ -165,6 +165,30 @@ static void test_replicas_while_a_worker_is_away(void **state)
     }
 }
 
+/* A member leaves for good: what is left cannot have as many replicas as it was to have. */
+static void test_too_few_workers_for_the_replicas(void **state)
+{
+    struct cfx *fx = *state;
+    Tarn__Wire__LoadSpec spec;
+    ProtobufCBinaryData p;
+    Tarn__Wire__Job *job;
+    uint64_t id;
+
+    cfx_put_many(fx, "/d", 32, MIB);
+    cfx_spec(&spec, &p, "/");
+    spec.replicas = 3;
+    spec.bandwidth = 16 * MIB;
+    id = cfx_create(fx, "load", &spec);
+    cfx_until(fx, cfx_a_fourth_is_done, &id);
+    fx->workers[0].member = false;
+    cfx_publish(fx);
+    cfx_expect_text(fx, id, TARN_E_JOB_PARTIAL, "3 replicas need as many workers", "there are 2");
+    job = cfx_show(fx, id);
+    assert_int_equal(job->files_done + job->files_failed, 32);
+    assert_int_equal(job->bytes_done, job->files_done * MIB);
+    tarn__wire__job__free_unpacked(job, NULL);
+}
+
 static bool waits_for_a_worker(struct cfx *fx, void *arg)
 {
     const uint64_t *id = arg;
@@ -271,6 +295,7 @@ int main(int argc, char **argv)
         T(test_a_worker_that_is_thought_to_be_alive),
         T(test_a_worker_that_hangs),
         T(test_replicas_while_a_worker_is_away),
+        T(test_too_few_workers_for_the_replicas),
         T(test_no_worker_then_one),
         T(test_the_last_worker_goes_in_the_middle),
         T(test_a_worker_joins_in_the_middle),

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SEEDS    6u
+#define SEEDS    4u
 #define STEPS    40u
 #define FILES    30u
 #define JOBS_MAX 12u

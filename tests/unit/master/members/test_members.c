@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/base/fault.h"
 #include "lib/base/limits.h"
 
 #define DRAIN  TARN_RPC_worker_drain
@@ -62,7 +63,10 @@ static void test_register(void **state)
     three_init(&t);
     version = mbx_version(&t.fx);
     t.w[0].data = 5;
+    assert_false(t.fx.master->members->resumed);
     assert_int_equal(mbw_start(&t.w[0]), 0);
+    mbx_run(&t.fx, MBX_MS);
+    assert_true(t.fx.master->members->resumed); /* jobs have a worker */
     assert_int_equal(t.w[0].id, 1);
     assert_int_equal(t.w[0].beat_ms, 3333);
     assert_int_equal(tarn_core_worker(t.fx.kv, 1, &rec), 0); /* committed before the answer */
@@ -646,6 +650,113 @@ static void test_flood(void **state)
     three_fini(&t);
 }
 
+/* Each read and write of the store fails once, whatever is under way: told, and mended by the next.
+ */
+static void fail_nth(enum tarn_fault_point point, void (*step)(struct three *t, int *ret_rc),
+                     void (*check)(struct three *t))
+{
+    unsigned failed = 0;
+
+    for (unsigned nth = 0; nth < 20; nth++) {
+        struct three t;
+        int rc;
+
+        three_start(&t);
+        tarn_fault_arm(point, nth, 1, -TARN_E_KV);
+        step(&t, &rc);
+        tarn_fault_reset();
+        if (rc != 0) {
+            failed++;
+            assert_int_equal(rc, -TARN_E_KV);
+            step(&t, &rc);
+            assert_int_equal(rc, 0);
+        }
+        mbx_run(&t.fx, MBX_S);
+        check(&t);
+        three_fini(&t);
+    }
+    assert_in_range(failed, 1, 19);
+}
+
+static void step_move(struct three *t, int *ret_rc)
+{
+    (void)snprintf(t->w[1].addr, sizeof(t->w[1].addr), "10.0.0.99:7110");
+    *ret_rc = mbw_register(&t->w[1]);
+}
+
+static void check_move(struct three *t)
+{
+    assert_string_equal(mbx_placed(&t->fx, 2)->addr, "10.0.0.99:7110");
+    assert_int_equal(past_of(&t->w[1]), 2);
+}
+
+static void step_join(struct three *t, int *ret_rc)
+{
+    (void)snprintf(t->w[2].uuid, sizeof(t->w[2].uuid), "tier-uuid-4");
+    *ret_rc = mbw_register(&t->w[2]);
+}
+
+static void check_join(struct three *t)
+{
+    assert_int_equal(t->w[2].id, 4);
+    assert_true(mbx_alive(&t->fx, 4));
+    assert_int_equal(mbw_beat(&t->w[0]), 0);
+    mbx_run(&t->fx, MBX_S);
+    assert_int_equal(past_of(&t->w[2]), 3);
+}
+
+static void step_drain(struct three *t, int *ret_rc)
+{
+    *ret_rc = mbx_admin(&t->fx, DRAIN, 2, false, false, NULL, NULL);
+}
+
+static void check_drain(struct three *t)
+{
+    assert_int_equal(mbx_placed(&t->fx, 2)->state, TARN_WORKER_DRAINING);
+    assert_int_equal(mbw_beat(&t->w[0]), 0);
+    mbx_run(&t->fx, MBX_S);
+    assert_int_equal(past_of(&t->w[0]), 3);
+}
+
+static void test_a_store_that_fails(void **state)
+{
+    (void)state;
+    fail_nth(TARN_FAULT_kv_write, step_move, check_move);
+    fail_nth(TARN_FAULT_kv_read, step_move, check_move);
+    fail_nth(TARN_FAULT_kv_write, step_join, check_join);
+    fail_nth(TARN_FAULT_kv_read, step_join, check_join);
+    fail_nth(TARN_FAULT_kv_write, step_drain, check_drain);
+    fail_nth(TARN_FAULT_kv_read, step_drain, check_drain);
+}
+
+/* What the master does by itself is tried again. */
+static void test_a_store_that_fails_us(void **state)
+{
+    struct three t;
+
+    (void)state;
+    three_start(&t);
+    mbw_kill(&t.w[1]);
+    mbx_run(&t.fx, 590 * MBX_S);
+    tarn_fault_arm(TARN_FAULT_kv_write, 0, 2, -TARN_E_KV);
+    mbx_run(&t.fx, 15 * MBX_S);
+    assert_int_equal(mbx_placed(&t.fx, 2)->state, TARN_WORKER_LIVE); /* it could not be written */
+    mbx_run(&t.fx, 15 * MBX_S);
+    tarn_fault_reset();
+    assert_int_equal(mbx_placed(&t.fx, 2)->state, TARN_WORKER_LOST);
+    mbx_run(&t.fx, MBX_S);
+    t.w[0].settle = t.w[2].settle = MBX_SETTLE;
+    tarn_fault_arm(TARN_FAULT_kv_write, 0, 1, -TARN_E_KV);
+    assert_int_equal(mbw_beat(&t.w[0]), 0);
+    assert_int_equal(mbw_beat(&t.w[2]), 0);
+    mbx_run(&t.fx, 100 * MBX_MS);
+    assert_true(past_of(&t.w[0]) > 0);
+    mbx_run(&t.fx, 10 * MBX_S);
+    tarn_fault_reset();
+    assert_int_equal(past_of(&t.w[0]), 0); /* the next beat did it */
+    three_fini(&t);
+}
+
 /* Stopped while registrations wait for the journal: all are answered. */
 static void test_stop_under_way(void **state)
 {
@@ -687,6 +798,8 @@ int main(void)
         cmocka_unit_test(test_malformed),
         cmocka_unit_test(test_the_largest_topology),
         cmocka_unit_test(test_flood),
+        cmocka_unit_test(test_a_store_that_fails),
+        cmocka_unit_test(test_a_store_that_fails_us),
         cmocka_unit_test(test_stop_under_way),
     };
 

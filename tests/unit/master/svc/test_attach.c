@@ -354,6 +354,7 @@ static void test_refusals(void **state)
 {
     struct two t = two_new();
     TARN_AUTO_FREE char *none = tarn_xasprintf("file://%s/none", t.dir);
+    char deep[256];
     uint64_t version;
 
     (void)state;
@@ -362,6 +363,9 @@ static void test_refusals(void **state)
     assert_int_equal(attach(&t, "a", t.uri), -TARN_E_NAME_BAD);
     assert_int_equal(attach(&t, "/a/../b", t.uri), -TARN_E_NAME_BAD);
     assert_int_equal(attach(&t, "/a", ""), -TARN_E_CONFIG);
+    for (size_t i = 0; i < 65; i++)
+        memcpy(deep + 2 * i, "/d", 3);
+    assert_int_equal(attach(&t, deep, t.uri), -TARN_E_NAME_TOO_LONG);
     assert_int_equal(attach(&t, "/a", "what://x"), -TARN_E_CONFIG);
     assert_int_equal(attach(&t, "/a", none), -TARN_E_UFS_NO_BUCKET);
     assert_int_equal(attach(&t, "/file/x", t.uri), -TARN_E_NOT_DIR);

@@ -1,0 +1,195 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""benchmarks/cluster.py [--scale F] [--only NAME...] [--json FILE] - what a cluster costs, beside the bare network.
+
+Master, workers, mounts and store each have a network namespace, joined by a bridge (tests/lib/netns.py). Reads over the network are
+compared with iperf3 between the same two hosts in the same run. Root, fio, iperf3, the release build; scratch as for run.py.
+"""
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+from run import BUILD, RESULTS, fio, report, rss_mib  # noqa: E402  pylint: disable=wrong-import-position
+
+from tests.lib import util  # noqa: E402  pylint: disable=wrong-import-position
+from tests.lib.cluster import BKT, MIB, Cluster  # noqa: E402  pylint: disable=wrong-import-position
+from tests.lib.netns import Network  # noqa: E402  pylint: disable=wrong-import-position
+from tests.lib.verify import Content, Readers  # noqa: E402  pylint: disable=wrong-import-position
+
+WIRE = "8gbit"
+
+
+def iperf(server, client, streams):
+    """MiB/s from one host to the other."""
+    with contextlib.ExitStack() as stack:
+        listener = server.popen(["iperf3", "-s", "-1"], stdout=subprocess.DEVNULL)
+        stack.callback(util.end_group, listener)
+        util.wait_until("iperf3", lambda: ":5201" in server.run("ss", "-ltn").stdout, 10)
+        out = client.run("iperf3", "-c", server.address, "-P", streams, "-t", 5, "-R", "-J", seconds=60).stdout
+    return json.loads(out)["end"]["sum_received"]["bits_per_second"] / 8 / MIB
+
+
+class Bench:
+    def __init__(self, scratch, scale):
+        self.dir, self.scale = scratch, scale
+        self.size = max(64, int(1024 * scale)) * MIB
+
+    @contextlib.contextmanager
+    def cluster(self, sizes, **kwargs):
+        """A cluster on hosts of its own, with everything loaded."""
+        with Network() as network:
+            directory = tempfile.mkdtemp(dir=self.dir)
+            c = Cluster(directory, network=network, quota="64GiB", worker_args=["--copies", "never"], **kwargs)
+            content = Content(sizes)
+            content.put(c.store, BKT)
+            try:
+                c.start()
+                c.cli("load", "/", seconds=900)
+                yield c, content
+            finally:
+                c.close()
+                shutil.rmtree(directory, ignore_errors=True)
+
+    def read(self, mount, streams):
+        """MiB/s of the mount; the file's pages are dropped before, the worker's stay."""
+        each = self.size // streams
+        return fio(mount.path("big"), each, "--rw=read", "--bs=1M", "--ioengine=psync", f"--numjobs={streams}",
+                   f"--offset_increment={each}", "--group_reporting", "--invalidate=1")
+
+    def remote(self):
+        """Reads from a worker on another host against iperf3, on a wire of 8 Gbit/s and on one without a limit."""
+        with self.cluster({"big": self.size}, workers=1, mounts=1) as (c, _):
+            server, client = c.workers[0].host, c.mounts[0].host
+            self.read(c.mounts[0], 1)
+            for rate in (WIRE, None):
+                for host in (server, client):
+                    host.bandwidth(rate)
+                for streams in (1, 8):
+                    native = iperf(server, client, streams)
+                    value = max(self.read(c.mounts[0], streams) for _ in range(3))
+                    report(f"remote read, {rate or 'no limit'}, {streams} stream{'s' * (streams > 1)}", value, "MiB/s", native,
+                           0.9 if rate else None)
+
+    def second(self):
+        """A second worker adds bandwidth or leaves it as it is."""
+        found = {}
+        for workers in (1, 2):
+            with self.cluster({"big": self.size}, workers=workers, mounts=1) as (c, _):
+                for part in (*c.workers, *c.mounts):
+                    part.host.bandwidth(WIRE)
+                self.read(c.mounts[0], 1)
+                for streams in (1, 8):
+                    found[workers, streams] = max(self.read(c.mounts[0], streams) for _ in range(3))
+        for streams in (1, 8):
+            report(f"two workers beside one, {streams} stream{'s' * (streams > 1)}", found[2, streams], "MiB/s", found[1, streams],
+                   0.95)
+
+    def delay(self):
+        """5 ms on the way beside 0 ms, both through the same queue."""
+        with self.cluster({"big": self.size}, workers=1, mounts=1) as (c, _):
+            self.read(c.mounts[0], 1)
+            found = {}
+            for ms in (0, 5):
+                c.mounts[0].host.delay(ms)
+                found[ms] = {n: self.read(c.mounts[0], n) for n in (1, 8)}
+                found[ms]["random"] = fio(c.mounts[0].path("big"), self.size, "--rw=randread", "--bs=64k", "--ioengine=psync",
+                                          "--numjobs=8", "--group_reporting", "--runtime=5", "--time_based", "--invalidate=1")
+            for n in (1, 8):
+                report(f"sequential with 5 ms, {n} stream{'s' * (n > 1)}", found[5][n], "MiB/s", found[0][n], 0.5)
+            report("random 64 KiB with 5 ms, 8 jobs", found[5]["random"], "MiB/s", found[0]["random"])
+
+    def mount(self):
+        """From the start of `tarn mount` until it answers."""
+        with self.cluster({"f": 1000}, workers=1, mounts=1) as (c, _):
+            times = []
+            part = c.mounts[0]
+            for _ in range(10):
+                part.stop()
+                begun = time.monotonic()
+                part.spawn()
+                while not os.path.exists(part.path("f")):
+                    time.sleep(0.001)
+                times.append((time.monotonic() - begun) * 1000)
+                part.wait_ready()
+            report("tarn mount until it is usable, median of 10", statistics.median(times), "ms", floor="below 200")
+            report("  the longest", max(times), "ms")
+
+    def sessions(self):
+        """A thousand mounts that do nothing."""
+        with self.cluster({"f": 1000}, workers=1, mounts=1) as (c, _):
+            before = rss_mib(c.master.pid)
+            crowd = c.master.host.popen([sys.executable, f"{ROOT}/tests/lib/crowd.py", c.address, c.token_file, "session", 1000],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            try:
+                assert crowd.stdout.readline() == "on\n"
+                used, begun = c.master.cpu_seconds(), time.monotonic()
+                time.sleep(20)
+                share = (c.master.cpu_seconds() - used) / (time.monotonic() - begun)
+                report("1,000 idle sessions: the master's memory", rss_mib(c.master.pid) - before, "MiB", floor="below 64")
+                report("  its processor", share * 100, "% of one", floor="below 10")
+            finally:
+                crowd.stdin.close()
+                crowd.wait(timeout=30)
+
+    def drain(self):
+        """A worker is drained at a rate: how near that is, and what readers feel."""
+        rate = 100 * MIB
+        sizes = {f"f{i:04d}": 8 * MIB for i in range(max(16, int(128 * self.scale)))}
+        with self.cluster(sizes, workers=3, mounts=1, master_args=["--move-rate", f"{rate}/s"]) as (c, content):
+            with Readers(c.mounts[0].mnt, content, threads=4, kinds=("whole",)) as readers:
+                before = self.pace(readers, 5)
+                leaver, begun = c.workers[0], time.monotonic()
+                share = leaver.ufs_bytes()
+                during = []
+                watcher = threading.Thread(target=lambda: during.append(self.pace(readers, 3)))
+                watcher.start()
+                c.cli("worker", "drain", leaver.id, "--wait", seconds=900)
+                took = time.monotonic() - begun
+                watcher.join()
+            readers.check(10, errors=0)
+            report("drain at 100 MiB/s", share / took / MIB, "MiB/s", rate / MIB)
+            report("  readers meanwhile", during[0], "MiB/s", before, 0.7)
+
+    @staticmethod
+    def pace(readers, seconds):
+        """MiB/s that all readers get together."""
+        before, begun = readers.read_bytes(), time.monotonic()
+        time.sleep(seconds)
+        return (readers.read_bytes() - before) / (time.monotonic() - begun) / MIB
+
+
+ALL = ("remote", "second", "delay", "mount", "sessions", "drain")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the data relative to the full run")
+    parser.add_argument("--only", nargs="*", choices=ALL, default=ALL)
+    parser.add_argument("--json", help="file for the figures")
+    args = parser.parse_args()
+    os.environ.setdefault("TARN_BIN", f"{BUILD}/tarn")
+    scratch = tempfile.mkdtemp(prefix="tarn-bench-", dir=os.environ.get("TARN_BENCH_DIR", "/var/tmp"))
+    try:
+        for name in args.only:
+            print(f"== {name}: {getattr(Bench, name).__doc__}", flush=True)
+            getattr(Bench(scratch, args.scale), name)()
+    finally:
+        util.unmount_below(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as f:
+            json.dump({"results": RESULTS}, f, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Many rounds of the table of faults, with seeds: outside CI, by hand or for a night.
+
+    tests/fault_rounds.py --rounds 20 --seed 7 [--only worker:kill] [--keep DIR]
+
+Each round runs every cell of tests/lib/faults.py in an order drawn from its seed, and prints a line
+for each: calls that were under way when the fault began and at its end, calls, the longest in seconds, how long until
+all went on, errors. A cell that fails is told with its logs, and with the line that repeats it. Exit 1
+then. Root; TARN_BIN names the binary (default: build/release/tarn).
+"""
+import argparse
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from tests.lib import faults, util  # noqa: E402
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first round; they count up")
+    parser.add_argument("--only", action="append", default=[], metavar="TARGET[:FAULT]")
+    parser.add_argument("--keep", metavar="DIR", help="where logs of failed cells are kept")
+    return parser.parse_args()
+
+
+def cells(only):
+    """[(target, fault)] that were asked for."""
+    every = [(t, f) for t in faults.TARGETS for f in faults.FAULTS]
+    found = [(t, f) for t, f in every
+             if not only or any(o in (t, f"{t}:{f}") for o in only)]
+    if not found:
+        sys.exit(f"no such cell; targets: {' '.join(faults.TARGETS)}; faults: {' '.join(faults.FAULTS)}")
+    return found
+
+
+def keep_logs(cell, directory):
+    print(cell.cluster.logs(15), flush=True)
+    if directory:
+        place = os.path.join(directory, f"{cell.seed}-{cell.target}-{cell.fault}")
+        os.makedirs(place, exist_ok=True)
+        for part in cell.cluster.parts():
+            if os.path.exists(part.log):
+                shutil.copy(part.log, place)
+
+
+def one(target, fault, seed, keep):
+    """The Result of one cell; a failure is printed."""
+    caught = []
+    directory = tempfile.mkdtemp(prefix="tarn-faults-", dir=os.environ.get("TARN_TEST_DIR"))
+
+    def failed(cell):
+        caught.append(cell.result)
+        keep_logs(cell, keep)
+
+    try:
+        return faults.run_cell(directory, target, fault, seed, failed)
+    except Exception as e:  # whatever it was: the next cells are run all the same
+        print(f"{target} {fault}: {e}\nagain: {sys.argv[0]} --seed {seed} --only {target}:{fault}",
+              flush=True)
+        result = caught[0] if caught else faults.Result(target, fault, str(seed))
+        result.failure = result.failure or str(e)
+        return result
+    finally:
+        util.unmount_below(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def main():
+    args = arguments()
+    wanted = cells(args.only)
+    results = []
+    for number in range(args.rounds):
+        seed = args.seed + number
+        print(f"round {number + 1} of {args.rounds}, seed {seed}\n{faults.HEADER}", flush=True)
+        order = list(wanted)
+        random.Random(seed).shuffle(order)
+        for target, fault in order:
+            results.append(one(target, fault, seed, args.keep))
+            print(results[-1].row(), flush=True)
+    failed = [r for r in results if r.failure]
+    for r in failed:
+        print(f"failed: seed {r.seed} {r.target}:{r.fault}: {r.failure.splitlines()[0]}")
+    print(f"{sum(r.met for r in results)} calls met a fault, {sum(r.calls for r in results)} in all, "
+          f"the longest {max(r.longest for r in results):.2f} s")
+    print(f"{len(results) - len(failed)} passed, {len(failed)} failed")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of faults: each part of a cluster x each thing that happens to it, under readers on two
+mounts and a running load. tests/proc/test_cluster_faults.py runs it once, tests/fault_rounds.py many
+times with seeds.
+
+What must hold in each cell: the fault met calls under way and a running load; no wrong byte; no call
+longer than its deadline; errors only where the part's loss cannot be hidden; afterwards everything
+goes on by itself and the load is done.
+"""
+import os
+import random
+import time
+from dataclasses import dataclass, field
+
+from tests.lib import util
+from tests.lib.cluster import BKT, Cluster
+from tests.lib.netns import Network
+from tests.lib.verify import Content, Readers
+
+TARGETS = ("master", "worker", "mount", "store")
+FAULTS = ("kill", "stop", "partition", "reset", "loss", "disk-full")
+LONG = 12.0       # seconds that a part stands still or is cut off: longer than a lease
+SHORT = 2.5       # of the other faults
+DEADLINE = 32.0   # of a call: the default timeout of a store or a peer, and time to be scheduled
+THAW = 1.0        # within which calls end that a stopped mount held
+RESUME = 40.0     # within which every reader goes on after a fault
+DISK = "64M"      # of the parts whose disk fills up
+
+READ = {f"r{i % 5}/f{i:02d}": 50_000 + 61_001 * i for i in range(24)}
+LOAD = {f"l/o{i:03d}": 100_000 + 1009 * i for i in range(100)}
+
+
+@dataclass
+class Result:
+    """What one cell saw."""
+    target: str
+    fault: str
+    seed: str
+    met: int = 0                  # calls that were under way when the fault began
+    held: int = 0                 # calls that were under way for a second or more at its end
+    calls: int = 0
+    longest: float = 0.0          # seconds of the longest call
+    errors: dict = field(default_factory=dict)
+    resumed: float = 0.0          # seconds from the fault's end until every reader went on
+    job: str = ""
+    seconds: float = 0.0
+    failure: str = ""
+
+    def row(self):
+        errors = " ".join(f"{n}x{name}" for name, n in sorted(self.errors.items())) or "-"
+        return (f"{self.target:7} {self.fault:10} {self.met:5} {self.held:5} {self.calls:7} {self.longest:8.2f} "
+                f"{self.resumed:8.2f} {self.job:10} {self.seconds:7.1f}  {errors}"
+                f"{'  FAILED' if self.failure else ''}")
+
+
+HEADER = (f"{'target':7} {'fault':10} {'met':>5} {'held':>5} {'calls':>7} {'longest':>8} {'resumed':>8} {'load':10} "
+          f"{'seconds':>7}  errors")
+
+
+class Cell:
+    """One target, one fault, one cluster of its own."""
+
+    def __init__(self, directory, network, target, fault, seed=1):
+        self.target, self.fault, self.seed = target, fault, seed
+        self.rng = random.Random(f"{seed}/{target}/{fault}")
+        self.result = Result(target, fault, str(seed))
+        self.disk = None
+        self.cluster = Cluster(directory, network=network)
+        self.content = Content({**READ, **LOAD})
+        self.content.put(self.cluster.store, BKT)
+        self.part = {"master": self.cluster.master, "worker": self.cluster.workers[0],
+                     "mount": self.cluster.mounts[0], "store": self.cluster.store}[target]
+        if fault == "disk-full" and target != "store":
+            self._small_disk()
+
+    def _small_disk(self):
+        """What this part writes to gets a file system of its own."""
+        if self.target == "mount":
+            self.disk = f"{self.cluster.dir}/log-of-mount"
+            self.part.log = f"{self.disk}/log"
+        else:
+            self.disk = self.part.dir if self.target == "worker" else self.cluster.master_dir
+        os.makedirs(self.disk, exist_ok=True)
+        util.run("mount", "-t", "tmpfs", "-o", f"size={DISK},mode=755", "tmpfs", self.disk)
+
+    def close(self):
+        self.cluster.close()
+        if self.disk:
+            util.unmount(self.disk)
+
+    # ---- the faults ----
+
+    def begin(self):
+        host = self.part.host
+        if self.fault in ("partition", "reset"):
+            getattr(host, self.fault)()
+        elif self.fault == "loss":
+            host.loss(20)
+        elif self.target == "store":
+            self._store_fault()
+        elif self.fault == "kill":
+            self.part.kill()
+        elif self.fault == "stop":
+            self.part.pause()
+        else:
+            self._fill()
+
+    def _store_fault(self):
+        if self.fault == "kill":
+            self.part.stop()
+        elif self.fault == "stop":
+            self.part.fail("stall_headers")
+        else:
+            self.part.fail("status", code=503, error="SlowDown")
+
+    def _fill(self):
+        with open(f"{self.disk}/filler", "wb", buffering=0) as f:
+            try:
+                while True:
+                    f.write(b"\0" * 65536)
+            except OSError:
+                pass
+
+    def end(self):
+        if self.fault in ("partition", "reset", "loss"):
+            self.part.host.heal()
+        elif self.target == "store":
+            if self.fault == "kill":
+                self.part.start()
+            else:
+                self.part.heal()
+        elif self.fault == "kill":
+            self.part.start()
+        elif self.fault == "stop":
+            self.part.go_on()
+        else:
+            os.unlink(f"{self.disk}/filler")
+
+    # ---- the story ----
+
+    def run(self):
+        """Raises AssertionError where the cell does not hold; the Result is filled in either way."""
+        begun = time.monotonic()
+        try:
+            self._run()
+        except Exception as e:
+            self.result.failure = f"{type(e).__name__}: {e}"
+            raise
+        finally:
+            self.result.seconds = time.monotonic() - begun
+        return self.result
+
+    def _run(self):
+        c = self.cluster.start()
+        for top in sorted({p.split("/")[0] for p in READ}):
+            c.cli("load", f"/{top}")
+        long = self.fault in ("stop", "partition")
+        rate = sum(LOAD.values()) / (LONG + 2 if long else SHORT + 2)
+        job = c.cli("load", "/l", "--detach", "--bandwidth", f"{int(rate)}/s").out.strip()
+        readers = [Readers(m.mnt, self.content, threads=4, deadline=DEADLINE, paths=READ,
+                           seed=f"{self.seed}/{i}", kinds=("open", "names", "open", "whole"))
+                   for i, m in enumerate(c.mounts)]
+        try:
+            self._strike(c, job, readers)
+        finally:
+            for r in readers:
+                r.close()
+            self._note(readers)
+        for r in readers:
+            r.check(50)
+        util.wait_until("the load's end", lambda: c.job(job)["state"] != "running", 90, 0.1)
+        self._load_is_told(c, job)
+
+    def _strike(self, c, job, readers):
+        for r in readers:
+            r.wait_open()
+            r.wait_each(3)
+        readers[0].wait_calls(self.rng.randrange(1, 200))
+        util.wait_until("the load is under way", lambda: c.job(job)["files_done"] > 0 or
+                        c.job(job)["bytes_done"] > 0, 30, 0.02)
+        state = c.job(job)["state"]
+        assert state == "running", f"the load was {state}: nothing was tried"
+        self.result.met = readers[0].catch(self.begin)
+        time.sleep(LONG if self.fault in ("stop", "partition") else SHORT)
+        held = readers[0].under_way()
+        ended = time.monotonic()
+        self.result.held = sum(1 for r in readers for s in r.slots if 0 < s.load()[0] < ended - 1)
+        self.end()
+        if (self.target, self.fault) == ("mount", "stop"):
+            assert len(held) == readers[0].threads, "a stopped mount has answered"
+            util.wait_until("the end of the calls that the stopped mount held", lambda: not any(
+                readers[0].slots[i].load()[1] == call for i, call in held.items()), THAW, 0.005)
+        for r in readers:
+            r.wait_each(3, RESUME)
+        self.result.resumed = time.monotonic() - ended
+        self._steady(readers)
+
+    def _steady(self, readers):
+        """No more errors: a reader that met the last ones of the fault may have to try once more."""
+        def quiet():
+            before = sum(r.errors_total() for r in readers)
+            for r in readers:
+                r.wait_each(5, RESUME)
+            return sum(r.errors_total() for r in readers) == before
+        util.wait_until("reads without errors", quiet, RESUME, 0)
+        self._judge_errors(readers)
+
+    def _judge_errors(self, readers):
+        for i, r in enumerate(readers):
+            if self.target == "mount" and i == 0:
+                allowed = {"kill": {"ENOTCONN", "ECONNABORTED", "ESTALE", "EIO", "EBADF"}}.get(
+                    self.fault, {"EIO", "ETIMEDOUT"})
+                kinds = ("open", "names", "whole")
+            elif self.target == "master" and self.fault in ("stop", "partition"):
+                # Its lease ends: what names are worth then is the mount's --on-partition.
+                allowed, kinds = {"EIO", "ETIMEDOUT"}, ("names", "whole")
+            else:
+                allowed, kinds = set(), ()
+            for kind in r.kinds:
+                bad = [e for e in r.errors(kind) if kind not in kinds or e[0] not in allowed]
+                assert not bad, f"mount {i}, {kind}: {len(bad)} errors, {bad[:3]}\n{r.report()}"
+        if (self.target, self.fault) == ("mount", "kill"):
+            assert any(e[0] == "ENOTCONN" for e in readers[0].errors()), "the mount was not killed"
+
+    def _load_is_told(self, c, job):
+        """Done; or, where the store was away, failed by name, and done when it is asked again."""
+        self.result.job = c.job(job)["state"]
+        if self.result.job != "succeeded":
+            assert self.target == "store" and self.result.job == "failed", c.job(job)
+            bad = [line for line in c.manifest(job) if line["error"]]
+            assert len(bad) == c.job(job)["files_failed"] > 0, "a failure without a name"
+            c.cli("load", "/l")
+        lines = {line["path"].lstrip("/"): line for line in
+                 c.manifest(c.json("job", "ls")[-1]["id"])}
+        assert {p: line["bytes"] for p, line in lines.items()} == LOAD
+        assert not any(line["error"] for line in lines.values())
+        for path in random.Random(self.seed).sample(sorted(LOAD), 10):
+            assert self.content.wrong(path, 1, 0, c.mounts[1].read(path)) is None
+
+    def _note(self, readers):
+        self.result.calls = sum(r.calls() for r in readers)
+        self.result.longest = max(r.longest() for r in readers)
+        for r in readers:
+            for name, _, _ in r.errors():
+                self.result.errors[name] = self.result.errors.get(name, 0) + 1
+
+
+def run_cell(directory, target, fault, seed=1, on_failure=None):
+    """A cell from nothing to nothing; on_failure(cell) sees it before it is taken down."""
+    with Network() as network:
+        cell = Cell(directory, network, target, fault, seed)
+        try:
+            return cell.run()
+        except Exception:
+            if on_failure:
+                on_failure(cell)
+            raise
+        finally:
+            cell.close()

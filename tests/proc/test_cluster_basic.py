@@ -1,0 +1,457 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A master, workers and mounts as processes of their own: what is read once is there for all, what
+stops comes back as it was, and what changes hands is not fetched again."""
+import os
+import secrets
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from tests.lib import util
+from tests.lib.cluster import BKT, MIB, SEGMENT
+from tests.lib.local import says
+from tests.lib.verify import Content, Readers
+
+SMALL = {f"d{i % 4}/f{i:03d}": 100_000 + 7919 * i for i in range(40)}
+MIXED = {**SMALL, "big": 9 * MIB + 123}
+
+
+def small_cluster(cluster, sizes=None, **kwargs):
+    """Started, with the files in its store: (cluster, content)"""
+    content = Content(MIXED if sizes is None else sizes)
+    made = cluster(start=False, **kwargs)
+    content.put(made.store, BKT)
+    return made.start(), content
+
+
+def check_all(mount, content, paths=None):
+    """Every file through a mount, byte for byte."""
+    for path in paths if paths is not None else content.sizes:
+        said = content.wrong(path, content.versions[path], 0, mount.read(path))
+        assert said is None, said
+        assert os.stat(mount.path(path)).st_size == content.sizes[path]
+
+
+def warm(cluster, content):
+    """All of it cached; nothing was fetched twice, and every worker has a share."""
+    assert cluster.load("/")["state"] == "succeeded"
+    assert cluster.fetched_bytes() == sum(content.sizes.values())
+    assert cluster.fetched_twice() == {}
+    assert all(w.ufs_bytes() > 0 for w in cluster.workers)
+
+
+def fetched_again(c, content, path):
+    """The way to the store works: a file that was freed comes from there."""
+    before = c.fetched_bytes()
+    c.cli("free", f"/{path}")
+    for mount in c.mounts:
+        check_all(mount, content, [path])
+    assert c.fetched_bytes() - before >= content.sizes[path]
+
+
+# ---- where bytes are ----
+
+def test_a_cold_read_spreads_and_a_second_asks_the_store_nothing(cluster):
+    c, content = small_cluster(cluster, worker_args=["--copies", "never"])
+    check_all(c.mounts[0], content)
+    shares = [w.ufs_bytes() for w in c.workers]
+    assert all(s > 0 for s in shares), "one worker has fetched everything"
+    assert sum(shares) == c.fetched_bytes() == sum(content.sizes.values())
+    assert c.fetched_twice() == {}
+    with c.no_fetches("the second read"):
+        for mount in c.mounts:
+            check_all(mount, content)
+    for source in ("ufs_bytes", "remote_bytes"):  # sessions tell with their next renewal
+        util.wait_until(source, lambda s=source: c.status()["reads"][s] > 0, 20, 0.2)
+
+
+def test_segments_of_one_file_lie_on_both_workers(cluster):
+    """Of 24 segments all on one worker is a chance of 1 in 8 million."""
+    size = 24 * SEGMENT
+    c, content = small_cluster(cluster, {"huge": size}, mounts=1)
+    with open(c.mounts[0].path("huge"), "rb", buffering=0) as f:
+        for segment in range(24):
+            for offset in (segment * SEGMENT, segment * SEGMENT + SEGMENT - 4096):
+                os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+                got = os.pread(f.fileno(), 4096, offset)
+                assert content.wrong("huge", 1, offset, got) is None and len(got) == 4096
+    assert all(w.ufs_bytes() > 0 for w in c.workers)
+    assert c.fetched_twice() == {}
+
+
+def test_one_fetch_for_readers_of_both_mounts(cluster):
+    c, content = small_cluster(cluster, {"hot": 40 * MIB})
+    readers = [subprocess.Popen(["sha256sum", m.path("hot")], stdout=subprocess.PIPE)
+               for m in c.mounts for _ in range(2)]
+    sums = {p.communicate(timeout=100)[0].split()[0] for p in readers}
+    assert len(sums) == 1
+    check_all(c.mounts[1], content)
+    assert c.fetched_although_there() == []
+    # A read that takes too long is asked of the next worker too, which may fetch its group.
+    assert c.fetched_bytes() <= 50 * MIB, c.fetched_twice()
+
+
+# ---- what stops and comes back ----
+
+def test_a_worker_that_was_killed_has_its_bytes_again(cluster):
+    c, content = small_cluster(cluster)
+    warm(c, content)
+    number = c.workers[0].id
+    c.workers[0].kill()
+    c.workers[0].start()
+    c.wait_states({w: "live" for w in c.workers})
+    assert c.workers[0].id == number, "it became another worker"
+    with c.no_fetches("after the restart"):
+        for mount in c.mounts:
+            check_all(mount, content)
+
+
+def test_a_worker_that_stops_and_comes_back(cluster):
+    c, content = small_cluster(cluster)
+    warm(c, content)
+    assert c.workers[1].stop() == 0
+    c.workers[1].start()
+    with c.no_fetches("after the restart"):
+        check_all(c.mounts[0], content)
+
+
+def test_reads_go_on_without_a_worker(cluster):
+    c, content = small_cluster(cluster)
+    warm(c, content)
+    c.workers[0].kill()
+    begun = time.monotonic()
+    check_all(c.mounts[0], content, list(content.sizes)[:10])
+    assert time.monotonic() - begun < 30
+
+
+def test_warm_reads_without_the_store(cluster):
+    c, content = small_cluster(cluster)
+    warm(c, content)
+    for mount in c.mounts:
+        check_all(mount, content)
+    c.store.stop()
+    for mount in c.mounts:
+        check_all(mount, content)
+    c.store.start()
+    fetched_again(c, content, "big")
+
+
+def test_reads_and_names_without_the_master(cluster):
+    c, content = small_cluster(cluster)
+    warm(c, content)
+    check_all(c.mounts[0], content)
+    with Readers(c.mounts[0].mnt, content, threads=4, deadline=5, kinds=("open", "stat")) as readers:
+        readers.wait_open()
+        assert readers.catch(c.master.kill) > 0
+        readers.wait_calls(100, 4)  # in the lease of 10 s
+        readers.wait_each(5)
+        assert readers.errors_total() == 0, readers.report()
+        c.master.start()
+        readers.wait_each(5)
+    readers.check(100, errors=0)
+    assert c.states() and all(s == "live" for s in c.states().values())
+    with c.no_fetches("after the master's restart"):
+        for mount in c.mounts:
+            check_all(mount, content)
+    fetched_again(c, content, "big")
+
+
+def test_a_file_opened_without_the_master_is_read(cluster):
+    """Its name was known and its bytes are cached: nothing of it is the master's to tell."""
+    c, content = small_cluster(cluster)
+    warm(c, content)
+    check_all(c.mounts[0], content)
+    c.master.kill()
+    with Readers(c.mounts[0].mnt, content, threads=2, deadline=5, kinds=("names",)) as readers:
+        readers.wait_calls(50, 5)
+        readers.wait_each(3, 5)
+    readers.check(50, errors=0)
+
+
+def test_all_of_it_restarted(cluster):
+    c, content = small_cluster(cluster)
+    warm(c, content)
+    cluster_id = c.status()["cluster_id"]
+    for part in reversed(c.parts()):
+        part.kill()
+    for part in c.parts():
+        part.start()
+    c.wait_states({w: "live" for w in c.workers})
+    assert c.status()["cluster_id"] == cluster_id
+    with c.no_fetches("after the restart of everything"):
+        for mount in c.mounts:
+            check_all(mount, content)
+
+
+# ---- what changes in the store ----
+
+def test_a_replaced_object_is_seen_by_both_mounts_and_never_mixed(cluster):
+    ttl = 2
+    c, content = small_cluster(cluster, {"o": 6 * MIB, "other": 1000},
+                               attach_args=["--meta-ttl", f"{ttl}s"])
+    for mount in c.mounts:
+        check_all(mount, content)
+    content.replace(c.store, BKT, "o")
+    replaced = time.monotonic()
+    newest = [1, 1]
+    while min(newest) < 2:
+        assert time.monotonic() - replaced < ttl + 15, f"the versions seen are {newest}"
+        for i, mount in enumerate(c.mounts):
+            begun = time.monotonic()
+            try:
+                got = content.version_of("o", mount.read("o"))
+            except OSError:
+                continue  # the version of that handle is gone, and not all of it was cached
+            assert isinstance(got, int), got
+            assert got >= newest[i], "an older version came back"
+            assert got == 2 or begun - replaced < ttl + 5, "the old one is believed for too long"
+            newest[i] = got
+    for mount in c.mounts:
+        check_all(mount, content)
+
+
+def test_update_of_an_attachment(cluster):
+    c, content = small_cluster(cluster, {"o": 1 * MIB}, attach_args=["--meta-ttl", "forever"])
+    for mount in c.mounts:
+        check_all(mount, content)
+    content.replace(c.store, BKT, "o")
+    assert content.version_of("o", c.mounts[0].read("o")) == 1, "it was to be believed for ever"
+    done = c.attach("/", check=False)
+    assert done.code == 1 and done.err, "attached twice"
+    c.attach("/", BKT, "--update", "--meta-ttl", "1s")
+    for mount in c.mounts:
+        util.wait_until("the new version", lambda m=mount: content.version_of("o", m.read("o")) == 2, 20)
+    assert c.attached() == ["/"]
+
+
+# ---- members ----
+
+def removed(c, worker, *flags):
+    """Tried until nothing is left on it that only it has."""
+    number = worker.id
+    util.wait_until(f"{worker.name} can be removed",
+                    lambda: c.cli("worker", "remove", number, *flags, check=False).code == 0, 90, 0.3)
+    assert c.states().get(worker.addr, "removed") == "removed"
+
+
+def test_drain_and_remove_cost_the_store_nothing(cluster):
+    c, content = small_cluster(cluster, workers=3)
+    warm(c, content)
+    leaver = c.workers[0]
+    c.cli("worker", "drain", leaver.id)
+    assert leaver.status()["state"] == "draining"
+    with c.no_fetches("while it drains"):
+        check_all(c.mounts[0], content)
+    with c.no_fetches("the drain"):
+        removed(c, leaver)
+        assert leaver.process.wait(timeout=30) is not None
+        leaver.process = None
+        for mount in c.mounts:
+            check_all(mount, content)
+
+
+def test_a_new_worker_takes_its_share_from_the_others(cluster):
+    c, content = small_cluster(cluster)
+    warm(c, content)
+    third = c.add_worker()
+    with c.no_fetches("the new worker"):
+        third.start()
+        c.wait_states({third: "live"})
+        for mount in c.mounts:
+            check_all(mount, content)
+        util.wait_until("its share", lambda: third.used() > 100_000, 60, 0.2)
+        for mount in c.mounts:
+            check_all(mount, content)
+    assert third.ufs_bytes() == 0
+
+
+def test_remove_without_drain_loses_that_share_only(cluster):
+    c, content = small_cluster(cluster, workers=3)
+    warm(c, content)
+    share = c.workers[2].ufs_bytes()
+    refused = c.cli("worker", "remove", c.workers[2].id, check=False)
+    assert refused.code == 1 and c.workers[2].status()["state"] == "live", \
+        "what only it has was given up without a word"
+    number = c.workers[2].id
+    c.workers[2].kill()
+    c.store.forget_requests()
+    c.cli("worker", "remove", number, "--force")
+    for mount in c.mounts:
+        check_all(mount, content)
+    assert 0 < c.fetched_bytes() <= share, (c.fetched_bytes(), share)
+    assert c.fetched_twice() == {}
+
+
+def test_who_may_not_join(cluster, workdir):
+    c, content = small_cluster(cluster)
+    warm(c, content)
+    wrong = os.path.join(workdir, "wrong-token")
+    with open(os.open(wrong, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as f:
+        f.write(secrets.token_hex(32))
+    done = c.cli("status", check=False, env={"TARN_TOKEN_FILE": wrong})
+    assert done.code == 5, done
+    stranger = c.add_worker()
+    stranger.argv[stranger.argv.index("--token-file") + 1] = wrong
+    stranger.spawn()
+    assert stranger.process.wait(timeout=30) == 5, stranger.log_tail()
+    stranger.process = None
+    c.workers.remove(stranger)
+
+    # The same directory twice.
+    first = c.workers[0]
+    twin = c.add_worker()
+    twin.argv = [a.replace(twin.dir, first.dir) for a in twin.argv]
+    twin.spawn()
+    assert twin.process.wait(timeout=30) not in (0, None)
+    says(twin.log_tail(), first.dir)
+    twin.process = None
+
+    # A copy of it, while the original is alive.
+    shutil.rmtree(twin.dir)
+    subprocess.run(["cp", "-a", first.dir, twin.dir], check=True, timeout=60)
+    twin.argv = [a.replace(first.dir, twin.dir) for a in twin.argv]
+    twin.spawn()
+    assert twin.process.wait(timeout=60) not in (0, None), "a copy has joined beside its original"
+    twin.process = None
+    c.workers.remove(twin)
+    assert len(c.states()) == 2 and all(s == "live" for s in c.states().values())
+    with c.no_fetches("after all that"):
+        check_all(c.mounts[0], content)
+
+
+def test_a_worker_of_another_cluster_is_refused(cluster):
+    ours, content = small_cluster(cluster)
+    warm(ours, content)
+    other = cluster(workers=0, mounts=0, attach=False)
+    ours.workers[0].stop()
+    guest = other.add_worker()
+    shutil.rmtree(guest.dir)
+    guest.argv = [a.replace(guest.dir, ours.workers[0].dir) for a in guest.argv]
+    guest.spawn()
+    assert guest.process.wait(timeout=30) not in (0, None), guest.log_tail()
+    guest.process = None
+    assert other.status()["workers"] == []
+    ours.workers[0].start()
+    with ours.no_fetches("after the attempt"):
+        check_all(ours.mounts[0], content)
+
+
+# ---- attachments ----
+
+def test_nested_attachments(cluster):
+    c, content = small_cluster(cluster, {"d/a": 5000, "d/sub/hidden": 100, "b": 70_000})
+    inner = Content({"x": 300_000, "y/z": 4000})
+    inner.put(c.store, "second")
+    c.attach("/d/sub", "second")
+    mount = c.mounts[0]
+    check_all(mount, content, ["d/a", "b"])
+    for path in inner.sizes:
+        assert inner.wrong(path, 1, 0, mount.read(f"d/sub/{path}")) is None
+    assert sorted(os.listdir(mount.path("d/sub"))) == ["x", "y"]
+    assert not os.path.exists(mount.path("d/sub/hidden")), "the deepest attachment wins"
+    assert c.attached() == ["/", "/d/sub"]
+    c.cli("detach", "/d/sub")
+    util.wait_until("the outer one", lambda: os.path.exists(mount.path("d/sub/hidden")), 20)
+    check_all(mount, content)
+
+
+def test_detach_and_attach_keep_the_bytes(cluster):
+    c, content = small_cluster(cluster, attach=False)
+    c.attach("/data")
+    assert c.load("/data")["state"] == "succeeded"
+    c.cli("detach", "/data")
+    assert c.attached() == []
+    util.wait_until("the names are gone", lambda: not os.path.exists(c.mounts[0].path("data/big")), 20)
+    c.attach("/again")
+    with c.no_fetches("the second attachment"):
+        for path in content.sizes:
+            assert content.wrong(path, 1, 0, c.mounts[1].read(f"again/{path}")) is None
+
+
+def test_detach_while_files_are_open(cluster):
+    c, content = small_cluster(cluster, attach=False)
+    c.attach("/data")
+    c.load("/data")
+    with Readers(c.mounts[0].path("data"), content, threads=4, deadline=30) as readers:
+        readers.wait_each(5)
+        c.cli("detach", "/data")
+        util.wait_until("new opens fail", lambda: any(
+            e[0] in ("ENOENT", "ESTALE", "EIO") for e in readers.errors()), 30)
+        util.wait_until("the name is gone", lambda: not os.path.exists(c.mounts[1].path("data")), 20)
+        c.attach("/data")
+        util.wait_until("they are there", lambda: os.path.exists(c.mounts[0].path("data/big")), 20)
+        readers.wait_each(5, 60)
+    readers.check(20)
+    with c.no_fetches("after it was attached again"):
+        check_all_below(c.mounts[0], content, "data")
+
+
+def check_all_below(mount, content, prefix):
+    for path in content.sizes:
+        assert content.wrong(path, 1, 0, mount.read(f"{prefix}/{path}")) is None
+
+
+def test_a_mount_of_a_part(cluster):
+    c, content = small_cluster(cluster)
+    part = c.add_mount("--path", "/d1")
+    part.start()
+    names = [p for p in SMALL if p.startswith("d1/")]
+    assert sorted(os.listdir(part.mnt)) == sorted(p[3:] for p in names)
+    for path in names:
+        assert content.wrong(path, 1, 0, part.read(path[3:])) is None
+    missing = c.add_mount("--path", "/none")
+    missing.spawn()
+    assert missing.process.wait(timeout=30) == 1, missing.log_tail()
+    says(missing.log_tail(), "/none")
+    missing.process = None
+
+
+# ---- loads ----
+
+@pytest.mark.parametrize("of", ["load", "attach"])
+def test_two_replicas_survive_one_worker(cluster, of):
+    flags = ["--replicas", "2"]
+    c, content = small_cluster(cluster, attach_args=flags if of == "attach" else [])
+    c.cli("load", "/", *(flags if of == "load" else []))
+    number = c.json("job", "ls")[-1]["id"]
+    assert all(line["replicas"] == 2 for line in c.manifest(number) if line["bytes"])
+    c.workers[0].kill()
+    with c.no_fetches("with one of two workers"):
+        for mount in c.mounts:
+            check_all(mount, content)
+
+
+def test_the_second_replica_comes_from_the_first(cluster):
+    c, content = small_cluster(cluster, attach_args=["--replicas", "2"])
+    c.cli("load", "/")
+    assert c.fetched_twice() == {}, "the second copy came from the store"
+    assert all(w.used() > sum(content.sizes.values()) for w in c.workers)
+
+
+@pytest.mark.timeout(300)
+def test_a_load_survives_a_worker_and_the_master(cluster):
+    sizes = {f"n{i % 20:02d}/o{i:05d}": 2000 + 37 * (i % 1000) for i in range(2000)}
+    c, content = small_cluster(cluster, sizes, workers=3, mounts=1)
+    c.store.fail("slow", op="get", rate=1_000_000)
+    number = c.cli("load", "/", "--detach").out.strip()
+    victim = c.workers[1]
+    util.wait_until("it is under way", lambda: 0 < c.job(number)["files_done"] < 1500, 60, 0.01)
+    victim.kill()
+    c.master.kill()
+    c.master.start()
+    assert c.job(number)["state"] == "running", "it was over before the faults: nothing was tried"
+    c.store.heal()
+    victim.start()
+    c.cli("job", "wait", number, seconds=200)
+    job = c.job(number)
+    assert (job["state"], job["files_failed"], job["files_done"]) == ("succeeded", 0, 2000)
+    lines = c.manifest(number)
+    found = {line["path"].lstrip("/"): line["bytes"] for line in lines}
+    assert len(lines) == len(found) == 2000 and found == sizes
+    assert all(line["checksum"] and not line["error"] and line["replicas"] >= 1 for line in lines)
+    with c.no_fetches("reading what was loaded"):
+        for path in sizes:
+            with open(c.mounts[0].path(path), "rb") as f:
+                assert content.wrong(path, 1, 0, f.read()) is None

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each part of a cluster x each fault, with each part on a host of its own (tests/lib/faults.py).
+Many rounds of it with seeds: tests/fault_rounds.py."""
+import os
+import random
+
+import pytest
+
+from tests.lib import faults
+from tests.lib.cluster import BKT
+from tests.lib.netns import clock_shift
+from tests.lib.verify import Content, Readers
+
+SEED = os.environ.get("TARN_SEED", "1")
+
+
+@pytest.mark.parametrize("fault", faults.FAULTS)
+@pytest.mark.parametrize("target", faults.TARGETS)
+def test_fault(root, workdir, target, fault):
+    result = faults.run_cell(workdir, target, fault, SEED,
+                             lambda cell: print(cell.result, cell.cluster.logs(), sep="\n"))
+    print(faults.HEADER, result.row(), f"TARN_SEED={SEED}", sep="\n")
+
+
+def test_clocks_that_are_wrong(cluster, network):
+    """Ten minutes off on one worker and one mount: leases and capabilities hold all the same."""
+    c = cluster(start=False, network=network)
+    content = Content({f"f{i}": 200_000 for i in range(10)})
+    content.put(c.store, BKT)
+    c.workers[0].env.update(clock_shift(600))
+    c.mounts[0].env.update(clock_shift(-600))
+    c.start()
+    for mount in c.mounts:
+        for path in content.sizes:
+            assert content.wrong(path, 1, 0, mount.read(path)) is None
+    assert all(s == "live" for s in c.states().values())
+
+
+@pytest.mark.timeout(300)
+def test_membership_changes_while_reads_and_loads_go_on(cluster):
+    """50 changes at random: added, drained, taken back, removed. All workers live all the time, so
+    nothing is ever fetched a second time; and no byte is wrong."""
+    rng = random.Random(f"members/{SEED}")
+    content = Content({f"d{i % 6}/f{i:03d}": 60_000 + 9001 * i for i in range(60)})
+    c = cluster(start=False, workers=4)
+    content.put(c.store, BKT)
+    c.start()
+    draining, made = [], []
+    with Readers(c.mounts[0].mnt, content, threads=3, deadline=30) as one, \
+            Readers(c.mounts[1].mnt, content, threads=3, deadline=30, kinds=("whole",)) as two:
+        for step in range(50):
+            made.append(change_members(c, rng, draining))
+            if step % 5 == 0:
+                c.cli("load", f"/d{rng.randrange(6)}")
+            one.wait_calls(20)
+            two.wait_calls(3)
+        while draining:
+            c.cli("worker", "drain", draining.pop().id, "--undo")
+        c.wait_states({w: "live" for w in c.workers})
+        one.wait_each(5)
+        two.wait_each(5)
+    one.check(1000, errors=0)
+    two.check(100, errors=0)
+    assert c.load("/")["state"] == "succeeded"
+    again = c.fetched_although_there()
+    assert not again, f"TARN_SEED={SEED}: {again}; {made}"
+    assert {"add", "drain", "undo"} <= set(made), f"too tame: {made}"
+
+
+def change_members(c, rng, draining):
+    """One change; returns which. At least two workers own."""
+    owners = [w for w in c.workers if w not in draining]
+    choice = rng.choice(("add", "drain", "drain", "undo", "undo", "remove"))
+    if choice == "add" and len(c.workers) < 7:
+        worker = c.add_worker().start()
+        c.wait_states({worker: "live"})
+        return "add"
+    if choice == "undo" and draining:
+        c.cli("worker", "drain", draining.pop(rng.randrange(len(draining))).id, "--undo")
+        return "undo"
+    if choice == "remove" and draining and len(c.workers) > 4:
+        worker = draining[rng.randrange(len(draining))]
+        if c.cli("worker", "remove", worker.id, check=False).code == 0:  # else it still has bytes
+            draining.remove(worker)
+            c.workers.remove(worker)
+            worker.process.wait(timeout=30)
+            worker.process = None
+            return "remove"
+    if len(owners) > 2:
+        draining.append(rng.choice(owners))
+        c.cli("worker", "drain", draining[-1].id)
+        return "drain"
+    c.cli("worker", "drain", draining.pop(0).id, "--undo")
+    return "undo"

@@ -152,7 +152,7 @@ static int mount_hold(void *arg)
 {
     struct mount *m = arg;
 
-    serve_log_path("mount", m->mountpoint, &m->serve.log_path);
+    serve_log_path(&m->serve, m->mountpoint);
     return 0;
 }
 

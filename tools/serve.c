@@ -138,29 +138,35 @@ uint32_t serve_open_files(const struct cli *c)
     return (uint32_t)TARN_MAX((rlim_t)64, TARN_MIN(r.rlim_cur / 2, (rlim_t)65536));
 }
 
-void serve_log_path(const char *name, const char *what, struct tarn_str *ret)
+static void serve_log_dir(const char *path)
+{
+    if (mkdir(path, 0755) < 0 && errno != EEXIST)
+        tarn_debug("serve", "%s: %s", path, strerrordesc_np(errno)); /* opening the log tells */
+}
+
+void serve_log_path(struct serve *s, const char *what)
 {
     const char *xdg = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+    struct tarn_str *path = &s->log_path;
     uint8_t digest[32];
     char hex[17];
 
+    if (!s->cli->server.daemon || s->cli->server.log_file[0])
+        return;
     tarn_sha256_of(what, strlen(what), digest);
     tarn_hex(digest, 8, hex);
-    tarn_str_reset(ret);
     if (getuid() == 0)
-        tarn_str_adds(ret, "/var/log");
+        tarn_str_adds(path, "/var/log");
     else if (xdg && xdg[0] == '/')
-        tarn_str_adds(ret, xdg);
+        tarn_str_adds(path, xdg);
     else if (home && home[0] == '/')
-        tarn_str_addf(ret, "%s/.local/state", home);
+        tarn_str_addf(path, "%s/.local/state", home);
     else
         return; /* nowhere */
-    if (mkdir(tarn_str_z(ret), 0755) < 0 && errno != EEXIST)
-        tarn_debug(name, "%s: %s", tarn_str_z(ret), strerrordesc_np(errno));
-    tarn_str_adds(ret, "/tarn");
-    if (mkdir(tarn_str_z(ret), 0755) < 0 && errno != EEXIST)
-        tarn_debug(name, "%s: %s", tarn_str_z(ret), strerrordesc_np(errno)); /* opening it tells */
-    tarn_str_addf(ret, "/%s-%s.log", name, hex);
+    serve_log_dir(tarn_str_z(path));
+    tarn_str_adds(path, "/tarn");
+    serve_log_dir(tarn_str_z(path));
+    tarn_str_addf(path, "/%s-%s.log", s->role->name, hex);
 }
 
 static int serve_open_log(struct serve *s)

@@ -115,7 +115,7 @@ void serve_rpc_stop(struct serve *s, struct serve_rpc *r);
  */
 int serve_check_addrs(struct cli *c, bool has_token);
 bool serve_addr_is_loopback(const char *addr);
-/* Where the log of a server without a directory goes: by its name and what it serves. */
-void serve_log_path(const char *name, const char *what, struct tarn_str *ret);
+/* Where the log of a server without a directory goes, if it needs a place: by what it serves. */
+void serve_log_path(struct serve *s, const char *what);
 /* Descriptors of cache files that may be kept open. */
 uint32_t serve_open_files(const struct cli *c);

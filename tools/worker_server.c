@@ -316,7 +316,7 @@ static int worker_hold(void *arg)
 {
     struct worker_server *w = arg;
 
-    serve_log_path("worker", w->tier.path, &w->serve.log_path);
+    serve_log_path(&w->serve, w->tier.path);
     return 0;
 }
 

@@ -394,9 +394,10 @@ static void ask_answered(struct tarn_ufs_stat *s, int rc)
     else if (a->found && known == 0 &&
              (object_equal(inode, a->dir->at->id, &s->attr) || object_same_listed(inode, &s->attr)))
         rc = 1; /* nothing new */
-    else if (known == 0 && inode->held && (!a->found || s->attr.type != TARN_UFS_DIR))
-        a->found = rc = 1; /* it is there for an attachment, whatever the store has */
-    else if (a->found)
+    else if (known == 0 && inode->held && (!a->found || s->attr.type != TARN_UFS_DIR)) {
+        a->found = true; /* it is there for an attachment, whatever the store has */
+        rc = 1;
+    } else if (a->found)
         rc = ask_propose_found(a, &s->attr);
     else
         rc = known == 0 ? ask_propose_gone(a) : 1;

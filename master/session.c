@@ -403,6 +403,7 @@ static void session_renew(void *ctx, struct tarn_rpc_call *call)
         tarn_rpc_reply(call, -TARN_E_STALE, NULL, NULL, 0, 0);
         return;
     }
+    mmembers_seen(m, req->topology);
     session_take_reads(s, req);
     session_heard(m, s);
     session_cap(m, call, s->id, &cap);

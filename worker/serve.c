@@ -81,7 +81,9 @@ static void worker_read_handler(void *ctx, struct tarn_rpc_call *call)
     uint64_t end;
     int rc = worker_check_cap(w, call, req->locator ? req->locator->attachment : 0, false);
 
-    if (rc == 0)
+    if (rc == 0 && req->cached_only && req->locator && req->locator->key.len == 0)
+        rc = wloc_cached(w, req->locator, &loc);
+    else if (rc == 0)
         rc = wloc_new(w, req->locator, &loc);
     if (rc == 0 && (req->length == 0 || req->length > TARN_FRAME_PAYLOAD_MAX / 2 ||
                     req->offset >= loc->ufs.size_bytes)) {

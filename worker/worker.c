@@ -248,6 +248,33 @@ int wloc_new(struct tarn_worker *w, const Tarn__Wire__Locator *l, struct wloc **
     return 0;
 }
 
+int wloc_cached(struct tarn_worker *w, const Tarn__Wire__Locator *l, struct wloc **ret)
+{
+    struct tarn_tier_file *file = NULL;
+    struct wloc *loc;
+    tarn_cid_t cid;
+
+    if (!l || !l->ufs || l->cid.len != sizeof(cid.b) || l->ufs->size == 0)
+        return -TARN_E_MSG_BAD;
+    memcpy(cid.b, l->cid.data, sizeof(cid.b));
+    if (w->args.tier)
+        file = tarn_tier_file_find(w->args.tier, &cid);
+    if (file && tarn_tier_file_length(file) != l->ufs->size)
+        tarn_tier_file_put(&file);
+    if (!file)
+        return -TARN_E_NOT_CACHED;
+    loc = tarn_xnew(struct wloc);
+    loc->refs = 1;
+    loc->ino = l->ino;
+    loc->version = l->version;
+    loc->key = tarn_xstrdup("");
+    loc->cid = cid;
+    loc->ufs.size_bytes = l->ufs->size;
+    loc->file = file;
+    *ret = loc;
+    return 0;
+}
+
 void wloc_tell(const struct wloc *l, Tarn__Wire__Locator *ret, Tarn__Wire__UfsVersion *ret_version)
 {
     tarn__wire__ufs_version__init(ret_version);

@@ -31,6 +31,11 @@ struct wloc {
 /* Checks that the cid is what the store, key and version give, so that nobody can plant bytes under
  * another's cid. */
 int wloc_new(struct tarn_worker *w, const Tarn__Wire__Locator *l, struct wloc **ret);
+/*
+ * By cid and length alone, for what is in the tier: a reader that cannot ask where else the bytes
+ * come from. NOT_CACHED when nothing of it is.
+ */
+int wloc_cached(struct tarn_worker *w, const Tarn__Wire__Locator *l, struct wloc **ret);
 struct wloc *wloc_ref(struct wloc *l);
 /* The store as it is attached now; NULL when there is none that gives these bytes any more. */
 struct tarn_ufs *wloc_store(struct tarn_worker *w, const struct wloc *l);

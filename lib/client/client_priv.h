@@ -198,13 +198,22 @@ struct tarn_handle {
     struct client_window win;  /* without `file` */
     /* The client's loop: */
     Tarn__Wire__LocateResponse *located; /* once known */
-    struct tarn_list waiting;            /* struct tarn_read that wait for it */
+    bool bare; /* reads go on without it: what workers have is found by its cid */
+    struct tarn_timer bare_timer;
+    struct tarn_list waiting; /* struct tarn_read that wait for it */
     struct tarn_client_op locate_op;
     bool locating;
     uint32_t ahead; /* units to fetch ahead, grows with a sequential reader */
     struct tarn_task close_task;
 };
 
+/* What the bytes of a handle are, without where they come from: enough to find them cached. */
+struct client_locator {
+    Tarn__Wire__Locator loc;
+    Tarn__Wire__UfsVersion ufs;
+};
+const Tarn__Wire__Locator *client_bare_locator(const struct tarn_handle *h,
+                                               struct client_locator *hold);
 static inline uint64_t client_read_timeout_ns(const struct tarn_client *c)
 {
     return c->args.timeout_ns ? c->args.timeout_ns : 60 * TARN_NS_PER_S;

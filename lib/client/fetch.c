@@ -45,6 +45,7 @@
 #define ROUND_PAUSE_NS  (20 * TARN_NS_PER_MS)
 #define ROUND_SHIFTS    5u /* doublings of the pause */
 #define NO_WORKER_NS    (5 * TARN_NS_PER_S)
+#define NO_ATTACH_NS    TARN_NS_PER_S /* a worker hears of an attachment by then */
 
 /* A call under way, or the place for one. */
 struct fetch_try {
@@ -69,7 +70,8 @@ struct client_fetch {
     tarn_cid_t cid;
     uint64_t ino, version; /* for the log */
     uint64_t off_bytes, deadline_ns, began_ns;
-    uint32_t len_bytes, attachment;
+    uint32_t len_bytes, attachment, replicas;
+    bool bare;           /* only what workers have: where else it comes from is not known */
     client_fetch_fn *fn; /* NULL: done */
     void *arg;
     struct tarn_list node; /* in client->fetches until it is done */
@@ -152,7 +154,7 @@ static void fetch_log(const struct client_fetch *f, int rc)
     const struct tarn_place_worker *w =
         place && f->rc_worker ? tarn_place_find(place, f->rc_worker) : NULL;
 
-    if (rc == -TARN_E_CANCELLED || f->client->stopping)
+    if (rc == -TARN_E_CANCELLED || f->client->stopping || (f->bare && rc == -TARN_E_NOT_CACHED))
         return;
     tarn_warn_limited("client",
                       "read: ino=%" PRIu64 " version=%" PRIu64 " offset=%" PRIu64
@@ -390,6 +392,17 @@ static uint32_t fetch_ahead(const struct client_fetch *f)
                               segment_end / TARN_UNIT_BYTES - tarn_div_up(end, TARN_UNIT_BYTES));
 }
 
+/* The fields of a message are not const; encoding changes nothing. */
+static Tarn__Wire__Locator *locator_text(const struct client_fetch *f, struct client_locator *hold)
+{
+    const Tarn__Wire__Locator *l =
+        f->bare ? client_bare_locator(f->handle, hold) : f->handle->located->locator;
+    Tarn__Wire__Locator *ret;
+
+    memcpy(&ret, &l, sizeof(ret));
+    return ret;
+}
+
 /* CONN_REFUSED: there is no way to that worker. */
 static int try_send(struct fetch_try *t)
 {
@@ -398,10 +411,12 @@ static int try_send(struct fetch_try *t)
     struct tarn_rpc_client *rpc = t->worker ? tarn_peers_get(c->peers, t->worker) : c->rpc;
     uint64_t now = tarn_loop_now_ns(c->args.loop);
     Tarn__Wire__ReadRequest msg = TARN__WIRE__READ_REQUEST__INIT;
+    struct client_locator bare;
 
     if (!rpc || now >= f->deadline_ns)
         return -TARN_E_CONN_REFUSED;
-    msg.locator = f->handle->located->locator;
+    msg.locator = locator_text(f, &bare);
+    msg.cached_only = f->bare;
     msg.offset = f->off_bytes;
     msg.length = f->len_bytes;
     msg.ahead = fetch_ahead(f);
@@ -512,7 +527,7 @@ static bool direct_allowed(const struct client_fetch *f)
 {
     const struct tarn_client *c = f->client;
 
-    return c->direct.open && !f->direct_tried && c->args.direct_ok &&
+    return c->direct.open && !f->bare && !f->direct_tried && c->args.direct_ok &&
            c->args.direct_ok(c->args.ctx, f->attachment);
 }
 
@@ -577,6 +592,9 @@ static void fetch_step(struct client_fetch *f)
     tarn_timer_stop(&f->timer);
     if (!f->reached && now < f->deadline_ns && direct_allowed(f)) {
         direct_start(f);
+    } else if (f->rc == -TARN_E_NO_ATTACH && !f->bare && now >= f->began_ns + NO_ATTACH_NS) {
+        f->bare = true; /* detached: what is cached of it can be read all the same */
+        fetch_round(f);
     } else if (fetch_again(f, &pause)) {
         f->rounds++;
         fetch_watch(f, pause);
@@ -601,8 +619,7 @@ static void fetch_candidates(struct client_fetch *f)
         return;
     }
     home = tarn_peers_home(peers, &f->cid, segment);
-    n = tarn_peers_readers(peers, &f->cid, segment, f->handle->located->locator->replicas,
-                           TARN_PLACE_PICK_MAX, ids);
+    n = tarn_peers_readers(peers, &f->cid, segment, f->replicas, TARN_PLACE_PICK_MAX, ids);
     if (home)
         f->asked[f->n++] = home;
     for (unsigned i = 0; i < n; i++)
@@ -717,7 +734,7 @@ struct client_fetch *client_fetch_start(const struct client_fetch_args *args)
     struct tarn_handle *h = args->handle;
     struct tarn_client *c = h->client;
 
-    TARN_ASSERT(h->located && args->len_bytes > 0 && args->fn);
+    TARN_ASSERT((h->located || h->bare) && args->len_bytes > 0 && args->fn);
     TARN_ASSERT(args->off_bytes + args->len_bytes <= h->attr.size_bytes &&
                 tarn_segment_of(args->off_bytes) ==
                     tarn_segment_of(args->off_bytes + args->len_bytes - 1));
@@ -727,7 +744,9 @@ struct client_fetch *client_fetch_start(const struct client_fetch_args *args)
     f->cid = h->attr.cid;
     f->ino = h->attr.ino.v;
     f->version = h->attr.version;
-    f->attachment = h->located->locator->attachment;
+    f->bare = !h->located;
+    f->attachment = h->located ? h->located->locator->attachment : 0;
+    f->replicas = h->located ? h->located->locator->replicas : 0;
     f->off_bytes = args->off_bytes;
     f->len_bytes = args->len_bytes;
     f->deadline_ns = args->deadline_ns;

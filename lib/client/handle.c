@@ -4,7 +4,8 @@
  * ahead from other workers (window.c), on the caller's thread; whatever is not there goes to the
  * loop:
  *
- *     tarn_handle_read -> (the first time) LOCATE: where the bytes come from
+ *     tarn_handle_read -> (the first time) LOCATE: where the bytes come from; while the master does
+ *                         not answer, by cid: what workers have of it
  *                      -> the local worker's read (in process)
  *                      -> or pieces: from the window, or a fetch of its own (fetch.c)
  *
@@ -23,7 +24,8 @@
 #include "lib/base/env.h"
 #include "lib/base/limits.h"
 
-#define READ_PIECES TARN_SLICES_MAX
+#define LOCATE_LATE_NS TARN_NS_PER_S /* then what workers have is read without */
+#define READ_PIECES    TARN_SLICES_MAX
 
 #define SEQUENTIAL_SLACK (1ull << 20) /* bytes that a sequential reader may be out of order */
 
@@ -43,6 +45,8 @@ struct read_state {
     struct read_piece pieces[READ_PIECES];
     unsigned piece_count, pending; /* one more while they are started */
     bool remote;                   /* pieces are under way */
+    bool bare;                     /* they were asked for by their cid alone */
+    bool waits;                    /* in the handle's list */
     bool local_running;
 };
 
@@ -78,6 +82,7 @@ static void handle_close_task(struct tarn_task *t)
 
     TARN_ASSERT(tarn_list_empty(&h->waiting));
     client_window_drop(h);
+    tarn_timer_stop(&h->bare_timer);
     if (h->locating)
         h->magic = 0; /* freed by handle_located */
     else
@@ -271,6 +276,23 @@ static void read_settle(struct read_state *s)
         read_remote_end(s);
 }
 
+static void read_wait(struct tarn_read *r);
+static void read_send(struct tarn_read *r);
+
+/* Workers do not have it all, and where it comes from has to be asked of the master. */
+static void read_bare_failed(struct tarn_read *r)
+{
+    struct tarn_handle *h = r->handle;
+
+    memset(r->slices, 0, sizeof(r->slices));
+    if (h->located)
+        read_send(r);
+    else if (h->locating)
+        read_wait(r);
+    else
+        read_end(r, -TARN_E_LEASE_ENDED);
+}
+
 static void piece_done(struct read_piece *p, int rc, const struct client_bytes *bytes)
 {
     struct read_state *s = p->state;
@@ -281,7 +303,10 @@ static void piece_done(struct read_piece *p, int rc, const struct client_bytes *
     p->running = false;
     if (rc < 0) {
         pieces_drop(s);
-        read_end(r, rc);
+        if (s->bare && (rc == -TARN_E_NOT_CACHED || rc == -TARN_E_NO_WORKER))
+            read_bare_failed(r);
+        else
+            read_end(r, rc);
         return;
     }
     *slice = (struct tarn_slice){
@@ -341,6 +366,7 @@ static void read_remote(struct tarn_read *r, bool goes_on)
 
     memset(r->slices, 0, sizeof(r->slices));
     s->remote = true;
+    s->bare = !h->located;
     s->pending = 1;
     client_window_read(h, r->off_bytes, r->len_bytes, goes_on);
     for (uint64_t at = r->off_bytes; at < end;)
@@ -373,12 +399,74 @@ static int located_check(const struct tarn_handle *h)
     return 0;
 }
 
+const Tarn__Wire__Locator *client_bare_locator(const struct tarn_handle *h,
+                                               struct client_locator *hold)
+{
+    tarn__wire__locator__init(&hold->loc);
+    tarn__wire__ufs_version__init(&hold->ufs);
+    hold->ufs.size = h->attr.size_bytes;
+    hold->loc.ino = h->attr.ino.v;
+    hold->loc.version = h->attr.version;
+    hold->loc.cid = tarn_wire_bytes(h->attr.cid.b, sizeof(h->attr.cid.b));
+    hold->loc.ufs = &hold->ufs;
+    return &hold->loc;
+}
+
+/* ---- where the bytes come from ---------------------------------------------------------------
+ */
+
+static void read_wait(struct tarn_read *r)
+{
+    struct read_state *s = r->state;
+
+    s->waits = true;
+    tarn_list_push(&r->handle->waiting, &r->task.node);
+}
+
+/* The reads that wait, once each; those that asked by cid already only when that is over. */
+static void handle_wake(struct tarn_handle *h, int rc)
+{
+    struct tarn_list all;
+
+    tarn_list_init(&all);
+    tarn_list_splice(&all, &h->waiting);
+    for (struct tarn_list *n = tarn_list_pop(&all); n; n = tarn_list_pop(&all)) {
+        struct tarn_read *r = TARN_CONTAINER(n, struct tarn_read, task.node);
+        struct read_state *s = r->state;
+
+        s->waits = false;
+        if (r->cancelled)
+            read_end(r, -TARN_E_CANCELLED);
+        else if (h->located || (h->bare && !s->bare))
+            read_send(r);
+        else if (h->locating)
+            read_wait(r);
+        else
+            read_end(r, rc);
+    }
+}
+
+/* Nobody can tell where the bytes come from, for now: what workers have is found by its cid. */
+static void handle_go_bare(struct tarn_handle *h)
+{
+    if (h->file || h->located || h->bare || !tarn_peers_place(h->client->peers))
+        return;
+    h->bare = true;
+    handle_wake(h, -TARN_E_LEASE_ENDED);
+}
+
+static void handle_late(struct tarn_timer *t, void *arg)
+{
+    (void)t; /* the handle's */
+    handle_go_bare(arg);
+}
+
 static void handle_located(struct tarn_client_op *op, int rc)
 {
     struct tarn_handle *h = op->arg;
-    struct tarn_list all;
 
     h->locating = false;
+    tarn_timer_stop(&h->bare_timer);
     if (rc == 0) {
         h->located = (Tarn__Wire__LocateResponse *)op->resp;
         rc = located_check(h);
@@ -391,16 +479,27 @@ static void handle_located(struct tarn_client_op *op, int rc)
         handle_free(h);
         return;
     }
-    tarn_list_init(&all);
-    tarn_list_splice(&all, &h->waiting);
-    for (struct tarn_list *n = tarn_list_pop(&all); n; n = tarn_list_pop(&all)) {
-        struct tarn_read *r = TARN_CONTAINER(n, struct tarn_read, task.node);
+    if (rc < 0 && !h->file && tarn_peers_place(h->client->peers) &&
+        (rc == -TARN_E_LEASE_ENDED || tarn_peers_unreached(rc)))
+        h->bare = true;
+    handle_wake(h, rc);
+    if (!h->located)
+        h->bare = false; /* the next read asks again */
+}
 
-        if (rc < 0 || r->cancelled)
-            read_end(r, rc < 0 ? rc : -TARN_E_CANCELLED);
-        else
-            read_send(r);
-    }
+static void handle_locate(struct tarn_handle *h)
+{
+    struct tarn_client *c = h->client;
+
+    h->locating = true;
+    h->locate_op = (struct tarn_client_op){.kind = TARN_CLIENT_LOCATE,
+                                           .ino = h->attr.ino,
+                                           .version = h->attr.version,
+                                           .cb = handle_located,
+                                           .arg = h};
+    tarn_client_start(c, &h->locate_op);
+    tarn_timer_start(c->args.loop, &h->bare_timer, c->connected ? LOCATE_LATE_NS : 1, handle_late,
+                     h);
 }
 
 static void read_run(struct tarn_task *t)
@@ -423,20 +522,13 @@ static void read_run(struct tarn_task *t)
         return;
     }
     r->len_bytes = (uint32_t)TARN_MIN((uint64_t)r->len_bytes, h->attr.size_bytes - r->off_bytes);
-    if (h->located) {
+    if (h->located || h->bare) {
         read_send(r);
         return;
     }
-    tarn_list_push(&h->waiting, &r->task.node);
-    if (h->locating)
-        return;
-    h->locating = true;
-    h->locate_op = (struct tarn_client_op){.kind = TARN_CLIENT_LOCATE,
-                                           .ino = h->attr.ino,
-                                           .version = h->attr.version,
-                                           .cb = handle_located,
-                                           .arg = h};
-    tarn_client_start(h->client, &h->locate_op);
+    read_wait(r);
+    if (!h->locating)
+        handle_locate(h);
 }
 
 void tarn_handle_read(struct tarn_read *r)

@@ -55,6 +55,7 @@ static int load_run(struct cli *c)
     spec.dry_run = p->dry_run;
     spec.allow_partial = p->allow_partial;
     spec.bandwidth = p->bandwidth;
+    spec.replicas = (uint32_t)p->replicas;
     spec.parallel = (uint32_t)p->parallel;
     return run_job(c, &request, p->detach);
 }

@@ -2,8 +2,9 @@
 /*
  * Fill requests of a run. A file is cut into pieces: a small one is one, a big one is cut so that
  * none crosses a segment, progress shows, a limit of bandwidth holds, and a cancel need not wait
- * for the rest of a file. Each piece goes to every worker that is to hold its segment: it queues in
- * the lane of that worker, from which small files leave together in one request.
+ * for the rest of a file. Each piece goes to every worker that is to hold its segment, one after
+ * the other, so that only the first one asks the store: it queues in the lane of that worker, from
+ * which small files leave together in one request.
  *
  *     todo -> [--force: dropped everywhere] -> pieces -> lane of a worker -> request -> filled
  *       ^                                        |  ^            |               |
@@ -346,6 +347,20 @@ static void part_place(struct mrun *r, struct fill_part *p)
     }
 }
 
+static void part_new(struct ment *e, uint64_t off, uint64_t len, bool whole, unsigned copy)
+{
+    struct fill_part *p = tarn_xnew(struct fill_part);
+
+    tarn_list_init(&p->node);
+    p->e = e;
+    p->off = off;
+    p->len = len;
+    p->whole = whole;
+    p->copy = copy;
+    e->pending++;
+    part_place(e->run, p);
+}
+
 /* Gives out anew what is queued. */
 static void fill_place_all(struct mrun *r)
 {
@@ -374,10 +389,10 @@ static uint64_t fill_bytes_max(const struct mrun *r)
     return TARN_MAX(rate, (uint64_t)TARN_UNIT_BYTES);
 }
 
-/* Cuts the next piece of a file, for all who are to have it. */
+/* Cuts the next piece of a file. */
 static void file_cut(struct ment *e)
 {
-    struct mrun *r = e->run;
+    const struct mrun *r = e->run;
     uint64_t end = e->off + e->len, max = fill_bytes_max(r), off = e->next, stop = end;
     bool whole = !e->ranged && e->len <= max;
 
@@ -389,18 +404,7 @@ static void file_cut(struct ment *e)
     e->next = stop;
     if (stop == end)
         tarn_list_del(&e->work);
-    e->pending += e->replicas;
-    for (unsigned i = 0, n = e->replicas; i < n; i++) {
-        struct fill_part *p = tarn_xnew(struct fill_part);
-
-        tarn_list_init(&p->node);
-        p->e = e;
-        p->off = off;
-        p->len = stop - off;
-        p->whole = whole;
-        p->copy = i;
-        part_place(r, p);
-    }
+    part_new(e, off, stop - off, whole, 0);
 }
 
 /* ---- --force
@@ -505,6 +509,8 @@ static void op_part_filled(struct fill_op *op, struct fill_part *p,
             e->worker = op->lane->worker;
         ment_show(e, p->len);
     }
+    if (res->status == 0 && p->copy + 1 < e->replicas) /* it comes from the one before */
+        part_new(e, p->off, p->len, p->whole, p->copy + 1);
     part_end(p, res->status ? -(int)res->status : 0, res->error_text);
 }
 

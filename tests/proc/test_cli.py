@@ -117,7 +117,7 @@ def test_help_takes_nothing_from_the_environment(alone):
 
 
 def test_flags_of_later_functions_are_not_there(alone):
-    for command, flag in (("load", "--replicas=2"), ("load", "--pin"), ("load", "--tier=SSD"),
+    for command, flag in (("load", "--pin"), ("load", "--tier=SSD"),
                           ("load", "--atomic"), ("free", "--meta"), ("free", "--all"),
                           ("free", "--older-than=1d")):
         code, _, err = alone(command, "/x", flag)

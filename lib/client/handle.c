@@ -290,7 +290,7 @@ static void read_bare_failed(struct tarn_read *r)
     else if (h->locating)
         read_wait(r);
     else
-        read_end(r, -TARN_E_LEASE_ENDED);
+        read_end(r, h->locate_rc);
 }
 
 static void piece_done(struct read_piece *p, int rc, const struct client_bytes *bytes)
@@ -479,9 +479,10 @@ static void handle_located(struct tarn_client_op *op, int rc)
         handle_free(h);
         return;
     }
+    h->locate_rc = rc;
     if (rc < 0 && !h->file && tarn_peers_place(h->client->peers) &&
-        (rc == -TARN_E_LEASE_ENDED || tarn_peers_unreached(rc)))
-        h->bare = true;
+        (rc == -TARN_E_LEASE_ENDED || rc == -TARN_E_STALE || tarn_peers_unreached(rc)))
+        h->bare = true; /* what is cached of it can be read all the same */
     handle_wake(h, rc);
     if (!h->located)
         h->bare = false; /* the next read asks again */
@@ -492,6 +493,7 @@ static void handle_locate(struct tarn_handle *h)
     struct tarn_client *c = h->client;
 
     h->locating = true;
+    h->locate_rc = -TARN_E_LEASE_ENDED;
     h->locate_op = (struct tarn_client_op){.kind = TARN_CLIENT_LOCATE,
                                            .ino = h->attr.ino,
                                            .version = h->attr.version,

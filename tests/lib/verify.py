@@ -192,12 +192,6 @@ class Readers:
         """{thread: number of the call that it is in}"""
         return {i: s[1] for i, s in enumerate(slot.load() for slot in self.slots) if s[0] > 0}
 
-    def stuck(self, seconds):
-        """The kinds of the threads whose call has been under way for longer than that."""
-        now = time.monotonic()
-        return [self.kinds[i % len(self.kinds)] for i, slot in enumerate(self.slots)
-                if 0 < slot.load()[0] < now - seconds]
-
     def longest(self):
         """Seconds of the longest call, one that is under way counts with what it took so far."""
         now, found = time.monotonic(), self.worst

@@ -119,7 +119,8 @@ class Made(Object):
     def __init__(self, content, path, version):
         self.content, self.name, self.version = content, path, version
         self.data = self.path = None
-        self.size, self.mtime = content.sizes[path], int(time.time())
+        # Versions of one size and second may be taken for one where listings have other ETags.
+        self.size, self.mtime = content.sizes[path], int(time.time()) - 1000 + 10 * version
         # As of an upload in parts: nobody can compute it from the bytes.
         self.etag = hashlib.md5(f"{path}/{version}".encode()).hexdigest() + "-2"
 

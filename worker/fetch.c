@@ -215,6 +215,26 @@ static void unit_finish(struct wunit *u, int rc)
     worker_idle(w);
 }
 
+/* It is kept as if it were ours, and another worker owns it by now. */
+static bool unit_is_stray(const struct wunit *u)
+{
+    return u->keep && (!u->copy || u->wanted) && !wask_owns(u->worker, u->loc, u->group);
+}
+
+bool wfetch_strays(struct tarn_worker *w)
+{
+    size_t slot = 0;
+
+    for (struct tarn_hnode *n = tarn_htab_walk(&w->units, &slot, NULL); n;
+         n = tarn_htab_walk(&w->units, &slot, n)) {
+        const struct wunit *u = TARN_CONTAINER(n, struct wunit, hnode);
+
+        if (u->state != WUNIT_LINGERING && unit_is_stray(u))
+            return true;
+    }
+    return false;
+}
+
 static void unit_stored(struct tarn_tier_op *op, int rc)
 {
     struct wunit *u;
@@ -224,6 +244,8 @@ static void unit_stored(struct tarn_tier_op *op, int rc)
         tarn_warn_limited("worker", "not kept: key=%s offset=%llu: %s", u->loc->key,
                           (unsigned long long)u->off_bytes, tarn_strerror(rc));
     u->kept_rc = rc == -TARN_E_CANCELLED ? -TARN_E_NOT_CACHED : rc; /* freed meanwhile */
+    if (rc == 0 && unit_is_stray(u) && u->worker->move)
+        tarn_move_stray(u->worker->move);
     unit_finish(u, 0); /* the bytes are right: no error of the read */
 }
 
@@ -474,8 +496,8 @@ static bool unit_to_keep(struct wunit *u)
         return false;
     if (!u->forward || wask_owns(w, u->loc, u->group))
         return true;
-    if (copies == 0 && !wask_owner_usable(w, u->loc, u->group))
-        copies = 1; /* in an owner's place */
+    if (!wask_owner_usable(w, u->loc, u->group))
+        copies = 2; /* in an owner's place, which asks for it when it is back */
     u->copy = true;
     if (copies == 1 && !tarn_list_empty(&u->waiters)) /* ahead of need is not asked for */
         return wrecent_seen(w, &u->loc->cid, u->group);

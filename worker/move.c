@@ -7,13 +7,17 @@
  *     item_next -> "do you want it" (take without a payload) -> had: the next owner
  *               -> wanted: read back and compare -> (tokens of the bandwidth) -> take -> kept
  *               -> all owners have it: ours goes, or stays as a copy, as far as `copies` says
- *               -> somebody has no room, or does not answer: left, tried again later
+ *               -> somebody has no room, does not answer, or has not heard yet that it is an
+ *                  owner: left, tried again later
  *
  * A worker that drains keeps a group until its owner has it, and then drops it. What is not whole
  * (a bad granule was found) is not worth handing over: who owns it fetches it.
  *
  * How many workers are to hold a file is known where a locator told so since the start. Where
  * nobody did, its owner is offered it, but who would be its first replica keeps it.
+ *
+ * A fetch that began before the topology may end behind the walk, and a peer with an older one may
+ * still have us fetch what is another's: such strays are waited for, and walked for once more.
  *
  * Nothing here is remembered over a restart: the walk of the next topology does it all again, and
  * costs a question per group.
@@ -32,6 +36,7 @@
 #define MOVE_SLICE    512u /* files and groups looked at in one turn */
 #define MOVE_FULL_MAX 64u  /* workers without room that are remembered */
 #define MOVE_REST_NS  (5 * TARN_NS_PER_S)
+#define MOVE_SOON_NS  (200 * TARN_NS_PER_MS)
 #define MOVE_TAKE_NS  (20 * TARN_NS_PER_S)
 
 enum move_state {
@@ -88,6 +93,8 @@ struct tarn_move {
     struct tarn_timer rest, tokens_timer;
     struct tarn_task task;
     bool posted;
+    bool early; /* an owner did not know yet that it is one */
+    bool stray; /* something came behind the walk */
     void (*settled)(void *arg);
     void *settled_arg;
     void (*stopped)(void *arg);
@@ -298,7 +305,8 @@ static void item_answered(struct tarn_rpc_req *req, int rc)
     }
     if (rc == 0 && !fine)
         move_note_full(m, it->ids[it->at]);
-    if (rc < 0 && rc != -TARN_E_CANCELLED)
+    m->early |= rc == -TARN_E_STALE;
+    if (rc < 0 && rc != -TARN_E_CANCELLED && rc != -TARN_E_STALE)
         tarn_warn_limited("move", "worker %llu did not take a group: %s",
                           (unsigned long long)it->ids[it->at], tarn_strerror(rc));
     it->failed |= !fine;
@@ -429,6 +437,7 @@ static void move_begin(struct tarn_move *m)
     tarn_timer_stop(&m->rest);
     m->walk++;
     m->left = m->failed = 0;
+    m->early = m->stray = false;
     cursor_reset(m);
     move_post(m);
 }
@@ -441,8 +450,10 @@ static void move_rested(struct tarn_timer *t, void *arg)
 
 static void move_ended(struct tarn_move *m)
 {
+    bool soon = m->early || m->stray || wfetch_strays(m->worker);
+
     m->left = m->failed;
-    if (m->failed == 0) {
+    if (m->failed == 0 && !soon) {
         tarn_sm_move(move_states, &m->state, MOVE_SETTLED);
         tarn_info("move", "nothing is left that others own: topology=%llu",
                   (unsigned long long)m->version);
@@ -451,7 +462,8 @@ static void move_ended(struct tarn_move *m)
         return;
     }
     tarn_sm_move(move_states, &m->state, MOVE_RESTING);
-    tarn_timer_start(m->worker->args.loop, &m->rest, MOVE_REST_NS, move_rested, m);
+    tarn_timer_start(m->worker->args.loop, &m->rest, soon ? MOVE_SOON_NS : MOVE_REST_NS,
+                     move_rested, m);
 }
 
 static void move_look(struct tarn_move *m, uint32_t group, bool whole)
@@ -498,6 +510,7 @@ struct tarn_move *tarn_move_new(struct tarn_worker *w, void (*settled)(void *arg
     struct tarn_move *m = tarn_xnew(struct tarn_move);
 
     m->worker = w;
+    w->move = m;
     m->settled = settled;
     m->settled_arg = arg;
     m->state = MOVE_IDLE;
@@ -516,6 +529,13 @@ void tarn_move_topology(struct tarn_move *m)
     move_begin(m);
 }
 
+void tarn_move_stray(struct tarn_move *m)
+{
+    m->stray = true;
+    if (m->state == MOVE_SETTLED)
+        move_begin(m);
+}
+
 void tarn_move_set_rate(struct tarn_move *m, uint64_t bytes_per_s)
 {
     m->rate = bytes_per_s;
@@ -525,6 +545,7 @@ void tarn_move_stop(struct tarn_move *m, void (*done)(void *arg), void *arg)
 {
     TARN_ASSERT(m->state != MOVE_STOPPED && done);
     tarn_sm_move(move_states, &m->state, MOVE_STOPPED);
+    m->worker->move = NULL;
     m->stopped = done;
     m->stopped_arg = arg;
     cursor_reset(m);

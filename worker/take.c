@@ -17,6 +17,7 @@
 #include "lib/base/assert.h"
 #include "lib/base/hash.h"
 #include "lib/base/mem.h"
+#include "lib/client/peers.h"
 #include "worker/worker_priv.h"
 
 #define TAKE_BYTES_MAX (64ull << 20) /* handed over at a time; more are BUSY */
@@ -172,6 +173,16 @@ static int take_may(struct tarn_worker *w, const struct tarn_rpc_call *call)
     return rc;
 }
 
+static bool take_owns(const struct tarn_worker *w, const struct tarn_tier_file *file,
+                      uint32_t group)
+{
+    const struct tarn_place *place = w->peers ? tarn_peers_place(w->peers) : NULL;
+
+    return !place || tarn_place_owns(place, tarn_tier_file_cid(file),
+                                     tarn_segment_of((uint64_t)group * TARN_UNIT_BYTES),
+                                     tarn_tier_file_replicas(file), w->args.id);
+}
+
 void worker_take_handler(void *ctx, struct tarn_rpc_call *call)
 {
     struct tarn_worker *w = ctx;
@@ -198,6 +209,11 @@ void worker_take_handler(void *ctx, struct tarn_rpc_call *call)
     }
     if (req->replicas)
         tarn_tier_file_set_replicas(file, req->replicas);
+    if (!take_owns(w, file, req->group)) { /* one of us has an older topology: later */
+        tarn_tier_file_put(&file);
+        tarn_rpc_reply(call, -TARN_E_STALE, NULL, NULL, 0, 0);
+        return;
+    }
     worker_busy(w);
     t = tarn_xnew(struct take);
     t->worker = w;

@@ -125,6 +125,8 @@ void wfetch(struct tarn_worker *w, struct wloc *loc, uint32_t group, enum tarn_u
 void wfetch_forget(struct wwait *wait);
 struct wunit *wfetch_find(struct tarn_worker *w, const tarn_cid_t *cid, uint32_t group);
 void wfetch_pump(struct tarn_worker *w);
+/* A unit under way will be kept here although another worker owns it. */
+bool wfetch_strays(struct tarn_worker *w);
 /* From ask.c: it asks others; all bytes are there; it failed; the store is to be asked. */
 void wunit_asking(struct wunit *u);
 void wunit_arrived(struct wunit *u);
@@ -216,6 +218,8 @@ struct tarn_move *tarn_move_new(struct tarn_worker *w, void (*settled)(void *arg
 /* The topology of the worker's peers is another one: begins anew. */
 void tarn_move_topology(struct tarn_move *m);
 void tarn_move_set_rate(struct tarn_move *m, uint64_t bytes_per_s); /* 0: no limit */
+/* Something came that another worker owns, behind the walk: it has not settled after all. */
+void tarn_move_stray(struct tarn_move *m);
 /* Nothing is handed over any more; `done` as a task when nothing is under way. Then free. */
 void tarn_move_stop(struct tarn_move *m, void (*done)(void *arg), void *arg);
 void tarn_move_free(struct tarn_move **m);
@@ -255,6 +259,7 @@ struct tarn_worker {
     struct tarn_timer renew;     /* of the capability that other workers are shown */
     uint32_t copies;             /* what is kept of what others own: 0, 1 or 2 */
     uint64_t *recent;            /* wrecent_seen(); NULL: not needed yet */
+    struct tarn_move *move;      /* of a member; NULL: none. Not owned */
     struct tarn_htab units;      /* struct wunit by (cid, group) */
     struct tarn_list stores;     /* struct wstore */
     struct tarn_list lingering;  /* LINGERING units, oldest first */

@@ -154,12 +154,24 @@ static void job_figures(const Tarn__Wire__Job *job, struct progress_at *at)
                                .failed = job->files_failed};
 }
 
+/* What a running job waits for, once each time. */
+static void job_say_waits(struct cli *c, const Tarn__Wire__Job *job, struct progress *p, bool *said)
+{
+    bool waits = job->error == 0 && job->error_text[0] && !job_ended(job);
+
+    if (waits && !*said && !c->common.quiet) {
+        progress_clear(p);
+        (void)fprintf(stderr, "%s: waiting: %s\n", c->cmd->name, job->error_text); /* a remark */
+    }
+    *said = waits;
+}
+
 int job_follow(struct cli *c, uint64_t id, bool interrupts, Tarn__Wire__Job **ret)
 {
     Tarn__Wire__Job *job = NULL;
     struct progress_at at;
     struct progress p;
-    bool cancelled = false;
+    bool cancelled = false, said = false;
     int rc = interrupts ? cli_catch_interrupts(c) : 0;
 
     progress_init(&p, c->cmd->name, c->common.quiet, tarn_now_ns());
@@ -168,6 +180,7 @@ int job_follow(struct cli *c, uint64_t id, bool interrupts, Tarn__Wire__Job **re
         if (rc == -TARN_E_CANCELLED && cli_interrupts(c) > 0)
             rc = job_interrupted(c, id, &p, &cancelled);
         if (rc == 0 && job) {
+            job_say_waits(c, job, &p, &said);
             job_figures(job, &at);
             progress_show(&p, &at, tarn_now_ns());
         }
@@ -212,12 +225,13 @@ json_t *job_json(const Tarn__Wire__Job *job)
     const char *error = job_error(job);
 
     return json_pack(
-        "{s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "id", U(job->id), "kind",
-        cli_json_text(job->kind), "state", cli_json_text(job->state), "files_total",
+        "{s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "id", U(job->id),
+        "kind", cli_json_text(job->kind), "state", cli_json_text(job->state), "files_total",
         U(job->files_total), "files_done", U(job->files_done), "files_failed", U(job->files_failed),
         "files_skipped", U(job->files_skipped), "bytes_total", U(job->bytes_total), "bytes_done",
         U(job->bytes_done), "started_at", job_time(job->started_ns), "finished_at",
-        job_time(job->finished_ns), "error", error ? cli_json_text(error) : json_null());
+        job_time(job->finished_ns), "error", error ? cli_json_text(error) : json_null(),
+        "waits_for", !error && job->error_text[0] ? cli_json_text(job->error_text) : json_null());
 }
 
 struct job_failures {

@@ -208,12 +208,13 @@ static void meta_getattr(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *f
     bool outdated;
     struct fop *o;
 
-    (void)fi; /* a node is one version */
     if (!fnode_get(f->nodes, id, &attr, &outdated)) {
         fop_reply_err(req, FOP_NAME, -TARN_E_STALE);
         return;
     }
-    if (tarn_client_trusts(fuse_of(req)->args.client, attr.trust_until_ns) ||
+    /* A node is one version: of an open file (the kernel asks before a read, too) nothing changes
+     * until it is looked up again. */
+    if (tarn_client_trusts(f->args.client, attr.trust_until_ns) || fi ||
         (outdated && attr.type != TARN_TYPE_DIR)) {
         getattr_reply(req, &attr, outdated);
         return;

@@ -198,7 +198,7 @@ struct tarn_handle {
     struct client_window win;  /* without `file` */
     /* The client's loop: */
     Tarn__Wire__LocateResponse *located; /* once known */
-    bool bare; /* reads go on without it: what workers have is found by its cid */
+    bool bare;     /* reads go on without it: what workers have is found by its cid */
     int locate_rc; /* how the last question ended */
     struct tarn_timer bare_timer;
     struct tarn_list waiting; /* struct tarn_read that wait for it */

@@ -289,6 +289,7 @@ int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err
         rc = tarn_core_last_change(args->kv, &m->recent_base);
     if (rc == 0)
         rc = tarn_core_applied_index(args->kv, &m->told_index);
+    m->start_index = m->told_index;
     if (rc == 0)
         rc = tarn_core_cluster_id(args->kv, m->cluster_id);
     if (rc == 0)

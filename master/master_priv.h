@@ -292,7 +292,9 @@ struct msession {
     bool all;                 /* what it was promised is not known: it hears of everything */
     struct tarn_list unacked; /* struct munacked */
     size_t unacked_inos;
-    uint32_t *hear; /* changes of the commit at hand */
+    uint64_t epoch_seq; /* it was told to forget everything, and hears of everything until it has;
+                           0: not */
+    uint32_t *hear;     /* changes of the commit at hand */
     size_t hear_n, hear_cap;
 };
 const char *msession_state_name(enum msession_state s); /* as in SessionStatus */
@@ -328,9 +330,15 @@ void msession_free_all(struct tarn_master *m);
 /* Names that changed in the entry `index`: who was promised otherwise hears of it. */
 void msession_invalidate(struct tarn_master *m, uint64_t index,
                          const struct tarn_core_change *changes, size_t n);
-/* `s` (may be NULL) was told of `ino` in `dir` (ino 0: of all entries), to be believed so long. */
-void mpromise_grant(struct tarn_master *m, struct msession *s, uint64_t dir, uint64_t ino,
-                    uint64_t trust_ms);
+/*
+ * The caller is about to be told of `ino` in `dir` (ino 0: of all entries), to be believed for
+ * `trust_ms`. Returns for how long it may: 0 without a session, which nobody could tell otherwise.
+ */
+uint64_t mpromise_grant(struct tarn_master *m, const struct tarn_rpc_call *call, uint64_t dir,
+                        uint64_t ino, uint64_t trust_ms);
+bool mpromise_nobody(const struct tarn_master *m, const struct tarn_rpc_call *call);
+/* It forgets everything, and begins anew. */
+void mpromise_epoch(struct tarn_master *m, struct msession *s);
 void mpromise_drop_all(struct tarn_master *m, struct msession *s);
 void mpromise_sweep(struct tarn_master *m, struct msession *s); /* expired ones, some at a time */
 void mpromise_acked(struct tarn_master *m, struct msession *s, uint64_t seq);
@@ -350,6 +358,11 @@ struct mhold {
 };
 /* An answer about `ino`, last changed by the entry `changed`, must wait. */
 bool mhold_wanted(const struct tarn_master *m, tarn_ino_t ino, uint64_t changed);
+/* The same of a name that went, or leads to another inode now; mhold_name() is what it waits for.
+ */
+bool mhold_name_wanted(const struct tarn_master *m, tarn_ino_t parent, const char *name,
+                       size_t len);
+tarn_ino_t mhold_name(tarn_ino_t parent, const char *name, size_t len);
 void mhold_start(struct tarn_master *m, struct mhold *w, tarn_ino_t ino);
 void mhold_forget(struct mhold *w);
 void mhold_told(struct tarn_master *m); /* m->told_index grew */
@@ -606,7 +619,7 @@ struct tarn_master {
     size_t listing_count;
     struct tarn_list sessions; /* struct msession */
     struct tarn_htab sessions_by_id, sessions_by_rpc;
-    size_t sessions_all; /* with `all` */
+    size_t sessions_all; /* that hear of everything */
     size_t sessions_cut; /* CUT_OFF, kept for reports */
     uint64_t session_next;
     struct tarn_timer session_timer;
@@ -618,6 +631,7 @@ struct tarn_master {
     size_t recent_n;
     uint64_t recent_base;    /* index: changes up to it are not remembered */
     uint64_t told_index;     /* of the last entry whose changes were pushed */
+    uint64_t start_index;    /* the same when this process began */
     uint64_t grace_until_ns; /* loop time: sessions of the process before us may still believe; 0:
                                 over */
     struct tarn_list grace;  /* struct munacked: held for them */

@@ -35,8 +35,8 @@ struct mpromise {
     struct tarn_list node;    /* in the session's, those granted long ago first */
     struct msession *session;
     uint64_t dir;
-    int64_t until_ns; /* real time; INT64_MAX: for ever */
-    bool whole;       /* of every entry */
+    uint64_t until_ns; /* loop time; UINT64_MAX: for ever */
+    bool whole;        /* of every entry */
     uint8_t n;
     uint64_t inos[PROMISE_INOS];
 };
@@ -94,15 +94,20 @@ void mpromise_drop_all(struct tarn_master *m, struct msession *s)
         promise_free(m, TARN_LIST_ENTRY(s->promises.next, struct mpromise, node));
 }
 
-/* A session with too much to remember: it forgets everything, and we do. */
-static void promise_epoch(struct tarn_master *m, struct msession *s)
+void mpromise_epoch(struct tarn_master *m, struct msession *s)
 {
     Tarn__Wire__Invalidate inv = TARN__WIRE__INVALIDATE__INIT;
 
     mpromise_drop_all(m, s);
     inv.everything = true;
     inv.index = m->told_index;
+    inv.ack = m->args.cluster && !s->trusted && !s->transient;
     msession_send(s, &inv);
+    if (!inv.ack || s->state == MSESSION_CUT_OFF)
+        return;
+    m->sessions_all +=
+        s->epoch_seq == 0; /* until it has forgotten, nobody knows what it believes */
+    s->epoch_seq = s->seq;
 }
 
 static void promise_make_room(struct tarn_master *m, struct msession *s)
@@ -110,7 +115,7 @@ static void promise_make_room(struct tarn_master *m, struct msession *s)
     struct msession *most = s;
 
     if (s->promise_count >= PROMISES_SESSION)
-        promise_epoch(m, s);
+        mpromise_epoch(m, s);
     if (m->promise_pairs.count < PROMISES_ALL)
         return;
     TARN_LIST_FOREACH(n, &m->sessions)
@@ -120,7 +125,7 @@ static void promise_make_room(struct tarn_master *m, struct msession *s)
         if (x->promise_count > most->promise_count)
             most = x;
     }
-    promise_epoch(m, most);
+    mpromise_epoch(m, most);
 }
 
 static struct mpromise *promise_get(struct tarn_master *m, struct msession *s, uint64_t dir)
@@ -149,17 +154,26 @@ static bool promise_covers(const struct mpromise *p, uint64_t ino)
     return has;
 }
 
-void mpromise_grant(struct tarn_master *m, struct msession *s, uint64_t dir, uint64_t ino,
-                    uint64_t trust_ms)
+bool mpromise_nobody(const struct tarn_master *m, const struct tarn_rpc_call *call)
 {
-    struct mpromise *p;
-    int64_t until;
+    return m->args.cluster && !msession_of(m, call);
+}
 
-    if (!s || s->all || s->transient || trust_ms == 0)
-        return;
-    until = trust_ms >= (uint64_t)INT64_MAX / TARN_NS_PER_MS / 2
-                ? INT64_MAX
-                : master_real_ns(m) + (int64_t)(trust_ms * TARN_NS_PER_MS);
+uint64_t mpromise_grant(struct tarn_master *m, const struct tarn_rpc_call *call, uint64_t dir,
+                        uint64_t ino, uint64_t trust_ms)
+{
+    struct msession *s = msession_of(m, call);
+    struct mpromise *p;
+    uint64_t until;
+
+    if (!s)
+        return m->args.cluster ? 0 : trust_ms;
+    if (s->all || s->transient || trust_ms == 0)
+        return trust_ms;
+    /* A lease longer than it is believed: an answer may be long under way. */
+    until = trust_ms >= UINT64_MAX / TARN_NS_PER_MS / 2
+                ? UINT64_MAX
+                : tarn_loop_now_ns(m->args.loop) + trust_ms * TARN_NS_PER_MS + master_lease_ns(m);
     p = promise_get(m, s, dir);
     p->until_ns = TARN_MAX(p->until_ns, until);
     tarn_list_del(&p->node);
@@ -168,11 +182,12 @@ void mpromise_grant(struct tarn_master *m, struct msession *s, uint64_t dir, uin
         p->whole = true;
     else if (!promise_covers(p, ino))
         p->inos[p->n++] = ino;
+    return trust_ms;
 }
 
 void mpromise_sweep(struct tarn_master *m, struct msession *s)
 {
-    int64_t now = master_real_ns(m);
+    uint64_t now = tarn_loop_now_ns(m->args.loop);
 
     for (unsigned i = 0; i < PROMISES_SWEEP && !tarn_list_empty(&s->promises); i++) {
         struct mpromise *p = TARN_LIST_ENTRY(s->promises.next, struct mpromise, node);
@@ -241,6 +256,18 @@ static void held_give(struct tarn_master *m, uint64_t ino, struct tarn_list *ret
     free(x);
 }
 
+/* Beyond all inodes. */
+tarn_ino_t mhold_name(tarn_ino_t parent, const char *name, size_t len)
+{
+    return (tarn_ino_t){tarn_xxh3_seed(name, len, parent.v) | 1ull << 63};
+}
+
+bool mhold_name_wanted(const struct tarn_master *m, tarn_ino_t parent, const char *name, size_t len)
+{
+    return m->args.cluster && !m->stopping && m->held.count > 0 &&
+           held_find(m, mhold_name(parent, name, len).v);
+}
+
 bool mhold_wanted(const struct tarn_master *m, tarn_ino_t ino, uint64_t changed)
 {
     return m->args.cluster && !m->stopping &&
@@ -279,6 +306,10 @@ void mpromise_acked(struct tarn_master *m, struct msession *s, uint64_t seq)
 {
     struct tarn_list wake;
 
+    if (s->epoch_seq && seq >= s->epoch_seq) {
+        s->epoch_seq = 0;
+        m->sessions_all--;
+    }
     tarn_list_init(&wake);
     while (!tarn_list_empty(&s->unacked)) {
         struct munacked *u = TARN_LIST_ENTRY(s->unacked.next, struct munacked, node);
@@ -291,22 +322,41 @@ void mpromise_acked(struct tarn_master *m, struct msession *s, uint64_t seq)
     held_wake(&wake);
 }
 
-static void unacked_add(struct tarn_master *m, struct tarn_list *list, uint64_t seq,
-                        const struct tarn_core_change *changes, const uint32_t *which, size_t n,
-                        bool all)
+/* The inode, and where it lost its name, that too. */
+static void unacked_take(struct tarn_master *m, struct munacked *u,
+                         const struct tarn_core_change *c)
 {
-    struct munacked *u = tarn_xcalloc(1, sizeof(*u) + (all ? 0 : n) * sizeof(u->inos[0]));
+    u->inos[u->n] = c->ino.v;
+    held_take(m, u->inos[u->n++]);
+    if (c->version != 0 || !c->name)
+        return;
+    u->inos[u->n] = mhold_name(c->parent, c->name, strlen(c->name)).v;
+    held_take(m, u->inos[u->n++]);
+}
+
+static struct munacked *unacked_new(struct tarn_master *m, struct tarn_list *list, uint64_t seq,
+                                    size_t n, bool all)
+{
+    struct munacked *u = tarn_xcalloc(1, sizeof(*u) + (all ? 0 : 2 * n) * sizeof(u->inos[0]));
 
     u->seq = seq;
     u->all = all;
-    u->n = all ? 0 : n;
     m->held_all += all;
-    for (size_t i = 0; i < u->n; i++) {
-        u->inos[i] = changes[which ? which[i] : i].ino.v;
-        held_take(m, u->inos[i]);
-    }
     tarn_list_init(&u->node);
     tarn_list_push(list, &u->node);
+    return u;
+}
+
+static void unacked_add(struct tarn_master *m, struct tarn_list *list, uint64_t seq,
+                        const struct tarn_core_change *changes, const uint32_t *which, size_t n,
+                        bool all, size_t *count)
+{
+    struct munacked *u = unacked_new(m, list, seq, n, all);
+
+    for (size_t i = 0; i < n && !all; i++)
+        unacked_take(m, u, &changes[which ? which[i] : i]);
+    if (count)
+        *count += u->n;
 }
 
 /* ---- pushes ---------------------------------------------------------------------------------- */
@@ -349,8 +399,7 @@ static void hear(struct msession *s, uint32_t change)
 
 static void hear_change(struct tarn_master *m, const struct tarn_core_change *c, uint32_t i)
 {
-    uint64_t h = tarn_hash_u64(c->parent.v);
-    int64_t now = master_real_ns(m);
+    uint64_t h = tarn_hash_u64(c->parent.v), now = tarn_loop_now_ns(m->args.loop);
 
     for (struct tarn_hnode *n = tarn_htab_first(&m->promise_dirs, h); n; n = tarn_htab_next(n, h)) {
         struct mpromise *p = TARN_CONTAINER(n, struct mpromise, by_dir);
@@ -364,7 +413,7 @@ static void hear_change(struct tarn_master *m, const struct tarn_core_change *c,
     {
         struct msession *s = TARN_LIST_ENTRY(n, struct msession, node);
 
-        if (s->all)
+        if (s->all || s->epoch_seq)
             hear(s, i);
     }
 }
@@ -385,8 +434,7 @@ static void hear_send(struct tarn_master *m, struct msession *s,
     if (ack && m->args.cluster) {
         bool all = s->unacked_inos + s->hear_n > UNACKED_INOS;
 
-        unacked_add(m, &s->unacked, s->seq, changes, s->hear, s->hear_n, all);
-        s->unacked_inos += all ? 0 : s->hear_n;
+        unacked_add(m, &s->unacked, s->seq, changes, s->hear, s->hear_n, all, &s->unacked_inos);
     }
     s->hear_n = 0;
     free(ptrs);
@@ -441,12 +489,13 @@ void mpromise_forget_recent(struct tarn_master *m)
 
 bool mpromise_replayable(const struct tarn_master *m, uint64_t seen)
 {
-    return seen > 0 && seen >= m->recent_base;
+    return seen > 0 && seen >= m->recent_base && seen <= m->told_index;
 }
 
 void mpromise_replay(struct tarn_master *m, struct msession *s, uint64_t seen)
 {
     Tarn__Wire__InvalItem *items = tarn_xcalloc(m->recent_n + 1, sizeof(*items)), **ptrs;
+    struct munacked *u = unacked_new(m, &s->unacked, 0, m->recent_n, false);
     size_t n = 0;
 
     ptrs = tarn_xcalloc(m->recent_n + 1, sizeof(Tarn__Wire__InvalItem *));
@@ -459,8 +508,24 @@ void mpromise_replay(struct tarn_master *m, struct msession *s, uint64_t seen)
         item_of(&r->change, &items[n]);
         ptrs[n] = &items[n];
         n++;
+        unacked_take(m, u, &r->change);
     }
-    push_items(m, s, ptrs, n, false);
+    s->unacked_inos += u->n;
+    push_items(m, s, ptrs, n, true);
+    if (n == 0) { /* that this was all is told too */
+        Tarn__Wire__Invalidate inv = TARN__WIRE__INVALIDATE__INIT;
+
+        inv.index = m->told_index;
+        inv.ack = true;
+        msession_send(s, &inv);
+    }
+    /* What was pushed before, and missed, is told again by this. */
+    TARN_LIST_FOREACH(node, &s->unacked)
+    {
+        TARN_LIST_ENTRY(node, struct munacked, node)->seq = s->seq;
+    }
+    if (s->epoch_seq)
+        s->epoch_seq = s->seq;
     free(ptrs);
     free(items);
 }
@@ -478,7 +543,7 @@ void msession_invalidate(struct tarn_master *m, uint64_t index,
         m->recent_base = TARN_MAX(m->recent_base, index);
     /* Who held promises of the process before us has not come back yet, or never will. */
     if (m->grace_until_ns)
-        unacked_add(m, &m->grace, 0, changes, NULL, count, count > UNACKED_INOS);
+        unacked_add(m, &m->grace, 0, changes, NULL, count, count > UNACKED_INOS, NULL);
     if (tarn_list_empty(&m->sessions))
         return;
     items = tarn_xcalloc(count, sizeof(*items));

@@ -24,8 +24,8 @@
 #include "lib/base/hash.h"
 
 #define LEASE_NS     (10 * TARN_NS_PER_S)
-#define CAP_LIFE_NS  (3600 * TARN_NS_PER_S)
-#define CUT_OFF_KEPT 1024u /* sessions whose lease is over, for reports */
+#define CAP_LIFE_NS  (24 * 3600 * TARN_NS_PER_S) /* so long workers serve without a master */
+#define CUT_OFF_KEPT 1024u                       /* sessions whose lease is over, for reports */
 #define CUT_OFF_NS   (3600 * TARN_NS_PER_S)
 
 uint64_t master_lease_ns(const struct tarn_master *m)
@@ -107,8 +107,9 @@ static void session_forget_promises(struct tarn_master *m, struct msession *s)
 
 static void session_free(struct tarn_master *m, struct msession *s)
 {
+    session_unlink(m, s); /* its own answers that waited find no session any more */
     session_forget_promises(m, s);
-    session_unlink(m, s);
+    TARN_ASSERT(tarn_list_empty(&s->promises) && tarn_list_empty(&s->unacked));
     m->gone_reads[0] += s->local_bytes;
     m->gone_reads[1] += s->remote_bytes;
     m->gone_reads[2] += s->ufs_bytes;
@@ -228,15 +229,7 @@ void msession_everything(struct tarn_master *m)
 {
     mpromise_forget_recent(m);
     TARN_LIST_FOREACH_SAFE(n, &m->sessions)
-    {
-        struct msession *s = TARN_LIST_ENTRY(n, struct msession, node);
-        Tarn__Wire__Invalidate inv = TARN__WIRE__INVALIDATE__INIT;
-
-        mpromise_drop_all(m, s);
-        inv.everything = true;
-        inv.index = m->told_index;
-        msession_send(s, &inv);
-    }
+    mpromise_epoch(m, TARN_LIST_ENTRY(n, struct msession, node));
 }
 
 static void session_cap(struct tarn_master *m, const struct tarn_rpc_call *call, uint64_t session,
@@ -302,6 +295,7 @@ static struct msession *session_begin(struct tarn_master *m, const struct tarn_r
                                       const Tarn__Wire__SessionRequest *req, bool *ret_resumed)
 {
     struct msession *s = session_resumable(m, req);
+    bool known;
 
     *ret_resumed = true;
     if (s) {
@@ -309,11 +303,13 @@ static struct msession *session_begin(struct tarn_master *m, const struct tarn_r
         return s;
     }
     s = req->resume ? session_by_id(m, req->resume) : NULL;
+    known = s != NULL;
     if (s && !s->trusted) /* it goes on as another one */
         session_free(m, s);
     s = session_new(m, call, req);
+    /* What it saw of the process before must be in the journal still: a power cut loses its end. */
     *ret_resumed = req->resume && !s->transient && !s->trusted && m->args.cluster &&
-                   mpromise_replayable(m, req->seen);
+                   mpromise_replayable(m, req->seen) && (known || req->seen <= m->start_index);
     if (*ret_resumed && !s->all) { /* what it was promised is not known (any more) */
         s->all = true;
         m->sessions_all++;

@@ -78,7 +78,10 @@ static void svc_hold_over(struct mhold *w)
 
     c->holding = false;
     c->call->on_cancel = NULL;
-    c->after(c, 0);
+    if (c->master->stopping) /* others still believe otherwise */
+        svc_reply(c, -TARN_E_SHUTDOWN, NULL);
+    else
+        c->after(c, 0);
 }
 
 /* The answer waits until `ino` is not held any more; then after(c, 0). */
@@ -143,6 +146,11 @@ static void lookup_answer(struct svc_call *c, int rc)
     tarn_ino_t ino;
     uint32_t type;
 
+    if ((rc == 0 || rc == -TARN_E_NO_ENTRY || rc == -TARN_E_UFS_NOT_FOUND) &&
+        mhold_name_wanted(m, (tarn_ino_t){req->parent}, name, req->name.len)) {
+        svc_hold(c, mhold_name((tarn_ino_t){req->parent}, name, req->name.len), lookup_answer);
+        return;
+    }
     if (rc == 0)
         rc = tarn_core_dentry(m->args.kv, (tarn_ino_t){req->parent}, name, req->name.len, &ino,
                               &type);
@@ -155,11 +163,13 @@ static void lookup_answer(struct svc_call *c, int rc)
     if (rc == 0) {
         mname_attr(m, ino, inode, &attr);
         resp.attr = &attr;
-        mpromise_grant(m, msession_of(m, c->call), req->parent, ino.v, attr.trust_ms);
+        attr.trust_ms = mpromise_grant(m, c->call, req->parent, ino.v, attr.trust_ms);
     } else if (rc == -TARN_E_NO_ENTRY || rc == -TARN_E_UFS_NOT_FOUND) {
         rc = -TARN_E_NO_ENTRY;
         resp.negative_trust_ms =
-            mname_negative_trust_ms(m, (tarn_ino_t){req->parent}, name, req->name.len);
+            mpromise_nobody(m, c->call)
+                ? 0
+                : mname_negative_trust_ms(m, (tarn_ino_t){req->parent}, name, req->name.len);
     }
     tarn_rpc_reply(c->call, rc, &resp.base, NULL, 0, 0);
     tarn__core__inode__free_unpacked(inode, NULL);
@@ -196,7 +206,7 @@ static void getattr_answer(struct svc_call *c, int rc)
     if (rc == 0) {
         mname_attr(m, (tarn_ino_t){req->ino}, c->inode, &attr);
         resp.attr = &attr;
-        mpromise_grant(m, msession_of(m, c->call), attr.parent, req->ino, attr.trust_ms);
+        attr.trust_ms = mpromise_grant(m, c->call, attr.parent, req->ino, attr.trust_ms);
     }
     svc_reply(c, rc, &resp.base);
 }
@@ -234,6 +244,7 @@ struct readdir_page {
     bool stop; /* an entry is held: the page ends before it */
     tarn_ino_t stop_ino;
     uint64_t trust_ms; /* the longest */
+    bool nobody;       /* no session: nothing can be promised */
 };
 
 static int readdir_entry(void *arg, tarn_ino_t ino, const Tarn__Core__Inode *inode)
@@ -252,10 +263,19 @@ static int readdir_entry(void *arg, tarn_ino_t ino, const Tarn__Core__Inode *ino
         p->stop_ino = ino;
         return 1;
     }
+    if (mhold_name_wanted(p->call->master, p->call->dir->ino, (const char *)inode->name.data,
+                          inode->name.len)) {
+        p->stop = true;
+        p->stop_ino =
+            mhold_name(p->call->dir->ino, (const char *)inode->name.data, inode->name.len);
+        return 1;
+    }
     d = &p->rows[p->count];
     tarn__wire__dirent__init(d);
     p->ptrs[p->count] = d;
     mname_attr(p->call->master, ino, inode, &p->attrs[p->count]);
+    if (p->nobody)
+        p->attrs[p->count].trust_ms = 0;
     p->trust_ms = TARN_MAX(p->trust_ms, p->attrs[p->count].trust_ms);
     d->attr = &p->attrs[p->count];
     d->cookie = ino.v;
@@ -303,6 +323,7 @@ static bool readdir_answer(struct svc_call *c)
     bool wait;
     int rc;
 
+    p.nobody = mpromise_nobody(m, c->call);
     p.rows = tarn_xcalloc(p.max, sizeof(*p.rows));
     p.ptrs = tarn_xcalloc(p.max, sizeof(Tarn__Wire__Dirent *));
     p.attrs = tarn_xcalloc(p.max, sizeof(*p.attrs));
@@ -326,7 +347,7 @@ static bool readdir_answer(struct svc_call *c)
         resp.entries = p.ptrs;
         resp.eof = rc == 0 && complete;
         resp.parent = c->inode->parent ? c->inode->parent : req->ino;
-        mpromise_grant(m, msession_of(m, c->call), c->dir->ino.v, 0, p.trust_ms);
+        (void)mpromise_grant(m, c->call, c->dir->ino.v, 0, p.trust_ms);
         tarn_rpc_reply(c->call, rc < 0 ? rc : 0, &resp.base, NULL, 0, 0);
     }
     readdir_page_fini(&p);
@@ -437,20 +458,30 @@ static void svc_readdir(void *ctx, struct tarn_rpc_call *call)
 /* ---- readlink, locate, report_changed
  * ------------------------------------------------------------------------------ */
 
+static void readlink_answer(struct svc_call *c, int held_rc)
+{
+    struct tarn_master *m = c->master;
+    const Tarn__Wire__ReadlinkRequest *req = (const Tarn__Wire__ReadlinkRequest *)c->call->request;
+    Tarn__Wire__ReadlinkResponse resp = TARN__WIRE__READLINK_RESPONSE__INIT;
+    int rc;
+
+    (void)held_rc; /* what held it is over */
+    tarn__core__inode__free_unpacked(c->inode, NULL);
+    c->inode = NULL;
+    rc = m->stopping ? -TARN_E_SHUTDOWN
+                     : tarn_core_inode(m->args.kv, (tarn_ino_t){req->ino}, &c->inode);
+    if (rc == 0 && c->inode->type != TARN_UFS_SYMLINK)
+        rc = -TARN_E_INVALID;
+    if (rc == 0 && svc_held(c, (tarn_ino_t){req->ino}, c->inode, readlink_answer))
+        return;
+    if (rc == 0)
+        resp.target = c->inode->target;
+    svc_reply(c, rc, &resp.base);
+}
+
 static void svc_readlink(void *ctx, struct tarn_rpc_call *call)
 {
-    struct tarn_master *m = ctx;
-    const Tarn__Wire__ReadlinkRequest *req = (const Tarn__Wire__ReadlinkRequest *)call->request;
-    Tarn__Wire__ReadlinkResponse resp = TARN__WIRE__READLINK_RESPONSE__INIT;
-    Tarn__Core__Inode *inode = NULL;
-    int rc = tarn_core_inode(m->args.kv, (tarn_ino_t){req->ino}, &inode);
-
-    if (rc == 0 && inode->type != TARN_UFS_SYMLINK)
-        rc = -TARN_E_INVALID;
-    if (rc == 0)
-        resp.target = inode->target;
-    tarn_rpc_reply(call, rc, &resp.base, NULL, 0, 0);
-    tarn__core__inode__free_unpacked(inode, NULL);
+    readlink_answer(svc_new(ctx, call), 0);
 }
 
 static void locate_answer(struct svc_call *c, int held_rc)
@@ -460,7 +491,7 @@ static void locate_answer(struct svc_call *c, int held_rc)
     Tarn__Wire__LocateResponse resp = TARN__WIRE__LOCATE_RESPONSE__INIT;
     Tarn__Wire__Attr attr;
     struct mlocator l;
-    int rc = mlocator_fill(m, (tarn_ino_t){req->ino}, &l);
+    int rc = m->stopping ? -TARN_E_SHUTDOWN : mlocator_fill(m, (tarn_ino_t){req->ino}, &l);
 
     (void)held_rc; /* what held it is over */
     if (rc < 0) {

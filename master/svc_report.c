@@ -130,7 +130,7 @@ static void resolve_answer(struct resolve_call *r, int rc)
     if (rc == 0) {
         mname_attr(m, r->path.ino, inode, &attr);
         resp.attr = &attr;
-        mpromise_grant(m, msession_of(m, r->report.call), attr.parent, attr.ino, attr.trust_ms);
+        attr.trust_ms = mpromise_grant(m, r->report.call, attr.parent, attr.ino, attr.trust_ms);
     }
     report_reply(&r->report, rc == -TARN_E_UFS_NOT_FOUND ? -TARN_E_NO_ENTRY : rc, &resp.base);
     tarn__core__inode__free_unpacked(inode, NULL);

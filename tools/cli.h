@@ -191,6 +191,8 @@ int cli_token_place(unsigned port, const struct tarn_str *token, struct tarn_str
 int cli_token_keep(const char *path, struct tarn_str *ret_token, struct tarn_errbuf *err);
 /* Text without newline. */
 int cli_token_read(const char *path, struct tarn_str *ret_token, struct tarn_errbuf *err);
+/* A directory of this user that nobody else may write to: DENIED, errno class. */
+int cli_dir_check(const char *dir, struct tarn_errbuf *err);
 /* The first of cli_token_dirs(), made when it is missing. Errors: DENIED, errno class. */
 int cli_run_dir(struct tarn_str *ret, struct tarn_errbuf *err);
 /* A file of ours in one step, mode 0600: never seen half written. Errors: errno class */

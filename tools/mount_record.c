@@ -103,7 +103,8 @@ static int record_find(const char *dir, const char *mountpoint)
 {
     char found[PATH_MAX];
     const struct dirent *e;
-    DIR *d = opendir(dir);
+    struct tarn_errbuf err;
+    DIR *d = cli_dir_check(dir, &err) == 0 ? opendir(dir) : NULL; /* else anybody's */
     int fd = -1;
 
     while (d && fd < 0 && (e = readdir(d)) != NULL) {

@@ -42,7 +42,7 @@ unsigned cli_port(const char *addr)
 }
 
 /* A directory of ours that nobody else may write to: /tmp is everybody's. */
-static int token_dir_check(const char *dir, struct tarn_errbuf *err)
+int cli_dir_check(const char *dir, struct tarn_errbuf *err)
 {
     struct stat st;
 
@@ -62,7 +62,7 @@ int cli_token_find(unsigned port, struct tarn_str *ret_token, struct tarn_errbuf
     int rc = -ENOENT;
 
     for (unsigned i = 0; i < n && rc == -ENOENT; i++) {
-        rc = token_dir_check(tarn_str_z(&dirs[i]), err);
+        rc = cli_dir_check(tarn_str_z(&dirs[i]), err);
         tarn_str_reset(&path);
         tarn_str_addf(&path, "%s/%u.token", tarn_str_z(&dirs[i]), port);
         if (rc == 0)
@@ -154,7 +154,7 @@ int cli_run_dir(struct tarn_str *ret, struct tarn_errbuf *err)
         tarn_str_fini(&dirs[i]);
     if (mkdir(tarn_str_z(ret), 0700) < 0 && errno != EEXIST)
         return tarn_err_set(err, -errno, "%s: %s", tarn_str_z(ret), strerrordesc_np(errno));
-    return token_dir_check(tarn_str_z(ret), err);
+    return cli_dir_check(tarn_str_z(ret), err);
 }
 
 int cli_token_place(unsigned port, const struct tarn_str *token, struct tarn_str *ret_path,

@@ -171,12 +171,16 @@ static void linger_end(struct tarn_timer *t, void *arg)
 static void unit_linger(struct wunit *u)
 {
     struct tarn_worker *w = u->worker;
+    bool pumping;
 
     tarn_sm_move(unit_states, &u->state, WUNIT_LINGERING);
     tarn_list_push(&w->lingering, &u->node);
     tarn_timer_start(w->args.loop, &u->timer, LINGER_NS, linger_end, u);
+    pumping = w->pumping;
+    w->pumping = true;     /* who is told may ask for more: that must not drop u meanwhile */
     unit_wake(u, true, 0); /* those who want it kept hear that it is not */
-    wfetch_pump(w);        /* others may need its memory */
+    w->pumping = pumping;
+    wfetch_pump(w); /* others may need its memory */
 }
 
 /* Makes room for a fetch; false when nothing lingers. */
@@ -394,6 +398,8 @@ static int unit_data(struct tarn_ufs_get *g, const uint8_t *p, size_t n)
         return -TARN_E_UFS_LIED;
     if (u->arrived == 0 && wetag_check(w, u->loc, g) < 0)
         return -TARN_E_UFS_CHANGED;
+    if (u->arrived == 0) /* readers compare it from the first byte on */
+        u->tag = wetag_tag(u->loc, g);
     memcpy(u->buf->p + u->arrived, p, n);
     u->arrived += (uint32_t)n;
     w->counts.fetched_bytes += n;

@@ -114,6 +114,7 @@ static void local_read_done(struct wread *r, int rc)
         user->slices[user->slice_count++] = (struct tarn_slice){
             .buf = tarn_buf_ref(p->buf), .off = p->buf_off, .len = p->len_bytes};
         user->source = TARN_MAX(user->source, (uint32_t)p->source);
+        user->tag = p->tag; /* of one file: the same for all */
         worker_count_source(w, p);
     }
     wread_fini(r);

@@ -450,7 +450,7 @@ static void move_rested(struct tarn_timer *t, void *arg)
 
 static void move_ended(struct tarn_move *m)
 {
-    bool soon = m->early || m->stray || wfetch_strays(m->worker);
+    bool soon = m->early || m->stray || m->worker->take_bytes > 0 || wfetch_strays(m->worker);
 
     m->left = m->failed;
     if (m->failed == 0 && !soon) {

@@ -105,7 +105,8 @@ static void worker_read_handler(void *ctx, struct tarn_rpc_call *call)
     rr->read.sums = true;
     rr->read.sum = rr->sums;
     rr->read.cached_only = req->cached_only;
-    rr->read.own = req->peer;
+    rr->read.own = req->peer && (call->principal.trusted ||
+                                 tarn_cap_is(&call->meta->capability, WORKER_PRINCIPAL));
     rr->read.ahead_units = req->cached_only ? 0 : TARN_MIN(req->ahead, READ_AHEAD_MAX);
     rr->read.cls = req->background ? TARN_UFS_BACKGROUND : TARN_UFS_FOREGROUND;
     rr->read.cb = rpc_read_done;

@@ -52,11 +52,23 @@ static void take_end(struct take *t, int rc, enum take_answer what)
     worker_idle(w);
 }
 
+static bool take_owns(const struct tarn_worker *w, const struct tarn_tier_file *file,
+                      uint32_t group)
+{
+    const struct tarn_place *place = w->peers ? tarn_peers_place(w->peers) : NULL;
+
+    return !place || tarn_place_owns(place, tarn_tier_file_cid(file),
+                                     tarn_segment_of((uint64_t)group * TARN_UNIT_BYTES),
+                                     tarn_tier_file_replicas(file), w->args.id);
+}
+
 static void take_stored(struct tarn_tier_op *op, int rc)
 {
     struct take *t = op->arg;
 
     tarn_buf_unref(&op->buf);
+    if (rc == 0 && t->worker->move && !take_owns(t->worker, t->file, t->req->group))
+        tarn_move_stray(t->worker->move);            /* another owns it by now */
     take_end(t, 0, rc == 0 ? TAKE_KEPT : TAKE_NONE); /* without room, or overtaken: asked again */
 }
 
@@ -173,16 +185,6 @@ static int take_may(struct tarn_worker *w, const struct tarn_rpc_call *call)
     return rc;
 }
 
-static bool take_owns(const struct tarn_worker *w, const struct tarn_tier_file *file,
-                      uint32_t group)
-{
-    const struct tarn_place *place = w->peers ? tarn_peers_place(w->peers) : NULL;
-
-    return !place || tarn_place_owns(place, tarn_tier_file_cid(file),
-                                     tarn_segment_of((uint64_t)group * TARN_UNIT_BYTES),
-                                     tarn_tier_file_replicas(file), w->args.id);
-}
-
 void worker_take_handler(void *ctx, struct tarn_rpc_call *call)
 {
     struct tarn_worker *w = ctx;
@@ -207,8 +209,7 @@ void worker_take_handler(void *ctx, struct tarn_rpc_call *call)
         tarn_rpc_reply(call, rc, NULL, NULL, 0, 0);
         return;
     }
-    if (req->replicas)
-        tarn_tier_file_set_replicas(file, req->replicas);
+    tarn_tier_file_set_replicas(file, TARN_MAX(req->replicas, tarn_tier_file_replicas(file)));
     if (!take_owns(w, file, req->group)) { /* one of us has an older topology: later */
         tarn_tier_file_put(&file);
         tarn_rpc_reply(call, -TARN_E_STALE, NULL, NULL, 0, 0);

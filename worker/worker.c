@@ -242,8 +242,10 @@ int wloc_new(struct tarn_worker *w, const Tarn__Wire__Locator *l, struct wloc **
     }
     if (w->args.tier)
         loc->file = tarn_tier_file_get(w->args.tier, &loc->cid, loc->ufs.size_bytes);
+    /* A reader may know of fewer than a load asked for. */
     if (loc->file)
-        tarn_tier_file_set_replicas(loc->file, TARN_MAX(loc->replicas, 1u));
+        tarn_tier_file_set_replicas(
+            loc->file, TARN_MAX(TARN_MAX(loc->replicas, 1u), tarn_tier_file_replicas(loc->file)));
     *ret = loc;
     return 0;
 }

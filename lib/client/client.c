@@ -301,9 +301,10 @@ static int client_take_readdir(struct tarn_client_op *op, uint64_t now, uint64_t
     return 0;
 }
 
+/* Trust counts from when the question was sent: its answer may have been long under way. */
 static int client_take(struct tarn_client_op *op, int rc)
 {
-    uint64_t now = tarn_now_ns();
+    uint64_t now = op->sent_ns;
 
     if (op->kind == TARN_CLIENT_LOOKUP)
         return client_take_lookup(op, rc, now);
@@ -369,6 +370,7 @@ static void client_run(struct tarn_task *t)
         return;
     }
     op->sent = true;
+    op->sent_ns = tarn_now_ns();
     *req = (struct tarn_rpc_req){.cb = client_answered, .arg = op};
     switch (op->kind) {
     case TARN_CLIENT_LOOKUP:

@@ -87,6 +87,7 @@ struct tarn_client_op {
     struct tarn_rpc_req rpc; /* the client's */
     struct tarn_client *client; /* the client's */
     bool sent;                  /* the client's: rpc is in use */
+    uint64_t sent_ns;           /* the client's: since when; monotonic */
     bool cancelled;             /* the client's */
 };
 void tarn_client_start(struct tarn_client *c, struct tarn_client_op *op);
@@ -167,7 +168,8 @@ struct tarn_local_read {
     uint32_t ahead_units;                      /* in: fetch that many units behind this range too */
     struct tarn_slice slices[TARN_SLICES_MAX]; /* out, referenced for the caller */
     unsigned slice_count;                      /* out */
-    uint32_t source;                           /* out: 0 local cache, 2 store */
+    uint32_t source;                           /* out: 0 local cache, 1 a worker, 2 store */
+    uint64_t tag;                              /* out: as in ReadResponse */
     tarn_local_fn *cb;                         /* in */
     void *arg;                                 /* in */
     void *state;                               /* the worker's */

@@ -75,6 +75,9 @@ struct tarn_client {
     uint64_t seen;        /* index of the journal up to which every change was heard of */
     uint64_t attachments; /* version of the list that on_attachments got */
     uint64_t renew_sent_ns;
+    uint64_t resumed_ns,
+        resumed_index;               /* a session that goes on has not heard of all yet; 0: not so
+                                      */
     bool renew_again;                /* an Invalidate wants to be acknowledged */
     bool leased;                     /* what is believed ends with the lease */
     _Atomic uint64_t lease_until_ns; /* monotonic; UINT64_MAX: no lease */
@@ -200,6 +203,8 @@ struct tarn_handle {
     Tarn__Wire__LocateResponse *located; /* once known */
     bool bare;     /* reads go on without it: what workers have is found by its cid */
     int locate_rc; /* how the last question ended */
+    bool have_tag; /* of the bytes that were given out: all are of one object */
+    uint64_t tag;
     struct tarn_timer bare_timer;
     struct tarn_list waiting; /* struct tarn_read that wait for it */
     struct tarn_client_op locate_op;

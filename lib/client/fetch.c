@@ -230,6 +230,21 @@ static enum client_source try_source(const struct fetch_try *t, const char *sour
     return CLIENT_REMOTE;
 }
 
+/*
+ * A store may know one version by several ETags; then the bytes of a cid are told apart by the tag
+ * of the one that they came under. Another one than before is another object in the same place.
+ */
+static int fetch_tag(const struct client_fetch *f, uint64_t tag)
+{
+    struct tarn_handle *h = f->handle;
+
+    if (h->have_tag && h->tag != tag)
+        return -TARN_E_UFS_CHANGED;
+    h->have_tag = true;
+    h->tag = tag;
+    return 0;
+}
+
 /* Compares the granules of an answer with their checksums; the bytes stay the answer's. */
 static int try_take(const struct fetch_try *t, struct client_bytes *ret)
 {
@@ -251,7 +266,7 @@ static int try_take(const struct fetch_try *t, struct client_bytes *ret)
     *ret = (struct client_bytes){.buf = buf,
                                  .off = (size_t)(f->off_bytes - resp->offset),
                                  .source = try_source(t, resp->source)};
-    return 0;
+    return fetch_tag(f, resp->tag);
 }
 
 /* The answer would be the same everywhere: the store's, or about the request itself. */
@@ -479,8 +494,10 @@ static struct tarn_buf *direct_join(const struct tarn_local_read *lr, uint32_t l
     return b;
 }
 
-static int direct_take(struct tarn_local_read *lr, uint32_t len, struct client_bytes *ret)
+static int direct_take(const struct client_fetch *f, struct tarn_local_read *lr,
+                       struct client_bytes *ret)
 {
+    uint32_t len = f->len_bytes;
     size_t n = 0;
 
     for (unsigned i = 0; i < lr->slice_count; i++)
@@ -494,7 +511,7 @@ static int direct_take(struct tarn_local_read *lr, uint32_t len, struct client_b
     } else {
         ret->buf = direct_join(lr, len);
     }
-    return ret->buf ? 0 : -TARN_E_NO_MEMORY;
+    return ret->buf ? fetch_tag(f, lr->tag) : -TARN_E_NO_MEMORY;
 }
 
 static void direct_done(struct tarn_local_read *lr, int rc)
@@ -511,7 +528,7 @@ static void direct_done(struct tarn_local_read *lr, int rc)
     tarn__wire__locator__free_unpacked(t->locator, NULL);
     t->locator = NULL;
     if (rc == 0)
-        rc = direct_take(lr, f->len_bytes, &bytes);
+        rc = f->fn ? direct_take(f, lr, &bytes) : -TARN_E_CANCELLED;
     for (unsigned i = 0; i < lr->slice_count; i++)
         tarn_buf_unref(&lr->slices[i].buf);
     if (!f->fn)

@@ -482,7 +482,9 @@ static void handle_located(struct tarn_client_op *op, int rc)
     h->locate_rc = rc;
     if (rc < 0 && !h->file && tarn_peers_place(h->client->peers) &&
         (rc == -TARN_E_LEASE_ENDED || rc == -TARN_E_STALE || tarn_peers_unreached(rc)))
-        h->bare = true; /* what is cached of it can be read all the same */
+        h->bare = true;     /* what is cached of it can be read all the same */
+    if (rc == 0 && h->bare) /* what was asked for by cid alone is not for later reads */
+        client_window_drop(h);
     handle_wake(h, rc);
     if (!h->located)
         h->bare = false; /* the next read asks again */

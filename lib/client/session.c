@@ -41,6 +41,7 @@ static void session_everything(struct tarn_client *c)
 }
 
 static void session_renew_now(struct tarn_client *c);
+static void session_lease(struct tarn_client *c, uint64_t sent_ns);
 
 static void session_invalidated(struct tarn_client *c, const Tarn__Wire__Invalidate *inv)
 {
@@ -63,6 +64,10 @@ static void session_invalidated(struct tarn_client *c, const Tarn__Wire__Invalid
         c->args.on_invalidate(c->args.ctx, inv);
     if (inv->index)
         c->seen = inv->index;
+    if (c->resumed_ns && c->seen >= c->resumed_index) { /* all that was missed is known by now */
+        session_lease(c, c->resumed_ns);
+        c->resumed_ns = 0;
+    }
     if (inv->ack) /* our tables are switched; the kernel is told by the notifier */
         session_renew_now(c);
 }
@@ -158,6 +163,7 @@ static void session_renewed(struct tarn_rpc_req *req, int rc)
         return;
     }
     if (rc == 0) {
+        c->resumed_ns = 0; /* what was pushed before this answer has come before it */
         session_lease(c, c->renew_sent_ns);
         client_meta(c, resp->capability);
         session_cluster(c, resp->topology, resp->attachments);
@@ -271,8 +277,11 @@ static void session_opened(struct tarn_rpc_req *req, int rc)
             session_everything(c);
         if (!c->connected_once || !resp->resumed) /* else what was missed is pushed next */
             c->seen = resp->index;
+        c->resumed_ns = c->connected_once && resp->resumed ? c->renew_sent_ns : 0;
+        c->resumed_index = resp->index;
         c->connected_once = true;
-        session_lease(c, c->renew_sent_ns);
+        if (!c->resumed_ns)
+            session_lease(c, c->renew_sent_ns);
         session_cluster(c, resp->topology, resp->attachments);
         atomic_store(&c->kernel_trust_ns, resp->kernel_trust_ms >= UINT64_MAX / TARN_NS_PER_MS
                                               ? UINT64_MAX

@@ -511,7 +511,11 @@ static void op_part_filled(struct fill_op *op, struct fill_part *p,
     }
     if (res->status == 0 && p->copy + 1 < e->replicas) /* it comes from the one before */
         part_new(e, p->off, p->len, p->whole, p->copy + 1);
-    part_end(p, res->status ? -(int)res->status : 0, res->error_text);
+    part_end(p,
+             res->status == 0           ? 0
+             : res->status <= INT32_MAX ? -(int)res->status
+                                        : -TARN_E_MSG_BAD,
+             res->error_text);
 }
 
 static void op_filled(struct fill_op *op, const Tarn__Wire__FillResponse *resp)

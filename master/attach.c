@@ -24,7 +24,7 @@
 #include "lib/base/hash.h"
 #include "master/attach_priv.h"
 
-#define OPENER_THREADS 2u /* one may wait for a file server that does not answer */
+#define OPENER_THREADS 16u /* each may wait for a file server that does not answer */
 #define RETIRED_NS     (TARN_NS_PER_S / 2)
 
 static void attach_probe(struct tarn_timer *t, void *arg);

@@ -18,6 +18,7 @@
 #include "master/members_priv.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -117,9 +118,22 @@ struct mchange {
     struct mproposal p;
     struct tarn_list node; /* in mmembers.changes */
     uint64_t id;           /* 0: a new one */
+    char uuid[TARN_WORKER_UUID_MAX + 1];
     mmember_fn *fn;
     void *arg;
 };
+
+bool mmember_joining(const struct mmembers *s, const char *uuid)
+{
+    TARN_LIST_FOREACH(n, &s->changes)
+    {
+        const struct mchange *c = TARN_LIST_ENTRY(n, struct mchange, node);
+
+        if (c->id == 0 && strcmp(c->uuid, uuid) == 0)
+            return true;
+    }
+    return false;
+}
 
 static void change_done(struct mproposal *p)
 {
@@ -157,6 +171,7 @@ int mmember_propose(struct mmembers *s, struct mmember *w, const Tarn__Core__Wor
     put.id = w ? w->rec->id : 0;
     e.worker_put = &put;
     c->id = put.id;
+    (void)snprintf(c->uuid, sizeof(c->uuid), "%s", put.uuid); /* checked: it fits */
     c->fn = fn;
     c->arg = arg;
     rc = mpropose(s->master, &c->p, &e, change_done, c);

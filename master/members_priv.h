@@ -85,6 +85,8 @@ typedef void mmember_fn(struct tarn_master *m, int rc, struct mmember *w, void *
 /* Proposes; fn once, never inside. `rec` is only read. -TARN_E_TOO_BIG: fn is not called. */
 int mmember_propose(struct mmembers *s, struct mmember *w, const Tarn__Core__Worker *rec,
                     mmember_fn *fn, void *arg);
+/* A new one with this uuid is on its way into the journal. */
+bool mmember_joining(const struct mmembers *s, const char *uuid);
 void mmembers_arm(struct mmembers *s); /* somebody may be missed earlier than the timer is due */
 struct mmember *mmember_by_uuid(struct mmembers *s, const char *uuid);
 /* It is there, over that connection. */

@@ -245,6 +245,8 @@ static int register_admit(struct tarn_master *m, const struct mmember *w,
     if (m->stopping || !call->session)
         return -TARN_E_SHUTDOWN;
     rc = register_check(req, err);
+    if (rc == 0 && !w && mmember_joining(m->members, req->uuid))
+        return -TARN_E_BUSY; /* by then it is known who has the directory */
     if (rc < 0 || !w)
         return rc;
     if (w->rec->state == TARN_WORKER_REMOVED && w->incarnation == req->incarnation)

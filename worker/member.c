@@ -188,13 +188,15 @@ static void member_refuse(struct tarn_member *m, int rc, const char *text)
 /* ---- what the master says ---------------------------------------------------------------------
  */
 
-static void member_topology(struct tarn_member *m, const Tarn__Wire__Topology *t)
+/* `anew`: the master's first word after a registration, which counts whatever came before. */
+static void member_topology(struct tarn_member *m, const Tarn__Wire__Topology *t, bool anew)
 {
     struct tarn_place *have = tarn_peers_place(m->args.peers), *place = NULL;
     const struct tarn_place_worker *self;
     int rc;
 
-    if (!t || (have && t->version <= tarn_place_version(have)))
+    if (!t || (have && (anew ? t->version == tarn_place_version(have)
+                             : t->version <= tarn_place_version(have))))
         return;
     rc = tarn_place_new(t, &place);
     if (rc < 0) {
@@ -219,7 +221,7 @@ static void member_attachments(struct tarn_member *m, const Tarn__Wire__Attachme
 void tarn_member_notice(struct tarn_member *m, uint32_t method, const ProtobufCMessage *msg)
 {
     if (method == TARN_RPC_topology)
-        member_topology(m, (const Tarn__Wire__Topology *)msg);
+        member_topology(m, (const Tarn__Wire__Topology *)msg, false);
     else if (method == TARN_RPC_attachments)
         member_attachments(m, (const Tarn__Wire__AttachmentList *)msg);
 }
@@ -242,7 +244,7 @@ static void member_beaten(struct tarn_rpc_req *req, int rc)
 
     m->beat.busy = false;
     if (rc == 0 && resp && !m->stopping) {
-        member_topology(m, resp->topology);
+        member_topology(m, resp->topology, true);
         member_attachments(m, resp->attachments);
         tarn_move_set_rate(m->move, resp->move_rate);
     }
@@ -363,7 +365,7 @@ static int member_take(struct tarn_member *m, const Tarn__Wire__WorkerRegistered
     tarn_worker_set_identity(w, m->id, resp->cap_key.data);
     tarn_move_set_rate(m->move, resp->move_rate);
     member_attachments(m, resp->attachments);
-    member_topology(m, resp->topology);
+    member_topology(m, resp->topology, false);
     return 0;
 }
 

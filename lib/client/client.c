@@ -154,7 +154,7 @@ uint64_t tarn_client_kernel_trust_ns(const struct tarn_client *c)
 
     if (until == UINT64_MAX)
         return most;
-    now = tarn_now_ns(); /* what is believed when cut off is looked at again soon */
+    now = client_lease_clock(); /* what is believed when cut off is looked at again soon */
     return TARN_MIN(most, until > now ? until - now : TARN_NS_PER_S);
 }
 

@@ -80,7 +80,7 @@ struct tarn_client {
                                       */
     bool renew_again;                /* an Invalidate wants to be acknowledged */
     bool leased;                     /* what is believed ends with the lease */
-    _Atomic uint64_t lease_until_ns; /* monotonic; UINT64_MAX: no lease */
+    _Atomic uint64_t lease_until_ns; /* of client_lease_clock(); UINT64_MAX: no lease */
     _Atomic bool cut_off;            /* it is over */
     struct tarn_timer lease_timer;
     struct tarn_timer renew_timer;
@@ -234,6 +234,8 @@ void client_meta(struct tarn_client *c, ProtobufCBinaryData capability);
 void client_topology(struct tarn_client *c, const Tarn__Wire__Topology *t);
 uint64_t client_topology_version(const struct tarn_client *c); /* 0: none yet */
 
+/* The clock of leases, ns: it goes on while the host sleeps. Any thread. */
+uint64_t client_lease_clock(void);
 void client_session_start(struct tarn_client *c);
 /* Ends the session, then the connection; then `stopped` runs. */
 void client_session_stop(struct tarn_client *c);

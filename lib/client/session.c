@@ -22,6 +22,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "lib/base/assert.h"
@@ -99,10 +100,19 @@ void client_notice(void *ctx, uint32_t method, const ProtobufCMessage *msg)
 /* ---- the lease --------------------------------------------------------------------------------
  */
 
+uint64_t client_lease_clock(void)
+{
+    struct timespec t;
+
+    if (clock_gettime(CLOCK_BOOTTIME, &t) < 0)
+        return tarn_now_ns();
+    return (uint64_t)t.tv_sec * TARN_NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
 bool tarn_client_cut_off(const struct tarn_client *c)
 {
     /* A process that slept is late with its timer. */
-    return atomic_load(&c->cut_off) || tarn_now_ns() >= atomic_load(&c->lease_until_ns);
+    return atomic_load(&c->cut_off) || client_lease_clock() >= atomic_load(&c->lease_until_ns);
 }
 
 bool tarn_client_trusts(const struct tarn_client *c, uint64_t until_ns)
@@ -119,7 +129,7 @@ static void session_lease_over(struct tarn_timer *t, void *arg)
                                         "fail: nothing is believed",
                                         "stale: what is known is believed on"};
     struct tarn_client *c = arg;
-    uint64_t until = atomic_load(&c->lease_until_ns), now = tarn_now_ns();
+    uint64_t until = atomic_load(&c->lease_until_ns), now = client_lease_clock();
 
     if (until > now) { /* it was renewed meanwhile */
         tarn_timer_start(c->args.loop, t, until - now, session_lease_over, c);
@@ -133,7 +143,7 @@ static void session_lease_over(struct tarn_timer *t, void *arg)
 /* The master heard of us after `sent_ns`. */
 static void session_lease(struct tarn_client *c, uint64_t sent_ns)
 {
-    uint64_t lease = c->lease_ms * TARN_NS_PER_MS, now = tarn_now_ns();
+    uint64_t lease = c->lease_ms * TARN_NS_PER_MS, now = client_lease_clock();
 
     if (!c->leased)
         return;
@@ -212,7 +222,7 @@ static void session_tell(struct tarn_client *c, uint64_t timeout_ns, bool no_ret
     msg.seq = c->seq;
     msg.topology = client_topology_version(c);
     msg.attachments = c->attachments;
-    c->renew_sent_ns = tarn_now_ns();
+    c->renew_sent_ns = client_lease_clock();
     msg.n_reads = CLIENT_SOURCES;
     msg.reads = reads;
     msg.passthrough_opens = atomic_load(&c->lent_opens);
@@ -252,7 +262,7 @@ static void session_renew_later(struct tarn_client *c)
      * elsewhere. */
     uint64_t every = c->local.open ? TARN_NS_PER_S : c->lease_ms * TARN_NS_PER_MS / 3;
 
-    if (c->leased && c->connected && tarn_now_ns() - c->renew_sent_ns > every)
+    if (c->leased && c->connected && client_lease_clock() - c->renew_sent_ns > every)
         every = 1; /* the last answer took long: most of the lease is gone */
     tarn_timer_start(c->args.loop, &c->renew_timer, every, session_renew, c);
 }
@@ -318,7 +328,7 @@ void client_session_start(struct tarn_client *c)
         msg.resume = c->session;
         msg.seen = c->seen;
     }
-    c->renew_sent_ns = tarn_now_ns();
+    c->renew_sent_ns = client_lease_clock();
     msg.mountpoint = c->mountpoint;
     msg.host = host;
     msg.pid = (uint64_t)getpid();

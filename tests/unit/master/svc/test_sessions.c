@@ -545,6 +545,157 @@ static void test_cancel_while_held(void **state)
     mfx_free(&fx);
 }
 
+/* Whoever has no session could not be told of a change: nothing is to be believed. */
+static void test_no_session_no_trust(void **state)
+{
+    const Tarn__Wire__LookupResponse *resp;
+    const char *addr;
+    struct mfx *fx = start(&addr);
+    struct peer a = {0};
+    struct mfx_op op;
+
+    (void)state;
+    peer_connect(fx, &a, addr);
+    peer_begin_lookup(&a, &op, ROOT, "f");
+    assert_int_equal(mfx_end(&op), 0);
+    resp = (const void *)op.req.resp;
+    assert_int_equal(resp->attr->trust_ms, 0);
+    mfx_op_fini(&op);
+    peer_begin_lookup(&a, &op, ROOT, "nope");
+    assert_int_equal(mfx_end(&op), -TARN_E_NO_ENTRY);
+    resp = (const void *)op.req.resp;
+    assert_true(!resp || resp->negative_trust_ms == 0);
+    mfx_op_fini(&op);
+    peer_cut(&a);
+    mfx_free(&fx);
+}
+
+/* That a name went is not answered either while somebody believes that it is there. */
+static void test_a_removed_name_is_held(void **state)
+{
+    static const struct srv_object without[] = {{"g", "eg", NULL, body, 11}};
+    const char *addr;
+    struct mfx *fx = start(&addr);
+    struct peer a = {0}, b = {0};
+    struct mfx_op op;
+    uint64_t ino;
+
+    (void)state;
+    fx->master->args.lease_ns = 60 * TARN_NS_PER_S;
+    peer_connect(fx, &a, addr);
+    peer_connect(fx, &b, addr);
+    peer_open(&a);
+    peer_open(&b);
+    assert_int_equal(peer_lookup(&a, ROOT, "f", &ino), 10);
+    srv_objects(fx->srv, without, 1);
+    assert_int_equal(mfx_report(fx, ino, version_of(fx, ino)), 0);
+    until_told(&a, 1);
+    peer_begin_lookup(&b, &op, ROOT, "f");
+    mfx_run_ms(fx, 200);
+    assert_false(op.done);
+    assert_int_equal(peer_renew(&a), 0);
+    assert_int_equal(mfx_end(&op), -TARN_E_NO_ENTRY);
+    mfx_op_fini(&op);
+    assert_int_equal(fx->master->held.count, 0);
+    peer_cut(&a);
+    peer_cut(&b);
+    mfx_free(&fx);
+}
+
+/* Until a session has forgotten everything it is told of everything, and waited for. */
+static void test_forget_everything_is_waited_for(void **state)
+{
+    const char *addr;
+    struct mfx *fx = start(&addr);
+    struct peer a = {0}, b = {0};
+    struct mfx_op op;
+    uint64_t ino;
+
+    (void)state;
+    fx->master->args.lease_ns = 60 * TARN_NS_PER_S;
+    peer_connect(fx, &a, addr);
+    peer_connect(fx, &b, addr);
+    peer_open(&a);
+    peer_open(&b);
+    assert_int_equal(peer_lookup(&a, ROOT, "f", &ino), 10);
+    assert_int_equal(peer_renew(&b), 0);
+    msession_everything(fx->master);
+    assert_int_equal(session_at(fx, a.session)->promise_count, 0);
+    change(fx, ino, version_of(fx, ino));
+    until_told(&a, 1);
+    assert_int_equal(a.everything, 1);
+    assert_true(a.ack_wanted);
+    assert_int_equal(peer_renew(&b), 0); /* it has forgotten, and hears of nothing more */
+    peer_begin_lookup(&b, &op, ROOT, "f");
+    mfx_run_ms(fx, 200);
+    assert_false(op.done);
+    assert_int_equal(peer_renew(&a), 0);
+    assert_int_equal(lookup_end(&op, NULL), 20);
+    assert_int_equal(fx->master->sessions_all, 0);
+    peer_cut(&a);
+    peer_cut(&b);
+    mfx_free(&fx);
+}
+
+/* A journal that lost its end cannot tell what a client has missed. */
+static void test_ahead_of_the_journal(void **state)
+{
+    const char *addr;
+    struct mfx *fx = start(&addr);
+    struct peer a = {0};
+    uint64_t f;
+
+    (void)state;
+    peer_connect(fx, &a, addr);
+    peer_open(&a);
+    assert_int_equal(peer_lookup(&a, ROOT, "f", &f), 10);
+    a.index = fx->master->told_index + 1; /* of an entry that is gone */
+    peer_cut(&a);
+    mfx_stop(fx);
+    mfx_start(fx);
+    addr = listen_at(fx);
+    change(fx, f, version_of(fx, f)); /* another entry has its index now */
+    assert_true(fx->master->told_index >= a.index);
+    a.seq = 0;
+    peer_connect(fx, &a, addr);
+    peer_open(&a);
+    assert_false(a.resumed);
+    peer_cut(&a);
+    mfx_free(&fx);
+}
+
+/* A session that is replaced while an answer to itself waits for itself. */
+static void test_replaced_while_held(void **state)
+{
+    const char *addr;
+    struct mfx *fx = start(&addr);
+    struct peer a = {0}, again = {0};
+    struct mfx_op op;
+    uint64_t ino;
+
+    (void)state;
+    fx->master->args.lease_ns = 60 * TARN_NS_PER_S;
+    peer_connect(fx, &a, addr);
+    peer_open(&a);
+    assert_int_equal(peer_lookup(&a, ROOT, "f", &ino), 10);
+    change(fx, ino, version_of(fx, ino));
+    until_told(&a, 1);
+    peer_begin_lookup(&a, &op, ROOT, "f");
+    mfx_run_ms(fx, 100);
+    assert_false(op.done);
+    again.session = a.session; /* it comes by another connection, and knows nothing any more */
+    peer_connect(fx, &again, addr);
+    peer_open(&again);
+    assert_false(again.resumed);
+    assert_int_equal(lookup_end(&op, NULL), 20);
+    assert_int_equal(fx->master->promise_pairs.count, 0);
+    srv_objects(fx->srv, before, TARN_ARRAY_LEN(before));
+    assert_int_equal(mfx_report(fx, ino, version_of(fx, ino)), 0); /* nobody is there to be told */
+    peer_cut(&a);
+    peer_cut(&again);
+    mfx_free(&fx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -558,6 +709,11 @@ int main(void)
         cmocka_unit_test(test_commands_hold_nothing),
         cmocka_unit_test(test_stop_while_held),
         cmocka_unit_test(test_cancel_while_held),
+        cmocka_unit_test(test_no_session_no_trust),
+        cmocka_unit_test(test_a_removed_name_is_held),
+        cmocka_unit_test(test_forget_everything_is_waited_for),
+        cmocka_unit_test(test_ahead_of_the_journal),
+        cmocka_unit_test(test_replaced_while_held),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -54,16 +54,35 @@ static void ccall_reply(struct ccall *cc)
     resp.offset = off + (cc->fault == SHIFTED ? TARN_GRANULE_BYTES : 0);
     resp.sums = sums;
     resp.source = tarn_wire_text(cc->w->source);
+    resp.tag = cc->w->tag;
     tarn_rpc_reply(cc->call, 0, &resp.base, cc->fault == EMPTY ? NULL : b, 0,
                    cc->fault == EMPTY ? 0 : n);
     tarn_buf_unref(&b);
     ccall_free(cc);
 }
 
+/* By cid alone, and it is not here. */
+static bool ccall_missing(const struct ccall *cc)
+{
+    const Tarn__Wire__ReadRequest *req = (const Tarn__Wire__ReadRequest *)cc->call->request;
+
+    return req->cached_only && cc->w->uncached;
+}
+
+static void ccall_answer(struct ccall *cc)
+{
+    if (!ccall_missing(cc)) {
+        ccall_reply(cc);
+        return;
+    }
+    tarn_rpc_reply(cc->call, -TARN_E_NOT_CACHED, NULL, NULL, 0, 0);
+    ccall_free(cc);
+}
+
 static void ccall_due(struct tarn_timer *t, void *arg)
 {
     (void)t;
-    ccall_reply(arg);
+    ccall_answer(arg);
 }
 
 static void ccall_cancelled(struct tarn_rpc_call *call)
@@ -108,6 +127,8 @@ static void cworker_read(void *ctx, struct tarn_rpc_call *call)
     assert_true(req->length > 0 && req->offset + req->length <= c->rig.size);
     assert_int_equal(tarn_segment_of(req->offset), tarn_segment_of(req->offset + req->length - 1));
     w->reads++;
+    w->bare += req->cached_only;
+    assert_int_equal(req->cached_only, req->locator->key.len == 0);
     w->bytes += req->length;
     w->ahead = req->ahead;
     if (c->served_n < SERVED_MAX)
@@ -127,7 +148,7 @@ static void cworker_read(void *ctx, struct tarn_rpc_call *call)
     } else if (cc->fault != HANG && w->delay_ns) {
         tarn_timer_start(c->rig.loop, &cc->timer, w->delay_ns, ccall_due, cc);
     } else if (cc->fault != HANG) {
-        ccall_reply(cc);
+        ccall_answer(cc);
     }
 }
 

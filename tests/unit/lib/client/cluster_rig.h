@@ -43,6 +43,9 @@ struct cworker {
     int rc;
     uint64_t delay_ns;     /* before each answer */
     const char *source;    /* of answers; "local" */
+    uint64_t tag;          /* of answers */
+    bool uncached;         /* questions by cid alone find nothing */
+    unsigned bare;         /* questions by cid alone */
     const uint8_t *wanted; /* the only capability that is taken, if not NULL: one byte */
     unsigned reads, cancels, in_flight, most_in_flight;
     uint64_t bytes;         /* asked for */

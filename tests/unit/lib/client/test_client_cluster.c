@@ -931,10 +931,95 @@ static void stopped_anywhere(void **state)
     }
 }
 
+/* ---- one version, and nobody to ask where it is ---------------------------------------------- */
+
+/* Bytes that came under another ETag are of another object, whichever worker has them. */
+static void another_tag(void **state)
+{
+    struct cworker *first, *other;
+    struct tarn_handle *h;
+    struct cluster c;
+    unsigned i = 0;
+
+    (void)state;
+    cluster_init(&c, 2, NULL);
+    h = cluster_open(&c);
+    first = cluster_owner(&c, scattered(0), 0);
+    do {
+        other = cluster_owner(&c, scattered(++i), 0);
+    } while (other == first);
+    first->tag = 7;
+    other->tag = 7;
+    assert_int_equal(cluster_read(&c, h, scattered(0), LEN), 0);
+    assert_int_equal(cluster_read(&c, h, scattered(i), LEN), 0);
+    other->tag = 8;
+    assert_int_equal(cluster_read(&c, h, scattered(i), LEN), -TARN_E_UFS_CHANGED);
+    assert_true(tarn_handle_stale(h));
+    assert_int_equal(cluster_read(&c, h, scattered(0), LEN), 0); /* what it knows goes on */
+    tarn_handle_close(&h);
+    cluster_fini(&c);
+}
+
+/* While the master does not answer, what workers have is read by cid; the rest waits for it. */
+static void without_the_master(void **state)
+{
+    struct tarn_handle *h;
+    struct cluster c;
+    struct rd rd;
+
+    (void)state;
+    cluster_init(&c, 1, NULL);
+    c.rig.hold_locate = true;
+    h = cluster_open(&c);
+    assert_int_equal(cluster_read(&c, h, scattered(0), LEN), 0);
+    assert_int_equal(c.w[0].bare, 1);
+    assert_int_equal(c.rig.locates, 1);
+    c.w[0].uncached = true;
+    rd_start(&rd, &c.rig, h, scattered(1), LEN);
+    rig_run_for(&c.rig, 300 * TARN_NS_PER_MS);
+    assert_int_equal(rd.done, 0);
+    assert_true(c.w[0].bare >= 2);
+    rig_release(&c.rig);
+    assert_int_equal(rd_wait(&rd), 0);
+    assert_true(c.w[0].reads > c.w[0].bare);
+    tarn_handle_close(&h);
+    cluster_fini(&c);
+}
+
+/* A chunk that was asked for by cid alone fails nobody who came when more was known. */
+static void located_meanwhile(void **state)
+{
+    struct rd early, late;
+    struct tarn_handle *h;
+    struct cluster c;
+
+    (void)state;
+    cluster_init(&c, 1, NULL);
+    c.rig.size = 700 * KIB; /* one chunk */
+    c.rig.hold_locate = true;
+    c.w[0].uncached = true;
+    c.w[0].delay_ns = 500 * TARN_NS_PER_MS;
+    h = cluster_open(&c);
+    rd_start(&early, &c.rig, h, 0, LEN);
+    for (unsigned i = 0; i < 300 && c.w[0].bare == 0; i++)
+        rig_run_for(&c.rig, 10 * TARN_NS_PER_MS);
+    assert_int_equal(c.w[0].bare, 1);
+    rig_release(&c.rig);
+    rig_run_for(&c.rig, 50 * TARN_NS_PER_MS);
+    rd_start(&late, &c.rig, h, 200 * KIB, LEN);
+    assert_int_equal(rd_wait(&late), 0);
+    assert_int_equal(rd_wait(&early), 0);
+    tarn_handle_close(&h);
+    cluster_fini(&c);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(owners_are_asked),
+        cmocka_unit_test(another_tag),
+        cmocka_unit_test(without_the_master),
+        cmocka_unit_test(located_meanwhile),
         cmocka_unit_test(over_a_border),
         cmocka_unit_test(one_server),
         cmocka_unit_test(dead_worker),

@@ -210,6 +210,58 @@ static void stands_in(void **state)
     cl_fini(&c);
 }
 
+/* Only a worker may have another keep what it does not own: a client that says so is forwarded. */
+static void who_says_that_it_is_a_worker(void **state)
+{
+    static const char *const who[] = {"token", "worker"};
+    struct cluster c;
+    struct obj o;
+
+    (void)state;
+    cl_init(&c, 2, MIB, 0);
+    cl_settled(&c);
+    for (unsigned i = 0; i < 2; i++) {
+        Tarn__Wire__ReadRequest msg = TARN__WIRE__READ_REQUEST__INIT;
+        struct cl_call call;
+
+        cl_object(&c, 1, i, &o);
+        msg.locator = &o.msg;
+        msg.length = MIB;
+        msg.peer = true;
+        assert_int_equal(cl_call(&c, &call, 0, who[i], TARN_RPC_read, &msg.base, NULL), 0);
+        cl_call_fini(&c, &call);
+        cl_stored(&c);
+        assert_int_equal(cl_cached(&c, 0, &o), i == 1 ? MIB : 0);
+        assert_int_equal(cl_cached(&c, 1, &o), i == 1 ? 0 : MIB);
+    }
+    cl_fini(&c);
+}
+
+/* A reader that knows of fewer copies than a load asked for takes none of them back. */
+static void a_reader_lowers_nothing(void **state)
+{
+    struct tarn_tier_file *f;
+    struct cluster c;
+    tarn_cid_t cid;
+    struct obj o;
+
+    (void)state;
+    cl_init(&c, 1, MIB, 0);
+    cl_settled(&c);
+    cl_object(&c, 0, 0, &o);
+    o.msg.replicas = 2;
+    assert_int_equal(node_read(&c, 0, &o, 0, 1000, NULL), 0);
+    cl_stored(&c);
+    o.msg.replicas = 0;
+    assert_int_equal(node_read(&c, 0, &o, 0, 1000, NULL), 0);
+    memcpy(cid.b, o.msg.cid.data, sizeof(cid.b));
+    f = tarn_tier_file_find(c.nodes[0].rig.tier, &cid);
+    assert_non_null(f);
+    assert_int_equal(tarn_tier_file_replicas(f), 2);
+    tarn_tier_file_put(&f);
+    cl_fini(&c);
+}
+
 static int ask(struct cluster *c, unsigned to, struct obj *o, uint64_t off, uint32_t len)
 {
     Tarn__Wire__ReadRequest msg = TARN__WIRE__READ_REQUEST__INIT;
@@ -664,6 +716,8 @@ int main(void)
         cmocka_unit_test(owner_gone),
         cmocka_unit_test(owner_frozen),
         cmocka_unit_test(stands_in),
+        cmocka_unit_test(who_says_that_it_is_a_worker),
+        cmocka_unit_test(a_reader_lowers_nothing),
         cmocka_unit_test(cached_only_never_fetches),
         cmocka_unit_test(cached_only_verifies),
         cmocka_unit_test(damaged_answer),

@@ -100,6 +100,26 @@ static bool set_replace(struct mowners *old, struct mowners *now)
     return other;
 }
 
+/*
+ * We have just started and it has not come yet. It is published as alive: most are, and who reads
+ * finds out by himself, while bytes of one that is told not to be alive are fetched again.
+ */
+static bool member_awaited(const struct mmembers *s, const struct mmember *w)
+{
+    return s->grace_ns && w->incarnation == 0 &&
+           (w->rec->state == TARN_WORKER_LIVE || w->rec->state == TARN_WORKER_DRAINING);
+}
+
+static bool any_awaited(const struct mmembers *s)
+{
+    TARN_LIST_FOREACH(n, &s->all)
+    {
+        if (member_awaited(s, TARN_LIST_ENTRY(n, struct mmember, node)))
+            return true;
+    }
+    return false;
+}
+
 /* Who owns and who serves changes with the topology that is made now. */
 static void topology_sets(struct mmembers *s)
 {
@@ -108,7 +128,7 @@ static void topology_sets(struct mmembers *s)
     set_now(s, false, &owners);
     s->sets_changed |= set_replace(&s->owners, &owners);
     set_now(s, true, &now);
-    if (set_same(&now, s->owners.n, s->owners.ids, s->owners.weights))
+    if (!any_awaited(s))
         s->grace_ns = 0; /* all are here */
     if (s->grace_ns || set_same(&now, s->effective.n, s->effective.ids, s->effective.weights)) {
         set_fini(&now);
@@ -163,7 +183,7 @@ static void topology_workers(const struct mmembers *s, Tarn__Wire__Topology *t)
         i->socket = tarn_xstrdup(w->rec->socket);
         i->weight = w->rec->weight;
         i->state = w->rec->state;
-        i->alive = w->alive;
+        i->alive = w->alive || member_awaited(s, w);
         i->copies = w->rec->copies;
         t->workers[t->n_workers++] = i;
     }

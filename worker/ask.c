@@ -26,8 +26,7 @@
 #include "lib/client/peers.h"
 #include "worker/worker_priv.h"
 
-#define ASK_FIRST_NS  TARN_NS_PER_S /* without an answer */
-#define ASK_NEXT_NS   (300 * TARN_NS_PER_MS)
+#define ASK_NS        TARN_NS_PER_S        /* without an answer */
 #define ASK_STORE_NS  (30 * TARN_NS_PER_S) /* of a fetch there, when the store is not known here */
 #define ASK_MORE_NS   (5 * TARN_NS_PER_S)  /* for the way */
 #define ASK_WATCH_NS  (500 * TARN_NS_PER_MS)
@@ -166,6 +165,8 @@ static void ask_refused(struct wunit *u, int rc)
         wunit_failed(u, rc);
         return;
     }
+    tarn_debug("worker", "worker %llu has not: key=%s offset=%llu: %s", (unsigned long long)id,
+               u->loc->key, (unsigned long long)u->off_bytes, tarn_strerror(rc));
     rpc = rc == -TARN_E_NOT_CACHED && !a->plain && u->forward && a->at < a->owners
               ? tarn_peers_get(u->worker->peers, id)
               : NULL;
@@ -247,7 +248,7 @@ static void ask_send(struct wunit *u, struct tarn_rpc_client *rpc)
     a->req = (struct tarn_rpc_req){.method = TARN_RPC_read,
                                    .msg = &msg.base,
                                    .no_retry = true,
-                                   .timeout_ns = a->at == 0 ? ASK_FIRST_NS : ASK_NEXT_NS,
+                                   .timeout_ns = ASK_NS,
                                    .cb = ask_done,
                                    .arg = u};
     if (a->plain) {
@@ -262,6 +263,7 @@ static void ask_send(struct wunit *u, struct tarn_rpc_client *rpc)
 static void ask_next(struct wunit *u)
 {
     struct wask *a = u->ask;
+    char cid[TARN_CID_HEX];
 
     for (; a->at < a->n; a->at++) {
         struct tarn_rpc_client *rpc = tarn_peers_usable(u->worker->peers, a->ids[a->at])
@@ -273,6 +275,9 @@ static void ask_next(struct wunit *u)
             return;
         }
     }
+    tarn_debug("worker", "nobody has it: key=%s cid=%s offset=%llu asked=%u topology=%llu",
+               u->loc->key, tarn_cid_text(&u->loc->cid, cid), (unsigned long long)u->off_bytes,
+               a->n, (unsigned long long)tarn_place_version(ask_place(u->worker)));
     ask_free(u);
     wunit_from_store(u);
 }

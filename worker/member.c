@@ -30,6 +30,7 @@
 #define MEMBER_LEAVE_NS    TARN_NS_PER_S
 #define MEMBER_SOON_NS     (50 * TARN_NS_PER_MS)
 #define BEAT_MS            3000u
+#define BEATS_LINGER       4u /* more than a lease */
 #define BEAT_MS_MIN        20u
 #define BEAT_MS_MAX        60000u
 
@@ -364,6 +365,7 @@ static int member_take(struct tarn_member *m, const Tarn__Wire__WorkerRegistered
         m->beat_ns = TARN_MIN(TARN_MAX(resp->beat_ms, BEAT_MS_MIN), BEAT_MS_MAX) * TARN_NS_PER_MS;
     tarn_worker_set_identity(w, m->id, resp->cap_key.data);
     tarn_move_set_rate(m->move, resp->move_rate);
+    tarn_move_set_linger(m->move, BEATS_LINGER * m->beat_ns);
     member_attachments(m, resp->attachments);
     member_topology(m, resp->topology, false);
     return 0;

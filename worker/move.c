@@ -16,6 +16,9 @@
  * How many workers are to hold a file is known where a locator told so since the start. Where
  * nobody did, its owner is offered it, but who would be its first replica keeps it.
  *
+ * What is given up stays for as long as a worker may live with an older topology: one that takes
+ * itself for the owner still asks us for it.
+ *
  * A fetch that began before the topology may end behind the walk, and a peer with an older one may
  * still have us fetch what is another's: such strays are waited for, and walked for once more.
  *
@@ -32,12 +35,14 @@
 #include "lib/client/peers.h"
 #include "worker/worker_priv.h"
 
-#define MOVE_MAX      2u   /* groups under way */
-#define MOVE_SLICE    512u /* files and groups looked at in one turn */
-#define MOVE_FULL_MAX 64u  /* workers without room that are remembered */
-#define MOVE_REST_NS  (5 * TARN_NS_PER_S)
-#define MOVE_SOON_NS  (200 * TARN_NS_PER_MS)
-#define MOVE_TAKE_NS  (20 * TARN_NS_PER_S)
+#define MOVE_MAX       2u   /* groups under way */
+#define MOVE_BURSTS    10u  /* what may be saved up is a second's worth, divided by this */
+#define MOVE_SLICE     512u /* files and groups looked at in one turn */
+#define MOVE_FULL_MAX  64u  /* workers without room that are remembered */
+#define MOVE_REST_NS   (5 * TARN_NS_PER_S)
+#define MOVE_SOON_NS   (200 * TARN_NS_PER_MS)
+#define MOVE_TAKE_NS   (20 * TARN_NS_PER_S)
+#define MOVE_LINGER_NS (10 * TARN_NS_PER_S)
 
 enum move_state {
 #define MOVE_STATE(name, next) MOVE_##name,
@@ -67,6 +72,14 @@ struct item {
     struct tarn_rpc_req req;
 };
 
+/* A group that goes. */
+struct parting {
+    struct tarn_list node;
+    tarn_cid_t cid;
+    uint32_t group;
+    uint64_t due_ns;
+};
+
 struct tarn_move {
     struct tarn_worker *worker;
     unsigned state;   /* enum move_state */
@@ -90,7 +103,9 @@ struct tarn_move {
         uint64_t id, until_ns;
     } full[MOVE_FULL_MAX]; /* had no room */
     unsigned full_at;
-    struct tarn_timer rest, tokens_timer;
+    struct tarn_list partings; /* the oldest first */
+    uint64_t linger_ns;        /* after that all that live have the topology */
+    struct tarn_timer rest, tokens_timer, parting_timer;
     struct tarn_task task;
     bool posted;
     bool early; /* an owner did not know yet that it is one */
@@ -193,6 +208,65 @@ static bool move_draining(const struct tarn_move *m)
     return self && self->state != TARN_WORKER_LIVE;
 }
 
+static void move_trace(const struct tarn_move *m, const tarn_cid_t *cid, uint32_t group,
+                       const char *what)
+{
+    char text[TARN_CID_HEX];
+
+    tarn_debug("move", "%s: cid=%s group=%u topology=%llu", what, tarn_cid_text(cid, text), group,
+               (unsigned long long)m->version);
+}
+
+static void partings_due(struct tarn_timer *t, void *arg)
+{
+    struct tarn_move *m = arg;
+    struct tarn_tier *tier = m->worker->args.tier;
+    uint64_t now = tarn_loop_now_ns(m->worker->args.loop);
+    unsigned slice = MOVE_SLICE;
+
+    while (!tarn_list_empty(&m->partings)) {
+        struct parting *p = TARN_LIST_ENTRY(m->partings.next, struct parting, node);
+        struct tarn_tier_file *f;
+
+        if (p->due_ns > now || slice-- == 0) {
+            tarn_timer_start(m->worker->args.loop, t, p->due_ns > now ? p->due_ns - now : 0,
+                             partings_due, m);
+            return;
+        }
+        f = tarn_tier_file_find(tier, &p->cid);
+        move_trace(m, &p->cid, p->group, "dropped");
+        if (f && !move_owns(m, f, p->group, tarn_tier_file_replicas(f)))
+            (void)tarn_tier_drop_group(tier, f, p->group); /* in use: when room is needed */
+        tarn_tier_file_put(&f);
+        tarn_list_del(&p->node);
+        free(p);
+    }
+}
+
+static void move_part(struct tarn_move *m, struct tarn_tier_file *f, uint32_t group)
+{
+    struct parting *p = tarn_xnew(struct parting);
+
+    move_trace(m, tarn_tier_file_cid(f), group, "handed over");
+    p->cid = *tarn_tier_file_cid(f);
+    p->group = group;
+    p->due_ns = tarn_loop_now_ns(m->worker->args.loop) + m->linger_ns;
+    if (tarn_list_empty(&m->partings))
+        tarn_timer_start(m->worker->args.loop, &m->parting_timer, m->linger_ns, partings_due, m);
+    tarn_list_push(&m->partings, &p->node);
+}
+
+static void partings_forget(struct tarn_move *m)
+{
+    tarn_timer_stop(&m->parting_timer);
+    while (!tarn_list_empty(&m->partings)) {
+        struct parting *p = TARN_LIST_ENTRY(m->partings.next, struct parting, node);
+
+        tarn_list_del(&p->node);
+        free(p);
+    }
+}
+
 /* Those who own it have it. */
 static void move_let_go(struct tarn_move *m, struct tarn_tier_file *f, uint32_t group)
 {
@@ -202,8 +276,7 @@ static void move_let_go(struct tarn_move *m, struct tarn_tier_file *f, uint32_t 
     if (move_owns(m, f, group, replicas)) /* meanwhile */
         return;
     if (move_draining(m) || (w->copies == 0 && (replicas > 0 || !move_owns(m, f, group, 2))))
-        (void)tarn_tier_drop_group(w->args.tier, f,
-                                   group); /* in use: it goes when room is needed */
+        move_part(m, f, group);
     else
         tarn_tier_group_copy(w->args.tier, f, group, true);
 }
@@ -369,7 +442,7 @@ static bool tokens_ready(struct tarn_move *m)
     }
     m->tokens_ns = now;
     m->tokens += (int64_t)((double)m->rate * (double)ns / (double)TARN_NS_PER_S);
-    m->tokens = TARN_MIN(m->tokens, (int64_t)TARN_MIN(m->rate, (uint64_t)INT64_MAX));
+    m->tokens = TARN_MIN(m->tokens, (int64_t)TARN_MIN(m->rate / MOVE_BURSTS, (uint64_t)INT64_MAX));
     if (m->tokens >= 0)
         return true;
     ns = (uint64_t)((double)-m->tokens * (double)TARN_NS_PER_S / (double)m->rate);
@@ -515,6 +588,8 @@ struct tarn_move *tarn_move_new(struct tarn_worker *w, void (*settled)(void *arg
     m->settled_arg = arg;
     m->state = MOVE_IDLE;
     m->tokens_ns = tarn_loop_now_ns(w->args.loop);
+    m->linger_ns = MOVE_LINGER_NS;
+    tarn_list_init(&m->partings);
     return m;
 }
 
@@ -526,6 +601,7 @@ void tarn_move_topology(struct tarn_move *m)
         tarn_place_version(place) == m->version)
         return;
     m->version = tarn_place_version(place);
+    partings_forget(m); /* we may be an owner again, and have what nobody else has */
     move_begin(m);
 }
 
@@ -541,6 +617,11 @@ void tarn_move_set_rate(struct tarn_move *m, uint64_t bytes_per_s)
     m->rate = bytes_per_s;
 }
 
+void tarn_move_set_linger(struct tarn_move *m, uint64_t ns)
+{
+    m->linger_ns = ns;
+}
+
 void tarn_move_stop(struct tarn_move *m, void (*done)(void *arg), void *arg)
 {
     TARN_ASSERT(m->state != MOVE_STOPPED && done);
@@ -551,6 +632,7 @@ void tarn_move_stop(struct tarn_move *m, void (*done)(void *arg), void *arg)
     cursor_reset(m);
     tarn_timer_stop(&m->rest);
     tarn_timer_stop(&m->tokens_timer);
+    tarn_timer_stop(&m->parting_timer);
     for (unsigned i = 0; i < MOVE_MAX; i++) {
         struct item *it = &m->items[i];
 
@@ -574,6 +656,7 @@ void tarn_move_free(struct tarn_move **pm)
     TARN_ASSERT(m->running == 0 && !m->posted);
     tarn_timer_stop(&m->rest);
     tarn_timer_stop(&m->tokens_timer);
+    partings_forget(m);
     cursor_reset(m);
     free(m);
 }

@@ -218,6 +218,8 @@ struct tarn_move *tarn_move_new(struct tarn_worker *w, void (*settled)(void *arg
 /* The topology of the worker's peers is another one: begins anew. */
 void tarn_move_topology(struct tarn_move *m);
 void tarn_move_set_rate(struct tarn_move *m, uint64_t bytes_per_s); /* 0: no limit */
+/* How long what was handed over stays, for those that have not heard of it (10 s by default). */
+void tarn_move_set_linger(struct tarn_move *m, uint64_t ns);
 /* Something came that another worker owns, behind the walk: it has not settled after all. */
 void tarn_move_stray(struct tarn_move *m);
 /* Nothing is handed over any more; `done` as a task when nothing is under way. Then free. */

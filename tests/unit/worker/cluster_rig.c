@@ -21,6 +21,7 @@ void cl_node_serve(struct cluster *c, unsigned i)
     assert_int_equal(tarn_rpc_server_listen(n->server, "127.0.0.1:0", &n->addr), 0);
     tarn_worker_set_peers(n->rig.worker, n->peers);
     n->move = tarn_move_new(n->rig.worker, NULL, NULL);
+    tarn_move_set_linger(n->move, CL_LINGER_NS);
 }
 
 static void node_start(struct cluster *c, struct node *n, uint64_t quota)

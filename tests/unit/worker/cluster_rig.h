@@ -10,9 +10,10 @@
 
 #include "lib/client/peers.h"
 
-#define NODES_MAX   4
-#define CL_OBJECTS  16
-#define CL_SIZE_MAX (9 * MIB)
+#define NODES_MAX    4
+#define CL_LINGER_NS (200 * TARN_NS_PER_MS)
+#define CL_OBJECTS   16
+#define CL_SIZE_MAX  (9 * MIB)
 
 struct node {
     struct rig rig;

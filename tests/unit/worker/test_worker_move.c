@@ -192,12 +192,50 @@ static void share(void **state)
     assert_int_equal(counts.version, c.version);
     assert_int_equal(counts.moved_bytes, FIVE);
     assert_int_equal(counts.left_bytes, 0);
-    rig_run_for(&c.nodes[0].rig, 20 * TARN_NS_PER_MS);
+    assert_int_equal(cl_cached(&c, 0, &yours), FIVE); /* for those that have not heard of it */
+    rig_run_for(&c.nodes[0].rig, CL_LINGER_NS + 50 * TARN_NS_PER_MS);
     assert_int_equal(cl_cached(&c, 0, &yours), 0);
     assert_int_equal(cl_cached(&c, 0, &mine), FIVE);
     assert_int_equal(cl_cached(&c, 1, &yours), FIVE);
     assert_int_equal(rig_read(&c.nodes[1].rig, &yours, 0, MIB), 0);
     assert_int_equal(rig_read(&c.nodes[1].rig, &yours, 4 * MIB, MIB), 0);
+    assert_int_equal(cl_gets(&c), 0);
+    cl_fini(&c);
+}
+
+/*
+ * What was given away comes back before it was dropped, and goes again: the end of the first
+ * parting must not take what is the only one by then.
+ */
+static void back_and_forth(void **state)
+{
+    struct cluster c;
+    struct obj o;
+
+    (void)state;
+    cl_init(&c, 2, FIVE, 0);
+    cl_settled(&c);
+    cl_object(&c, 0, 0, &o);
+    node_fill(&c, 0, &o);
+    cl_forget(&c);
+    for (unsigned i = 0; i < 2; i++)
+        c.nodes[i].was = true;
+    for (unsigned step = 0; step < 12; step++) {
+        bool first = step % 2 == 0;
+
+        c.nodes[0].state = first ? TARN_WORKER_DRAINING : TARN_WORKER_LIVE;
+        c.nodes[1].state = first ? TARN_WORKER_LIVE : TARN_WORKER_DRAINING;
+        cl_topology(&c, 0, 1);
+        for (unsigned i = 0; i < 2; i++)
+            tarn_move_topology(c.nodes[i].move);
+        turns_for(c.loop, CL_LINGER_NS / 2 * (step % 3));
+        assert_true(cl_cached(&c, 0, &o) == FIVE || cl_cached(&c, 1, &o) == FIVE);
+    }
+    for (unsigned i = 0; i < 2; i++)
+        until_settled(&c, i);
+    turns_for(c.loop, CL_LINGER_NS + 50 * TARN_NS_PER_MS);
+    assert_int_equal(cl_cached(&c, 0, &o), FIVE);
+    assert_int_equal(cl_cached(&c, 1, &o), 0);
     assert_int_equal(cl_gets(&c), 0);
     cl_fini(&c);
 }
@@ -238,7 +276,7 @@ static void drains(void **state)
     assert_true(tarn_now_ns() - before > 200 * TARN_NS_PER_MS);
     tarn_move_counts(c.nodes[0].move, &counts);
     assert_int_equal(counts.moved_bytes, 2 * FIVE);
-    rig_run_for(&c.nodes[0].rig, 20 * TARN_NS_PER_MS);
+    rig_run_for(&c.nodes[0].rig, CL_LINGER_NS + 50 * TARN_NS_PER_MS);
     for (unsigned i = 0; i < 2; i++) {
         assert_int_equal(cl_cached(&c, 0, &o[i]), 0);
         assert_int_equal(cl_cached(&c, 1, &o[i]), FIVE);
@@ -382,7 +420,7 @@ static void storm(void **state)
         tarn_move_topology(c.nodes[i].move);
     for (unsigned i = 0; i < 3; i++)
         until_settled(&c, i);
-    turns_for(c.loop, 20 * TARN_NS_PER_MS);
+    turns_for(c.loop, CL_LINGER_NS + 50 * TARN_NS_PER_MS);
     for (unsigned i = 0; i < CL_OBJECTS; i++)
         for (unsigned k = 0; k < 3; k++)
             assert_true(cl_cached(&c, k, &o[i]) == 0 ||
@@ -396,10 +434,11 @@ static void storm(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(take_refuses), cmocka_unit_test(take_without_room),
-        cmocka_unit_test(share),        cmocka_unit_test(drains),
-        cmocka_unit_test(no_room),      cmocka_unit_test(replicas),
-        cmocka_unit_test(damaged),      cmocka_unit_test(storm),
+        cmocka_unit_test(take_refuses),   cmocka_unit_test(take_without_room),
+        cmocka_unit_test(share),          cmocka_unit_test(drains),
+        cmocka_unit_test(back_and_forth), cmocka_unit_test(no_room),
+        cmocka_unit_test(replicas),       cmocka_unit_test(damaged),
+        cmocka_unit_test(storm),
     };
 
     return cmocka_run_group_tests_name("worker_move", tests, NULL, NULL);

@@ -282,6 +282,7 @@ static int call_read(struct cluster *c, struct tarn_rpc_client *rpc)
     l.cid = (ProtobufCBinaryData){sizeof(cid), cid};
     msg.locator = &l;
     msg.length = 10;
+    msg.cached_only = true; /* of a bare cid */
     call.req.method = TARN_RPC_read;
     call.req.msg = &msg.base;
     call.req.cb = call_done;

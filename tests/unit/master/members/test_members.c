@@ -431,8 +431,11 @@ static void test_master_restart(void **state)
     t.fx.clock.real -= 3600 * (int64_t)MBX_S; /* the clock was set back meanwhile */
     mbx_start(&t.fx);
     assert_int_equal(tarn_peers_place(t.fx.master->peers) != NULL, true);
-    for (uint64_t id = 1; id <= 3; id++)
-        assert_false(mbx_alive(&t.fx, id));
+    for (uint64_t id = 1; id <= 3; id++) {
+        assert_true(mbx_status(&t.fx, id, &row));
+        assert_false(row.alive);
+        assert_true(mbx_alive(&t.fx, id)); /* as published: nobody is to fetch again what it has */
+    }
     assert_int_equal(mbx_placed(&t.fx, 3)->state, TARN_WORKER_DRAINING);
     mbx_run(&t.fx, MBX_S);
     assert_true(mbx_status(&t.fx, 3, &row));
@@ -445,7 +448,10 @@ static void test_master_restart(void **state)
     assert_int_equal(past_of(&t.w[1]), past);
     t.w[1].settle = MBX_SETTLE;
     assert_int_equal(mbw_beat(&t.w[1]), 0);
+    assert_true(mbx_alive(&t.fx, 1));
     mbx_run(&t.fx, LEASE + MBX_S); /* it is time for conclusions: two are missed */
+    assert_false(mbx_alive(&t.fx, 1));
+    assert_false(mbx_alive(&t.fx, 3));
     assert_int_equal(past_of(&t.w[1]), past);
     assert_int_equal(mbw_start(&t.w[0]), 0);
     assert_int_equal(mbw_start(&t.w[2]), 0);

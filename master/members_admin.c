@@ -18,13 +18,13 @@ bool mmember_drained(const struct mmember *w)
     return w->rec->state == TARN_WORKER_DRAINING && w->settled >= w->state_version;
 }
 
-/* What it has in its tiers, as it said last. */
+/* What it has of files in its tiers, as it said last. */
 static uint64_t member_bytes(const struct mmember *w)
 {
     uint64_t bytes = 0;
 
     for (size_t i = 0; w->beat && i < w->beat->n_tiers; i++)
-        bytes += w->beat->tiers[i]->data ? w->beat->tiers[i]->data : w->beat->tiers[i]->used;
+        bytes += w->beat->tiers[i]->data; /* `used` has its index too, also of an empty one */
     return bytes;
 }
 

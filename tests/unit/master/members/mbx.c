@@ -234,7 +234,8 @@ static void mbw_send_beat(struct mbw *w)
     assert_false(w->beating);
     tier.medium = tarn_wire_text("SSD");
     tier.capacity = w->capacity;
-    tier.used = tier.data = w->data;
+    tier.data = w->data;
+    tier.used = w->data + w->index;
     msg.id = w->id;
     msg.incarnation = w->incarnation;
     msg.topology = w->topology ? w->topology->version : 0;
@@ -375,7 +376,8 @@ void mbw_begin_register(struct mbw *w)
 
     tier.medium = tarn_wire_text("SSD");
     tier.capacity = w->capacity;
-    tier.used = tier.data = w->data;
+    tier.data = w->data;
+    tier.used = w->data + w->index;
     msg.uuid = w->uuid;
     msg.addr = w->addr;
     msg.host = w->host;

@@ -31,6 +31,7 @@ struct mbw {
     char addr[256];              /* in */
     char host[256], socket[256]; /* in */
     uint64_t capacity, data;     /* in: of its one tier */
+    uint64_t index;              /* in: what is used there beside the data */
     uint32_t weight;             /* in */
     uint64_t incarnation;        /* of the process that runs */
     uint64_t settle;             /* in: reported with each beat */

@@ -255,6 +255,10 @@ static void test_drain(void **state)
 
     (void)state;
     three_start(&t);
+    t.w[1].index = MBX_GIB; /* room of an empty tier, which nobody would fetch again */
+    assert_int_equal(mbw_beat(&t.w[1]), 0);
+    assert_int_equal(mbx_admin(&t.fx, REMOVE, 2, false, false, &left, NULL), -TARN_E_NOT_DRAINED);
+    assert_int_equal(left, 0);
     t.w[1].data = 3 * MBX_GIB;
     assert_int_equal(mbw_beat(&t.w[1]), 0);
     assert_int_equal(mbx_admin(&t.fx, REMOVE, 2, false, false, &left, text), -TARN_E_NOT_DRAINED);

@@ -18,9 +18,10 @@ import signal
 import subprocess
 
 from tests.lib import netns, util
-from tests.lib.local import fault_options
+from tests.lib.local import fault_options, swift_options
 from tests.lib.netns import Here
 from tests.lib.s3fault import S3Fault
+from tests.lib.swift import Swift
 from tests.lib.tarn import FSTYPE, Done, binary, parse_metrics
 
 BKT = "data"
@@ -161,8 +162,9 @@ class Worker(Part):
     def id(self):
         return self.status()["id"]
 
-    def used(self):
-        return sum(t["used_bytes"] for t in self.status()["tiers"])
+    def held(self):
+        """Bytes of files that it has, as it told last: it tells three times per lease."""
+        return sum(t["data_bytes"] for t in self.status()["tiers"])
 
     def ufs_bytes(self):
         """Bytes that it has read from stores since its start."""
@@ -211,8 +213,8 @@ class Cluster:
     """start() returns when all parts are ready, the store is attached and every worker is live.
 
     network: a tests.lib.netns.Network, with a host for each part; without it all are here. The store
-    is an S3Fault: its objects and its log are in this process. `args` of kinds of parts: master_args,
-    worker_args, mount_args.
+    is an S3Fault, whose objects and log are in this process, or a Swift; fetched() and its kin are of
+    the first. `args` of kinds of parts: master_args, worker_args, mount_args.
     """
 
     def __init__(self, directory, network=None, workers=2, mounts=2, quota="2GiB", master_args=(),
@@ -320,8 +322,9 @@ class Cluster:
                 self.cli("job", "manifest", number, "--json").out.splitlines() if line]
 
     def attach(self, path, bucket=BKT, *more, check=True):
-        return self.cli("attach", f"s3://{bucket}", path, *fault_options(self.store), *self.attach_args,
-                        *more, check=check)
+        options = (swift_options(self.store, self.dir) if isinstance(self.store, Swift) else
+                   fault_options(self.store))
+        return self.cli("attach", f"s3://{bucket}", path, *options, *self.attach_args, *more, check=check)
 
     def states(self):
         """{address: state} as `tarn status` has them."""

@@ -11,6 +11,8 @@ import urllib.parse
 import xml.etree.ElementTree as ET
 from collections import namedtuple
 
+from tests.lib.netns import Here
+
 Reply = namedtuple("Reply", "status headers body")
 Entry = namedtuple("Entry", "key size etag")
 Listing = namedtuple("Listing", "entries prefixes token")
@@ -44,18 +46,24 @@ def sign(method, host, path, query, headers, payload_hash, access_key, secret, r
 
 
 class S3:
-    def __init__(self, endpoint, access_key=None, secret=None, region="us-east-1", ca=None):
+    def __init__(self, endpoint, access_key=None, secret=None, region="us-east-1", ca=None, host=None):
+        """host: of tests.lib.netns, from where it connects."""
         self.url = urllib.parse.urlsplit(endpoint)
         self.access_key, self.secret, self.region = access_key, secret, region
         self.tls = ssl.create_default_context(cafile=ca) if self.url.scheme == "https" else None
-        self.local = threading.local()
+        self.local, self.host = threading.local(), host or Here()
 
     def _connection(self):
-        if not getattr(self.local, "connection", None):
+        connection = getattr(self.local, "connection", None)
+        if not connection:
             where = (self.url.hostname, self.url.port)
-            self.local.connection = (http.client.HTTPSConnection(*where, timeout=30, context=self.tls)
-                                     if self.tls else http.client.HTTPConnection(*where, timeout=30))
-        return self.local.connection
+            connection = (http.client.HTTPSConnection(*where, timeout=30, context=self.tls)
+                          if self.tls else http.client.HTTPConnection(*where, timeout=30))
+        if not connection.sock:  # new, or the server has closed it
+            with self.host.inside():
+                connection.connect()
+        self.local.connection = connection
+        return connection
 
     def request(self, method, bucket, key="", query=None, headers=None, body=b""):
         """One request; an HTTP error is a Reply too. A dead kept connection is opened anew."""

@@ -281,7 +281,7 @@ class S3Fault:
         self.server = None
         self.port = util.free_port()
         self.endpoint = f"{'https' if tls else 'http'}://{self.host.address}:{self.port}"
-        self.client = S3(self.endpoint)
+        self.client = S3(self.endpoint, host=self.host)
 
     def start(self):
         self.released.clear()

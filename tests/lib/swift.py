@@ -16,6 +16,7 @@ import sys
 import time
 
 from tests.lib import util
+from tests.lib.netns import Here
 from tests.lib.s3 import S3
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -33,7 +34,7 @@ default = yes
 max_object_name_length = 1024
 """
 _DEFAULT = """[DEFAULT]
-bind_ip = 127.0.0.1
+bind_ip = {address}
 bind_port = {port}
 workers = 0
 user = {user}
@@ -85,12 +86,13 @@ allow_object_versioning = true
 
 
 class Swift:
-    def __init__(self, directory):
-        self.dir = str(directory)
+    def __init__(self, directory, host=None):
+        """host: of tests.lib.netns, where all of it runs; its front listens on that host's address."""
+        self.dir, self.host = str(directory), host or Here()
         self.ports = {kind: util.free_port() for kind in SERVERS + ("memcached",)}
-        self.endpoint = f"http://127.0.0.1:{self.ports['proxy']}"
+        self.endpoint = f"http://{self.host.address}:{self.ports['proxy']}"
         self.access_key, self.secret_key = ACCESS_KEY, SECRET_KEY
-        self.client = S3(self.endpoint, ACCESS_KEY, SECRET_KEY)
+        self.client = S3(self.endpoint, ACCESS_KEY, SECRET_KEY, host=self.host)
         self.processes = {}
         self.stalled = []
         self._write_files()
@@ -104,8 +106,12 @@ class Swift:
         for kind in SERVERS:
             text = _DEFAULT + (_PROXY if kind == "proxy" else _STORAGE)
             self._write(f"etc/{kind}-server.conf",
-                        text.format(kind=kind, port=self.ports[kind], **values))
+                        text.format(kind=kind, port=self.ports[kind], address=self._address(kind),
+                                    **values))
         util.run(*self._command("rings", *(self.ports[k] for k in SERVERS[:3])))
+
+    def _address(self, kind):
+        return self.host.address if kind == "proxy" else util.LOOPBACK
 
     def _write(self, name, text):
         with open(f"{self.dir}/{name}", "w", encoding="utf-8") as f:
@@ -116,8 +122,7 @@ class Swift:
 
     def _spawn(self, name, command):
         with open(f"{self.dir}/{name}.log", "ab") as log:
-            self.processes[name] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            self.processes[name] = self.host.popen(command, stdout=log, stderr=log)
 
     def start(self):
         user = ["-u", "root"] if os.getuid() == 0 else []
@@ -133,7 +138,8 @@ class Swift:
         if self.processes[kind].poll() is not None:
             with open(f"{self.dir}/{kind}.log", encoding="utf-8", errors="replace") as f:
                 raise AssertionError(f"swift {kind} ended at its start:\n{f.read()[-2000:]}")
-        return util.listens(self.ports[kind])
+        with self.host.inside():
+            return util.listens(self.ports[kind], self._address(kind))
 
     def stop(self):
         self.go_on()
@@ -162,6 +168,16 @@ class Swift:
         for process in self.stalled:
             os.killpg(process.pid, signal.SIGCONT)
         self.stalled = []
+
+    @property
+    def server(self):
+        """None while it does not run, as of the scripted store."""
+        return self.processes or None
+
+    def bucket(self, name):
+        """There is one of that name from now on."""
+        reply = self.client.request("PUT", name)
+        assert reply.status in (200, 409), reply
 
     def seed(self, bucket, items):
         """Store (key, bytes) pairs past the servers, for data sets; returns how many."""

@@ -69,11 +69,11 @@ def bucket(swift, request):
 
 @pytest.fixture
 def swift_factory(workdir):
-    """Makes further instances: swift_factory()."""
+    """Makes further instances: swift_factory(); host: of `network`; below: another directory."""
     made = []
 
-    def make():
-        made.append(Swift(os.path.join(workdir, f"swift{len(made)}")))
+    def make(host=None, below=None):
+        made.append(Swift(os.path.join(below or workdir, f"swift{len(made)}"), host))
         return made[-1].start()
 
     yield make

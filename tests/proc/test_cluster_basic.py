@@ -261,7 +261,7 @@ def test_a_new_worker_takes_its_share_from_the_others(cluster):
         c.wait_states({third: "live"})
         for mount in c.mounts:
             check_all(mount, content)
-        util.wait_until("its share", lambda: third.used() > 100_000, 60, 0.2)
+        util.wait_until("its share", lambda: third.held() > 100_000, 60, 0.2)
         for mount in c.mounts:
             check_all(mount, content)
     assert third.ufs_bytes() == 0
@@ -427,7 +427,8 @@ def test_the_second_replica_comes_from_the_first(cluster):
     c, content = small_cluster(cluster, attach_args=["--replicas", "2"])
     c.cli("load", "/")
     assert c.fetched_twice() == {}, "the second copy came from the store"
-    assert all(w.used() > sum(content.sizes.values()) for w in c.workers)
+    util.wait_until("both have all of it", lambda: all(
+        w.held() >= sum(content.sizes.values()) for w in c.workers), 20, 0.2)
 
 
 @pytest.mark.timeout(300)

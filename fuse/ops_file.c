@@ -5,8 +5,8 @@
  * upon which the kernel looks the name up again and finds the new node.
  *
  * Large files that are whole in the cache are read by the kernel itself (pass.c). Else a read of
- * cached bytes is a pread on the FUSE thread; what is not cached is read on the loop and
- * answered from the buffers it came in.
+ * cached bytes is a pread on the FUSE thread. What was read ahead from workers is answered there
+ * too, from the buffers it came in; everything else is read on the loop, and answered likewise.
  */
 #include "fuse/fuse_priv.h"
 
@@ -149,16 +149,34 @@ static void file_release(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *f
 
 /* ---- reads ----------------------------------------------------------------------------------- */
 
-static void read_reply(struct fop *o)
+static void read_reply(fuse_req_t req, const struct tarn_slice *slices, unsigned n)
 {
     struct iovec iov[TARN_SLICES_MAX];
-    const struct tarn_read *r = &o->read;
 
-    TARN_ASSERT(r->slice_count <= TARN_SLICES_MAX);
-    for (unsigned i = 0; i < r->slice_count; i++)
-        iov[i] = (struct iovec){.iov_base = r->slices[i].buf->p + r->slices[i].off,
-                                .iov_len = r->slices[i].len};
-    (void)fuse_reply_iov(o->req, iov, (int)r->slice_count); /* a request that is gone needs none */
+    TARN_ASSERT(n <= TARN_SLICES_MAX);
+    for (unsigned i = 0; i < n; i++)
+        iov[i] =
+            (struct iovec){.iov_base = slices[i].buf->p + slices[i].off, .iov_len = slices[i].len};
+    (void)fuse_reply_iov(req, iov, (int)n); /* a request that is gone needs none */
+}
+
+/* What can be had at once. False: nothing was answered. */
+static bool read_now(fuse_req_t req, struct tarn_handle *h, uint64_t off, uint32_t len)
+{
+    struct tarn_slice slices[TARN_SLICES_MAX];
+    void *data = fworker_self()->data;
+    unsigned n;
+
+    if (tarn_handle_try_read(h, off, len, data) == (int64_t)len) {
+        (void)fuse_reply_buf(req, data, len); /* a request that is gone needs no answer */
+        return true;
+    }
+    n = tarn_handle_try_slices(h, off, len, slices);
+    if (n > 0)
+        read_reply(req, slices, n);
+    for (unsigned i = 0; i < n; i++)
+        tarn_buf_unref(&slices[i].buf);
+    return n > 0;
 }
 
 static void read_done(struct fop *o, int rc)
@@ -176,7 +194,7 @@ static void read_done(struct fop *o, int rc)
     if (rc < 0)
         fop_reply_err(o->req, o->cls, rc);
     else
-        read_reply(o);
+        read_reply(o->req, o->read.slices, o->read.slice_count);
     ffile_put(o->file);
 }
 
@@ -187,7 +205,6 @@ static void file_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off,
     const struct tarn_attr *attr = tarn_handle_attr(file->handle);
     uint64_t want;
     struct fop *o;
-    int64_t n;
 
     (void)id; /* the handle knows */
     if (off < 0 || size > TARN_READ_MAX) {
@@ -199,11 +216,8 @@ static void file_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off,
         return;
     }
     want = TARN_MIN((uint64_t)size, attr->size_bytes - (uint64_t)off);
-    n = tarn_handle_try_read(file->handle, (uint64_t)off, (uint32_t)want, fworker_self()->data);
-    if (n == (int64_t)want) {
-        (void)fuse_reply_buf(req, (const char *)fworker_self()->data, (size_t)n); /* as above */
+    if (read_now(req, file->handle, (uint64_t)off, (uint32_t)want))
         return;
-    }
     o = fop_new(req, FOP_READ, read_done);
     if (!o)
         return;

@@ -42,7 +42,6 @@
 #include "lib/base/mem.h"
 
 #define LINGER_NS (2 * TARN_NS_PER_S)
-#define TRIM_NS   TARN_NS_PER_S /* spare buffers that nobody took for so long go back */
 
 static const struct tarn_sm_state unit_states[] = {
 #define WUNIT_STATE(name, next) {#name, next},
@@ -440,25 +439,6 @@ static void unit_fetch(struct wunit *u)
 /* ---- the start
  * ------------------------------------------------------------------------------------------ */
 
-static void bufs_trim(struct tarn_timer *t, void *arg)
-{
-    struct tarn_worker *w = arg;
-
-    if (!tarn_buf_pool_trim(w->bufs))
-        tarn_timer_start(w->args.loop, t, TRIM_NS, bufs_trim, w);
-}
-
-static struct tarn_buf *unit_buf(struct wunit *u)
-{
-    struct tarn_worker *w = u->worker;
-
-    if (u->len_bytes < TARN_UNIT_BYTES)
-        return tarn_buf_new(u->len_bytes);
-    if (!tarn_timer_running(&w->trim))
-        tarn_timer_start(w->args.loop, &w->trim, TRIM_NS, bufs_trim, w);
-    return tarn_buf_pool_get(w->bufs);
-}
-
 static void unit_reserved(struct tarn_tier_op *op, int rc)
 {
     struct wunit *u;
@@ -481,7 +461,7 @@ void wunit_asking(struct wunit *u)
 
 void wunit_from_store(struct wunit *u)
 {
-    u->buf = unit_buf(u);
+    u->buf = worker_buf(u->worker, u->len_bytes);
     if (!u->buf) {
         unit_fail_reserved(u, -TARN_E_NO_MEMORY);
         return;

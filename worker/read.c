@@ -161,7 +161,7 @@ static void part_summed(struct tarn_tier_op *op, int rc)
         part_again(p);
         return;
     }
-    p->buf_off = (size_t)(p->off_bytes - start);
+    p->buf_off = 0;
     for (uint32_t i = 0; i * TARN_GRANULE_BYTES < p->len_bytes; i++)
         part_sums(p)[i] = op->sums[first + i];
     p->level = tarn_tier_file_level(op->file);
@@ -178,15 +178,13 @@ static void part_tier_read(struct wpart *p)
         return;
     }
     if (p->read->sums) {
-        uint32_t all = wgroup_len(p->read->loc->ufs.size_bytes, p->group);
-
-        if (w->serve_bytes + all > SERVE_BYTES_MAX) {
+        if (w->serve_bytes + p->len_bytes > SERVE_BYTES_MAX) {
             part_done(p, -TARN_E_BUSY);
             return;
         }
-        p->served = all; /* granules come at their place in the group */
-        w->serve_bytes += all;
-        p->buf = tarn_buf_new(all);
+        p->served = p->len_bytes;
+        w->serve_bytes += p->len_bytes;
+        p->buf = worker_buf(w, p->len_bytes);
         p->op = (struct tarn_tier_op){.file = p->read->loc->file,
                                       .group = p->group,
                                       .buf = p->buf,

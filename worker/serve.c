@@ -28,6 +28,29 @@ struct rpc_read {
 
 static const char *const source_names[] = {"local", "remote", "ufs"};
 
+/* The bytes of all parts in one buffer, referenced. NULL: no memory. */
+static struct tarn_buf *read_payload(const struct wread *r, size_t *ret_off)
+{
+    const struct wpart *only = r->part_count == 1 ? &r->parts[0] : NULL;
+    struct tarn_buf *out;
+    size_t n = 0;
+
+    /* While a slow peer takes it, a small part must not hold a large buffer. */
+    if (only && only->buf->cap <= 2 * (size_t)only->len_bytes) {
+        *ret_off = only->buf_off;
+        return tarn_buf_ref(only->buf);
+    }
+    *ret_off = 0;
+    out = tarn_buf_new(r->len_bytes);
+    for (unsigned i = 0; out && i < r->part_count; i++) {
+        const struct wpart *p = &r->parts[i];
+
+        memcpy(out->p + n, p->buf->p + p->buf_off, p->len_bytes);
+        n += p->len_bytes;
+    }
+    return out;
+}
+
 static void rpc_read_done(struct wread *r, int rc)
 {
     struct rpc_read *rr = r->arg;
@@ -35,17 +58,15 @@ static void rpc_read_done(struct wread *r, int rc)
     Tarn__Wire__ReadResponse resp = TARN__WIRE__READ_RESPONSE__INIT;
     enum wsource source = WSOURCE_LOCAL;
     struct tarn_buf *out = NULL;
-    size_t n = 0;
+    size_t off = 0;
 
     if (rc == 0) {
-        out = tarn_buf_new(r->len_bytes);
+        out = read_payload(r, &off);
         rc = out ? 0 : -TARN_E_NO_MEMORY;
     }
     for (unsigned i = 0; rc == 0 && i < r->part_count; i++) {
         struct wpart *p = &r->parts[i];
 
-        memcpy(out->p + n, p->buf->p + p->buf_off, p->len_bytes);
-        n += p->len_bytes;
         source = TARN_MAX(source, p->source);
         resp.level = i ? TARN_MIN(resp.level, p->level) : p->level;
         resp.tag = p->tag; /* of one file: the same for all */
@@ -58,7 +79,7 @@ static void rpc_read_done(struct wread *r, int rc)
     resp.source = tarn_wire_text(source_names[source]);
     resp.n_sums = rc == 0 ? (size_t)tarn_div_up(r->len_bytes, TARN_GRANULE_BYTES) : 0;
     resp.sums = rr->sums;
-    tarn_rpc_reply(rr->call, rc, &resp.base, out, 0, n);
+    tarn_rpc_reply(rr->call, rc, &resp.base, out, off, rc == 0 ? r->len_bytes : 0);
     tarn_buf_unref(&out);
     wread_fini(r);
     wloc_unref(w, &rr->loc);

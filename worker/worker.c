@@ -15,6 +15,9 @@
 #include "lib/base/mem.h"
 #include "lib/client/peers.h"
 
+#define TRIM_NS         TARN_NS_PER_S /* spare buffers that nobody took for so long go back */
+#define READS_SPARE_MAX 32u
+
 /* ---- life cycle
  * --------------------------------------------------------------------------------------- */
 
@@ -45,6 +48,30 @@ void worker_idle(struct tarn_worker *w)
     tarn_loop_post(w->args.loop, &w->stop_task, worker_stop_run);
 }
 
+static void bufs_trim(struct tarn_timer *t, void *arg)
+{
+    struct tarn_worker *w = arg;
+    bool units = tarn_buf_pool_trim(w->bufs), reads = tarn_buf_pool_trim(w->reads);
+
+    if (!units || !reads)
+        tarn_timer_start(w->args.loop, t, TRIM_NS, bufs_trim, w);
+}
+
+struct tarn_buf *worker_buf(struct tarn_worker *w, size_t len)
+{
+    struct tarn_buf_pool *pool = NULL;
+
+    if (len == TARN_UNIT_BYTES)
+        pool = w->bufs;
+    else if (len > TARN_READ_MAX / 2 && len <= TARN_READ_MAX)
+        pool = w->reads;
+    if (!pool)
+        return tarn_buf_new(len);
+    if (!tarn_timer_running(&w->trim))
+        tarn_timer_start(w->args.loop, &w->trim, TRIM_NS, bufs_trim, w);
+    return tarn_buf_pool_get(pool);
+}
+
 int tarn_worker_new(const struct tarn_worker_args *args, struct tarn_worker **ret)
 {
     struct tarn_worker *w = tarn_xnew(struct tarn_worker);
@@ -59,6 +86,7 @@ int tarn_worker_new(const struct tarn_worker_args *args, struct tarn_worker **re
         w->args.fetch_bytes_max = 64ull << 20;
     w->bufs = tarn_buf_pool_new(TARN_UNIT_BYTES,
                                 (unsigned)TARN_MIN(w->args.fetch_bytes_max / TARN_UNIT_BYTES, 16u));
+    w->reads = tarn_buf_pool_new(TARN_READ_MAX, READS_SPARE_MAX);
     tarn_list_init(&w->stores);
     tarn_list_init(&w->lingering);
     tarn_list_init(&w->reports);
@@ -172,6 +200,7 @@ void tarn_worker_free(struct tarn_worker **pw)
     TARN_ASSERT(w->busy == 0 && tarn_list_empty(&w->stores));
     tarn_timer_stop(&w->trim);
     tarn_buf_pool_free(&w->bufs);
+    tarn_buf_pool_free(&w->reads);
     tarn_htab_fini(&w->units);
     wetags_fini(w);
     tarn_wipe(w->cap_key, sizeof(w->cap_key));

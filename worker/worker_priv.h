@@ -266,7 +266,8 @@ struct tarn_worker {
     struct tarn_list stores;     /* struct wstore */
     struct tarn_list lingering;  /* LINGERING units, oldest first */
     struct tarn_buf_pool *bufs;  /* of whole units */
-    struct tarn_timer trim;      /* runs while bufs has spare memory */
+    struct tarn_buf_pool *reads; /* of TARN_READ_MAX, for what goes to others */
+    struct tarn_timer trim;      /* runs while one of them has spare memory */
     struct tarn_htab etags;      /* by cid (etags.c) */
     struct tarn_list etags_fifo; /* the same, oldest first */
     uint64_t fetch_bytes;        /* of units past QUEUED */
@@ -288,6 +289,8 @@ struct tarn_worker {
 };
 void worker_busy(struct tarn_worker *w);
 void worker_idle(struct tarn_worker *w); /* may run `stopped`, as a task */
+/* Room for `len` bytes, maybe some that was used before. NULL: no memory. */
+struct tarn_buf *worker_buf(struct tarn_worker *w, size_t len);
 /* Stopping, or without an identity: why no call is taken; else 0. */
 int worker_refuses(const struct tarn_worker *w);
 /* Tells the master that an object is another one now. */

@@ -111,9 +111,8 @@ const struct tarn_attr *tarn_handle_attr(const struct tarn_handle *h);
 bool tarn_handle_stale(const struct tarn_handle *h);
 
 /*
- * Reads what can be had at once (in the local cache, or read ahead from workers; verified): any
- * thread, at most TARN_READ_MAX bytes, costs a pread or a copy. Bytes, or -TARN_E_NOT_CACHED: use
- * tarn_handle_read. Never more than the version's length.
+ * Reads what the local cache has, verified: any thread, at most TARN_READ_MAX bytes, costs a pread.
+ * Bytes, or -TARN_E_NOT_CACHED: try tarn_handle_try_slices. Never more than the version's length.
  */
 int64_t tarn_handle_try_read(struct tarn_handle *h, uint64_t off, uint32_t len, void *dst);
 
@@ -122,6 +121,13 @@ struct tarn_slice {
     struct tarn_buf *buf; /* referenced */
     size_t off, len;      /* bytes in it */
 };
+/*
+ * The bytes of [off, off + len), which is in the file and at most TARN_READ_MAX long, where all of
+ * them were read ahead from workers: any thread, costs no copy. Returns how many slices, referenced
+ * for the caller; 0: not all is there, use tarn_handle_read.
+ */
+unsigned tarn_handle_try_slices(struct tarn_handle *h, uint64_t off, uint32_t len,
+                                struct tarn_slice slices[TARN_SLICES_MAX]);
 struct tarn_read;
 /*
  * Where the whole file is cached on this machine, and was verified since the start: a descriptor

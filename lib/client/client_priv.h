@@ -170,8 +170,9 @@ struct client_waiter {
 
 void client_window_init(struct tarn_handle *h);
 void client_window_fini(struct tarn_handle *h); /* after client_window_drop() */
-/* Any thread: copies [off, off + len) if all of it is there. False: it is not. */
-bool client_window_try(struct tarn_handle *h, uint64_t off, uint32_t len, void *dst);
+/* Any thread: tarn_handle_try_slices(). */
+unsigned client_window_try(struct tarn_handle *h, uint64_t off, uint32_t len,
+                           struct tarn_slice slices[TARN_SLICES_MAX]);
 /* The loop: a read came; whether it goes on from the one before. Starts and grows the window. */
 void client_window_read(struct tarn_handle *h, uint64_t off, uint32_t len, bool goes_on);
 /*

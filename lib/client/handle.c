@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Open file versions. tarn_handle_try_read() reads the local worker's cache file, or what was read
- * ahead from other workers (window.c), on the caller's thread; whatever is not there goes to the
- * loop:
+ * Open file versions. tarn_handle_try_read() reads the local worker's cache file on the caller's
+ * thread, tarn_handle_try_slices() has what was read ahead from other workers (window.c); whatever
+ * is not there goes to the loop:
  *
  *     tarn_handle_read -> (the first time) LOCATE: where the bytes come from; while the master does
  *                         not answer, by cid: what workers have of it
@@ -164,18 +164,26 @@ int64_t tarn_handle_try_read(struct tarn_handle *h, uint64_t off, uint32_t len, 
     if (off >= h->attr.size_bytes || len == 0)
         return 0;
     len = (uint32_t)TARN_MIN((uint64_t)TARN_MIN(len, TARN_READ_MAX), h->attr.size_bytes - off);
-    if (!h->file) {
-        if (!client_window_try(h, off, len, dst))
-            return -TARN_E_NOT_CACHED;
-        handle_goes_on(h, off, off + len);
-        return len;
-    }
+    if (!h->file)
+        return -TARN_E_NOT_CACHED;
     n = h->client->local.try_read(h->client->local.ctx, h->file, off, len, dst);
     if (n > 0) {
         handle_goes_on(h, off, off + (uint64_t)n);
         atomic_fetch_add_explicit(&h->client->local_bytes, (uint64_t)n, memory_order_relaxed);
         atomic_fetch_add_explicit(&h->client->local_reads, 1, memory_order_relaxed);
     }
+    return n;
+}
+
+unsigned tarn_handle_try_slices(struct tarn_handle *h, uint64_t off, uint32_t len,
+                                struct tarn_slice slices[TARN_SLICES_MAX])
+{
+    unsigned n;
+
+    TARN_ASSERT(len > 0 && len <= TARN_READ_MAX && off + len <= h->attr.size_bytes);
+    n = h->file ? 0 : client_window_try(h, off, len, slices);
+    if (n > 0)
+        handle_goes_on(h, off, off + len);
     return n;
 }
 

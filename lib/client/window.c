@@ -3,7 +3,7 @@
  * What a handle has read ahead from workers: chunks of 1 MiB in front of a sequential reader, or a
  * small file as a whole.
  *
- *     asked (a fetch is under way) -> there (any thread copies out of it) -> read to its end:
+ *     asked (a fetch is under way) -> there (any thread takes out of it) -> read to its end:
  * dropped
  *                                  -> failed: those that wait for it are told; nobody else is
  *
@@ -14,7 +14,7 @@
  * has touched for a while gives its own back when another is in need.
  *
  * Threads: the loop adds chunks, asks for them, and answers who waits for one. Readers on other
- * threads only look under the lock, take references and copy without it. A chunk that is read to
+ * threads only look under the lock and take references. A chunk that is read to
  * its end is dropped by whoever took the last of it; that is never one with a fetch or waiters.
  */
 #include <stdatomic.h>
@@ -33,6 +33,7 @@
 
 _Static_assert(TARN_SEGMENT_BYTES % CLIENT_CHUNK_BYTES == 0, "a chunk is in one segment");
 _Static_assert(TARN_READ_MAX <= CLIENT_CHUNK_BYTES, "WINDOW_SLICES");
+_Static_assert(WINDOW_SLICES <= TARN_SLICES_MAX, "a read's slices");
 
 struct client_chunk {
     struct tarn_list node;      /* window's lock; unlinked: nobody finds it any more */
@@ -120,16 +121,15 @@ static bool chunk_served(struct client_window *w, struct client_chunk *k, uint32
     return true;
 }
 
-struct window_slice {
-    struct tarn_buf *buf; /* referenced */
-    size_t off, len;
+/* What is taken out of one chunk. */
+struct window_take {
     enum client_source source;
     struct client_chunk *used_up; /* to be freed, or NULL */
 };
 
 /* With the lock: slices of [off, end), 0 unless all of it is there. */
 static unsigned window_slices(struct client_window *w, uint64_t off, uint64_t end,
-                              struct window_slice *ret)
+                              struct tarn_slice *slices, struct window_take *takes)
 {
     struct client_chunk *k[WINDOW_SLICES];
     unsigned n = 0;
@@ -145,42 +145,40 @@ static unsigned window_slices(struct client_window *w, uint64_t off, uint64_t en
         uint64_t from = TARN_MAX(off, k[i]->off_bytes);
         uint64_t to = TARN_MIN(end, k[i]->off_bytes + k[i]->len_bytes);
 
-        ret[i] = (struct window_slice){.buf = tarn_buf_ref(k[i]->buf),
-                                       .off = k[i]->buf_off + (size_t)(from - k[i]->off_bytes),
-                                       .len = (size_t)(to - from),
-                                       .source = k[i]->source};
+        slices[i] = (struct tarn_slice){.buf = tarn_buf_ref(k[i]->buf),
+                                        .off = k[i]->buf_off + (size_t)(from - k[i]->off_bytes),
+                                        .len = (size_t)(to - from)};
+        takes[i] = (struct window_take){.source = k[i]->source};
         if (chunk_served(w, k[i], (uint32_t)(to - from)))
-            ret[i].used_up = k[i];
+            takes[i].used_up = k[i];
     }
     return n;
 }
 
 static void window_task(struct tarn_task *t);
 
-bool client_window_try(struct tarn_handle *h, uint64_t off, uint32_t len, void *dst)
+unsigned client_window_try(struct tarn_handle *h, uint64_t off, uint32_t len,
+                           struct tarn_slice slices[TARN_SLICES_MAX])
 {
     struct client_window *w = &h->win;
     struct tarn_client *c = h->client;
-    struct window_slice slices[WINDOW_SLICES];
+    struct window_take takes[WINDOW_SLICES];
     bool store = false, used_up = false;
     uint64_t before;
     unsigned n;
 
     if (atomic_load_explicit(&w->count, memory_order_relaxed) == 0)
-        return false;
+        return 0;
     tarn_mtx_lock(&w->mtx);
-    n = window_slices(w, off, off + len, slices);
+    n = window_slices(w, off, off + len, slices, takes);
     tarn_mtx_unlock(&w->mtx);
     if (n == 0)
-        return false;
+        return 0;
     for (unsigned i = 0; i < n; i++) {
-        memcpy(dst, slices[i].buf->p + slices[i].off, slices[i].len);
-        dst = (uint8_t *)dst + slices[i].len;
-        client_count(c, slices[i].source, slices[i].len);
-        store |= slices[i].source == CLIENT_UFS;
-        tarn_buf_unref(&slices[i].buf);
-        if (slices[i].used_up) {
-            chunk_free(slices[i].used_up);
+        client_count(c, takes[i].source, slices[i].len);
+        store |= takes[i].source == CLIENT_UFS;
+        if (takes[i].used_up) {
+            chunk_free(takes[i].used_up);
             used_up = true;
         }
     }
@@ -192,7 +190,7 @@ bool client_window_try(struct tarn_handle *h, uint64_t off, uint32_t len, void *
     if ((used_up || before / CLIENT_CHUNK_BYTES != (off + len) / CLIENT_CHUNK_BYTES) &&
         !atomic_exchange(&w->task_posted, true))
         tarn_loop_post(c->args.loop, &w->task, window_task);
-    return true;
+    return n;
 }
 
 /* ---- chunks: the loop ----------------------------------------------------------------------- */

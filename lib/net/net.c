@@ -135,6 +135,18 @@ static void conn_check(const struct tarn_conn *c)
     tarn_loop_assert_mine(c->loop);
 }
 
+uint8_t *tarn_conn_room(struct tarn_conn *c, uint8_t *buf, size_t *ret_n)
+{
+    size_t n = 0;
+    uint8_t *room = c->ops->room ? c->ops->room(c, c->arg, &n) : NULL;
+
+    if (!room)
+        return buf;
+    TARN_ASSERT(n > 0);
+    *ret_n = n;
+    return room;
+}
+
 void tarn_conn_init(struct tarn_conn *c, struct tarn_loop *l, const char *peer, int64_t uid)
 {
     memset(c, 0, sizeof(*c));

@@ -109,8 +109,13 @@ void tarn_poll_stop(struct tarn_poll **p);
 
 /* Callbacks of a connection, on its loop. After on_close nothing more is called and `c` is gone. */
 struct tarn_conn_ops {
-    /* `n` bytes arrived; they are valid during the call only. */
+    /* `n` bytes arrived; they are valid during the call only, or lie where `room` said. */
     void (*on_data)(struct tarn_conn *c, void *arg, const uint8_t *p, size_t n);
+    /*
+     * Where the next bytes are to go, so that they need not be copied: at most *ret_n of them.
+     * on_data tells of them, or nothing came. NULL: anywhere. May be NULL.
+     */
+    uint8_t *(*room)(struct tarn_conn *c, void *arg, size_t *ret_n);
     /* Everything queued was written (called each time the queue becomes empty). May be NULL. */
     void (*on_drain)(struct tarn_conn *c, void *arg);
     /* It is over: 0 after our close or the peer's orderly end, else -TARN_E_CONN_LOST or errno. */

@@ -89,6 +89,8 @@ struct tarn_conn {
     char peer[TARN_ADDR_TEXT_MAX];   /* for logs */
 };
 
+/* Where the next bytes go: the user's room, else the *ret_n bytes at `buf`. */
+uint8_t *tarn_conn_room(struct tarn_conn *c, uint8_t *buf, size_t *ret_n);
 void tarn_conn_init(struct tarn_conn *c, struct tarn_loop *l, const char *peer, int64_t uid);
 /* Notes that `c` is over with `rc`: leaves its listener. The implementation tells the user later.
  */

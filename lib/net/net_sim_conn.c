@@ -242,7 +242,8 @@ static bool sim_cuts(struct tarn_sim_loop *s)
 
 static void sim_deliver_now(struct sim_conn *c)
 {
-    size_t n;
+    size_t n, room = TARN_SIM_READ_BYTES;
+    uint8_t *dst;
 
     if (c->base.closing || c->base.paused)
         return;
@@ -252,9 +253,11 @@ static void sim_deliver_now(struct sim_conn *c)
         sim_end(c, -TARN_E_CONN_LOST, -TARN_E_CONN_LOST);
         return;
     }
-    n = pieces_take(c, c->s->read_buf, sim_chunk(c->s));
+    dst = tarn_conn_room(&c->base, c->s->read_buf, &room);
+    n = sim_chunk(c->s);
+    n = pieces_take(c, dst, TARN_MIN(room, n));
     if (n > 0)
-        c->base.ops->on_data(&c->base, c->base.arg, c->s->read_buf, n);
+        c->base.ops->on_data(&c->base, c->base.arg, dst, n);
     if (c->base.closing)
         return;
     if (c->peer && !tarn_list_empty(&c->peer->out))

@@ -13,7 +13,8 @@
  * A failed write is not told at once: the connection stays for one more turn, in which the peer's
  * last words (why it closed) are still read. Then it is closed with the write's error.
  *
- * Reading: into one buffer per loop; on_data has its bytes during the call only.
+ * Reading: to where the user has room, else into one buffer per loop, whose bytes on_data has
+ * during the call only.
  *
  * Life: closing is uv_close(); libuv cancels a flying request first, then conn_closed_cb() tells
  * the user and frees. Nothing else frees a connection, so that callbacks may close it at any time.
@@ -331,10 +332,12 @@ void tarn_uv_conns_turn(struct tarn_uv_loop *u)
 
 static void conn_alloc_cb(uv_handle_t *h, size_t hint, uv_buf_t *ret)
 {
-    const struct uv_conn *c = h->data;
+    struct uv_conn *c = h->data;
+    size_t n = TARN_UV_READ_BYTES;
 
-    (void)hint; /* libuv's guess is smaller than our buffer */
-    *ret = uv_buf_init((char *)c->u->read_buf, TARN_UV_READ_BYTES);
+    (void)hint; /* libuv's guess is no better than our buffer */
+    ret->base = (char *)tarn_conn_room(&c->base, c->u->read_buf, &n);
+    ret->len = n;
 }
 
 static void conn_read_cb(uv_stream_t *s, ssize_t n, const uv_buf_t *buf)

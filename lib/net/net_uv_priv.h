@@ -9,7 +9,7 @@
 
 #include "lib/net/net_priv.h"
 
-#define TARN_UV_READ_BYTES (256u << 10) /* the loop's read buffer */
+#define TARN_UV_READ_BYTES (64u << 10) /* the loop's read buffer */
 
 /* Owner: loop, but for the atomics. */
 struct tarn_uv_loop {

@@ -2,9 +2,9 @@
 /*
  * Receiving: a frame that lies whole in what one read brought is delivered where it lies, only its
  * payload is copied (into a buffer of its own, once). Of any other frame the header is gathered
- * first, judged, and only then is memory taken for the rest: at most one frame per connection, and
- * little before the handshake is over. An unfinished frame has a deadline, so that a slow sender
- * cannot hold the memory.
+ * first, judged, and only then is memory taken for the rest, to which the rest of a large payload
+ * comes without a copy: at most one frame per connection, and little before the handshake is over.
+ * An unfinished frame has a deadline, so that a slow sender cannot hold the memory.
  *
  * Sending: each frame is encoded into one scratch string and handed to the connection with a
  * reference to its payload; lib/net puts the frames of a turn into one system call. What the
@@ -32,8 +32,9 @@
 #define LINK_HANDSHAKE_MAX  1024u       /* bytes of a message before the handshake is over */
 #define LINK_PAUSE_BYTES    (16u << 20) /* queued: a server stops reading */
 #define LINK_HELD_MAX       (4ull * TARN_CONN_WRITE_MAX) /* held: the peer is cut */
-#define LINK_QUIET_MAX      3u                           /* ticks without a sign of life */
-#define LINK_PROGRESS_BYTES 4096u                        /* written: more than pings alone */
+#define LINK_ROOM_MIN       (16u << 10) /* smaller rests are copied with what follows them */
+#define LINK_QUIET_MAX      3u          /* ticks without a sign of life */
+#define LINK_PROGRESS_BYTES 4096u       /* written: more than pings alone */
 
 /* A frame that waits for room in the connection's queue. */
 struct link_held {
@@ -346,18 +347,35 @@ static int link_deliver_gathered(struct tarn_link *l)
     return rc;
 }
 
+/* The rest of a large payload is received to where it belongs. */
+static uint8_t *link_room_cb(struct tarn_conn *c, void *arg, size_t *ret_n)
+{
+    struct tarn_link *l;
+
+    (void)c; /* the link's */
+    TARN_CAST(l, arg, LINK_MAGIC);
+    if (!l->payload || l->head_have < l->f.meta_len + l->f.body_len || l->deaf || l->closing ||
+        l->f.payload_len - l->payload->len < LINK_ROOM_MIN)
+        return NULL;
+    *ret_n = l->f.payload_len - l->payload->len;
+    return l->payload->p + l->payload->len;
+}
+
 /* Adds to the frame for which there is memory. Returns the bytes used. */
 static size_t link_gather(struct tarn_link *l, const uint8_t *p, size_t n)
 {
     uint32_t head = l->f.meta_len + l->f.body_len;
     size_t k = TARN_MIN(n, head - l->head_have), m;
+    uint8_t *to;
 
     memcpy(l->head + l->head_have, p, k);
     l->head_have += (uint32_t)k;
     if (!l->payload)
         return k;
     m = TARN_MIN(n - k, l->f.payload_len - l->payload->len);
-    memcpy(l->payload->p + l->payload->len, p + k, m);
+    to = l->payload->p + l->payload->len;
+    if (p + k != to) /* else it is there already: link_room_cb() */
+        memcpy(to, p + k, m);
     l->payload->len += m;
     return k + m;
 }
@@ -468,6 +486,7 @@ static void link_drain_cb(struct tarn_conn *c, void *arg)
 
 static const struct tarn_conn_ops link_conn_ops = {
     .on_data = link_data_cb,
+    .room = link_room_cb,
     .on_drain = link_drain_cb,
     .on_close = link_close_cb,
 };

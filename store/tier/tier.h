@@ -153,6 +153,7 @@ struct tarn_tier_op {
     int rc;                  /* the tier's */
     uint32_t generation;     /* the tier's: a fill that was overtaken by a free is dropped */
     uint8_t kind;            /* the tier's: what was asked for */
+    uint8_t first;           /* the tier's: read: the first granule asked for */
     uint8_t flags;           /* the tier's */
     uint32_t atime_s;        /* the tier's: seconds since 1970, for the record */
     uint64_t bad;            /* the tier's: granules whose checksum did not match */
@@ -184,9 +185,9 @@ void tarn_tier_store(struct tarn_tier *t, struct tarn_tier_op *op);
  */
 void tarn_tier_load(struct tarn_tier *t, struct tarn_tier_op *op);
 /*
- * Reads the granules of `granules` that are present into buf at their place, with their stored
- * checksums. They are compared on the way, bad ones are dropped and not delivered. Errors as
- * load's.
+ * Reads the granules of `granules` that are present into buf, which begins with the first one asked
+ * for, each at its distance from that; with their stored checksums. They are compared on the way,
+ * bad ones are dropped and not delivered. Errors as load's.
  */
 void tarn_tier_read(struct tarn_tier *t, struct tarn_tier_op *op);
 /*

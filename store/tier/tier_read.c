@@ -158,37 +158,77 @@ static int granule_check(const struct tarn_tier_op *op, int fd, unsigned i, void
     return tarn_xxh3(dst, len) == sum;
 }
 
-/* Goes through the granules in `want`; sets op->granules (good) and op->bad. */
-static int check_granules(struct tarn_tier_op *op, const struct tarn_tier_record *rec,
-                          uint64_t want, int fd, int direct)
+/* Goes through the granules in `want` for a load; sets op->granules (good) and op->bad. */
+static int load_granules(struct tarn_tier_op *op, const struct tarn_tier_record *rec, uint64_t want,
+                         int fd, int direct)
 {
     const struct tier_group *g = tarn_tier_group(op->file, op->group);
-    uint64_t trusted = op->medium && op->kind == TIER_LOAD ? 0 : atomic_load(&g->verified);
-    uint8_t *scratch = op->kind == TIER_LOAD ? aligned_alloc(TIER_BLOCK, TARN_GRANULE_BYTES) : NULL;
+    uint64_t trusted = op->medium ? 0 : atomic_load(&g->verified);
+    uint8_t *scratch = aligned_alloc(TIER_BLOCK, TARN_GRANULE_BYTES);
     int rc = 0;
 
-    if (op->kind == TIER_LOAD && !scratch)
+    if (!scratch)
         return -TARN_E_NO_MEMORY;
     op->granules = op->bad = 0;
     for (unsigned i = 0; i < TARN_GROUP_GRANULES && rc >= 0; i++) {
         uint64_t bit = 1ull << i;
-        void *dst = scratch ? scratch : op->buf->p + (size_t)i * TARN_GRANULE_BYTES;
 
         if (!(want & bit))
             continue;
-        if (op->kind == TIER_LOAD && (trusted & bit))
+        if (trusted & bit)
             rc = 1;
         else if (!(rec->present & bit))
             rc = 0;
         else
-            rc = granule_check(op, direct >= 0 ? direct : fd, i, dst, rec->sums[i], direct >= 0);
+            rc =
+                granule_check(op, direct >= 0 ? direct : fd, i, scratch, rec->sums[i], direct >= 0);
         op->granules |= rc == 1 ? bit : 0;
         op->bad |= rc == 0 ? bit : 0;
-        if (op->kind == TIER_READ)
-            op->sums[i] = rc == 1 ? rec->sums[i] : 0;
     }
     free(scratch);
     return rc < 0 ? rc : 0;
+}
+
+/* Reads granules [first, end) to `dst` in one call and compares each. */
+static int read_run(struct tarn_tier_op *op, const struct tarn_tier_record *rec, int fd,
+                    unsigned first, unsigned end, uint8_t *dst)
+{
+    uint64_t start = (uint64_t)first * TARN_GRANULE_BYTES;
+    uint32_t group_len = tarn_tier_group_bytes(op->file->length, op->group);
+    uint64_t len = TARN_MIN((uint64_t)end * TARN_GRANULE_BYTES, group_len) - start, at = 0;
+    int64_t n = tarn_tier_pread(fd, dst, len, (uint64_t)op->group * TARN_UNIT_BYTES + start);
+
+    if (n < 0)
+        return (int)n;
+    for (unsigned i = first; i < end; i++, at += TARN_GRANULE_BYTES) {
+        uint64_t part = TARN_MIN(len - at, TARN_GRANULE_BYTES);
+        bool good = at + part <= (uint64_t)n && tarn_xxh3(dst + at, part) == rec->sums[i];
+
+        op->sums[i] = good ? rec->sums[i] : 0;
+        *(good ? &op->granules : &op->bad) |= 1ull << i;
+    }
+    return 0;
+}
+
+/* The same for a read, whose buffer begins with the first granule asked for. */
+static int read_granules(struct tarn_tier_op *op, const struct tarn_tier_record *rec, uint64_t want,
+                         int fd)
+{
+    uint64_t left = want & rec->present;
+    int rc = 0;
+
+    op->granules = 0;
+    op->bad = want & ~rec->present;
+    while (left && rc == 0) {
+        unsigned first = (unsigned)__builtin_ctzll(left);
+        uint64_t after = ~left & (~0ull << first);
+        unsigned end = after ? (unsigned)__builtin_ctzll(after) : TARN_GROUP_GRANULES;
+
+        rc = read_run(op, rec, fd, first, end,
+                      op->buf->p + (size_t)(first - op->first) * TARN_GRANULE_BYTES);
+        left &= after ? ~0ull << end : 0;
+    }
+    return rc;
 }
 
 static void check_work(struct tarn_tier_op *op)
@@ -209,11 +249,15 @@ static void check_work(struct tarn_tier_op *op)
     op->rc = fd = tarn_tier_file_open(op->file);
     if (fd < 0)
         return;
-    if (op->kind == TIER_LOAD && op->medium)
+    if (op->kind == TIER_READ) {
+        op->rc = read_granules(op, &rec, want, fd);
+        return;
+    }
+    if (op->medium)
         direct = medium_open(op, fd, off, tarn_tier_group_bytes(op->file->length, op->group));
-    op->rc = check_granules(op, &rec, want, fd, direct);
+    op->rc = load_granules(op, &rec, want, fd, direct);
     if (direct >= 0 && op->rc == -EINVAL) /* the file system wants it aligned otherwise */
-        op->rc = check_granules(op, &rec, want, fd, -1);
+        op->rc = load_granules(op, &rec, want, fd, -1);
     if (direct >= 0)
         (void)close(direct); /* only read */
 }
@@ -296,6 +340,16 @@ static void check_submit(struct tarn_tier *t, struct tarn_tier_op *op, enum tier
     check_start(op);
 }
 
+/* From the first granule asked for to the end of the last. */
+static uint64_t read_bytes(const struct tarn_tier_op *op)
+{
+    unsigned end = op->granules ? 64 - (unsigned)__builtin_clzll(op->granules) : 0;
+    uint64_t upto = TARN_MIN((uint64_t)end * TARN_GRANULE_BYTES,
+                             tarn_tier_group_bytes(op->file->length, op->group));
+
+    return upto - TARN_MIN((uint64_t)op->first * TARN_GRANULE_BYTES, upto);
+}
+
 void tarn_tier_load(struct tarn_tier *t, struct tarn_tier_op *op)
 {
     op->granules = ~0ull;
@@ -305,9 +359,11 @@ void tarn_tier_load(struct tarn_tier *t, struct tarn_tier_op *op)
 void tarn_tier_read(struct tarn_tier *t, struct tarn_tier_op *op)
 {
     TARN_ASSERT(op->buf);
+    op->first = 0;
     if (op->group < tarn_tier_groups(op->file->length)) {
         op->granules &= tarn_tier_group_mask(op->file->length, op->group);
-        TARN_ASSERT(op->buf->cap >= tarn_tier_group_bytes(op->file->length, op->group));
+        op->first = op->granules ? (uint8_t)__builtin_ctzll(op->granules) : 0;
+        TARN_ASSERT(op->buf->cap >= read_bytes(op));
     }
     memset(op->sums, 0, sizeof(op->sums));
     check_submit(t, op, TIER_READ);

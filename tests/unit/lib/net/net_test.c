@@ -122,7 +122,8 @@ static void end_close(struct tarn_conn *c, void *arg, int rc)
         tarn_loop_stop(e->l);
 }
 
-const struct tarn_conn_ops net_end_ops = {end_data, end_drain, end_close};
+const struct tarn_conn_ops net_end_ops = {
+    .on_data = end_data, .on_drain = end_drain, .on_close = end_close};
 
 void net_end_start(struct net_end *e, struct tarn_conn *c)
 {

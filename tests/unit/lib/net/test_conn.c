@@ -14,6 +14,7 @@
 #define ECHO_AHEAD   (1u << 20) /* most bytes queued by the sender */
 #define ECHO_PIECE   20000u     /* most bytes of one write */
 #define ECHO_PAYLOAD (300u << 10)
+#define ECHO_ROOM    100000u
 
 struct echo {
     struct tarn_loop *l;            /* stopped at the end */
@@ -27,6 +28,9 @@ struct echo {
     size_t served;                  /* by the server */
     size_t got;                     /* back at the client */
     unsigned closes;                /* on_close calls */
+    uint8_t room[ECHO_ROOM];        /* for some of what comes back */
+    size_t room_bytes;              /* that may come there next; 0: elsewhere */
+    unsigned rooms;                 /* on_data calls for it */
 };
 
 static uint8_t echo_byte(size_t i) /* repeats with a period that no buffer size divides */
@@ -40,10 +44,12 @@ static void echo_send(struct echo *e)
 
     while (e->sent < e->total && tarn_conn_queued(e->client) < ECHO_AHEAD) {
         size_t left = e->total - e->sent;
-        size_t n = TARN_MIN(left, tarn_rng_below(&e->rng.base, ECHO_PIECE + 1));
-        size_t len = TARN_MIN(left - n, tarn_rng_below(&e->rng.base, ECHO_PAYLOAD));
-        size_t off = (e->sent + n) % 251;
+        size_t n = tarn_rng_below(&e->rng.base, ECHO_PIECE + 1);
+        size_t len = tarn_rng_below(&e->rng.base, ECHO_PAYLOAD), off;
 
+        n = TARN_MIN(left, n);
+        len = TARN_MIN(left - n, len);
+        off = (e->sent + n) % 251;
         if (tarn_rng_below(&e->rng.base, 2))
             len = 0; /* every other write is small */
         for (size_t i = 0; i < n; i++)
@@ -59,6 +65,10 @@ static void echo_client_data(struct tarn_conn *c, void *arg, const uint8_t *p, s
     struct echo *e = arg;
 
     assert_ptr_equal(c, e->client);
+    assert_int_equal(p == e->room, e->room_bytes > 0);
+    assert_true(e->room_bytes == 0 || n <= e->room_bytes);
+    e->rooms += e->room_bytes > 0;
+    e->room_bytes = 0;
     for (size_t i = 0; i < n; i++)
         if (p[i] != echo_byte(e->got + i))
             fail_msg("byte %zu is wrong", e->got + i);
@@ -67,6 +77,16 @@ static void echo_client_data(struct tarn_conn *c, void *arg, const uint8_t *p, s
     echo_send(e);
     if (e->got == e->total)
         tarn_conn_close(c);
+}
+
+static uint8_t *echo_room(struct tarn_conn *c, void *arg, size_t *ret_n)
+{
+    struct echo *e = arg;
+
+    assert_ptr_equal(c, e->client);
+    *ret_n = e->room_bytes = tarn_rng_below(&e->rng.base, 2) * /* every other time */
+                             (1 + tarn_rng_below(&e->rng.base, ECHO_ROOM));
+    return e->room_bytes ? e->room : NULL;
 }
 
 static void echo_drain(struct tarn_conn *c, void *arg)
@@ -101,9 +121,10 @@ static void echo_close(struct tarn_conn *c, void *arg, int rc)
         tarn_loop_stop(e->l);
 }
 
-static const struct tarn_conn_ops echo_client_ops = {echo_client_data, echo_drain, echo_close};
-static const struct tarn_conn_ops echo_server_ops = {echo_server_data, echo_server_drain,
-                                                     echo_close};
+static const struct tarn_conn_ops echo_client_ops = {
+    .on_data = echo_client_data, .room = echo_room, .on_drain = echo_drain, .on_close = echo_close};
+static const struct tarn_conn_ops echo_server_ops = {
+    .on_data = echo_server_data, .on_drain = echo_server_drain, .on_close = echo_close};
 
 static void echo_accepted(void *arg, struct tarn_conn *c)
 {
@@ -138,6 +159,7 @@ static void echo_check(struct echo *e)
 {
     assert_int_equal(e->got, e->total);
     assert_int_equal(e->served, e->total);
+    assert_true(e->rooms > 0);
     assert_int_equal(e->payload->refs, 1); /* no reference is left */
     tarn_buf_unref(&e->payload);
 }
@@ -417,7 +439,8 @@ static void relay_close(struct tarn_conn *c, void *arg, int rc)
 
 static void test_a_write_in_drain_goes_on(void **state)
 {
-    static const struct tarn_conn_ops ops = {relay_data, relay_drain, relay_close};
+    static const struct tarn_conn_ops ops = {
+        .on_data = relay_data, .on_drain = relay_drain, .on_close = relay_close};
     struct relay r = {.end = {.l = *state, .stop_on_close = true}, .left = 1000};
     struct tarn_conn *a = NULL, *b = NULL;
 

@@ -281,7 +281,8 @@ static void far_close(struct tarn_conn *c, void *arg, int rc)
 
 static void far_accept(void *arg, struct tarn_conn *c)
 {
-    static const struct tarn_conn_ops ops = {far_data, NULL, far_close};
+    static const struct tarn_conn_ops ops = {
+        .on_data = far_data, .on_drain = NULL, .on_close = far_close};
     struct far *f = arg;
 
     for (size_t i = 0; i < TARN_ARRAY_LEN(f->c); i++)

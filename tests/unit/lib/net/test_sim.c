@@ -58,7 +58,8 @@ static void trace_close(struct tarn_conn *c, void *arg, int rc)
     tarn_str_addf(&t->tr->text, "%u close %d\n", t->nr, rc);
 }
 
-static const struct tarn_conn_ops trace_ops = {trace_data, trace_drain, trace_close};
+static const struct tarn_conn_ops trace_ops = {
+    .on_data = trace_data, .on_drain = trace_drain, .on_close = trace_close};
 
 static void trace_say(struct tarn_timer *tm, void *arg)
 {
@@ -265,7 +266,8 @@ static void crowd_close(struct tarn_conn *c, void *arg, int rc)
     ((struct crowd *)arg)->closed++;
 }
 
-static const struct tarn_conn_ops crowd_ops = {crowd_data, NULL, crowd_close};
+static const struct tarn_conn_ops crowd_ops = {
+    .on_data = crowd_data, .on_drain = NULL, .on_close = crowd_close};
 
 static void crowd_accept(void *arg, struct tarn_conn *c)
 {

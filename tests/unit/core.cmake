@@ -10,7 +10,7 @@ tarn_unit_test(test_core_attach
   SOURCES ${core_dir}/test_core_attach.c ${core_dir}/core_fixture.c
   DEPS tarn_core tarn_kv tarn_base)
 tarn_unit_test(test_core_model
-  SOURCES ${core_dir}/test_core_model.c ${core_dir}/model.c ${core_dir}/model_gen.c
+  SOURCES ${core_dir}/test_core_model.c ${core_dir}/model.c ${core_dir}/model_compare.c ${core_dir}/model_gen.c
   DEPS tarn_core tarn_kv tarn_base
   TIMEOUT 300)
 tarn_unit_test(test_journal

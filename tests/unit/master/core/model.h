@@ -111,5 +111,6 @@ void model_apply(struct model *m, uint64_t index, const Tarn__Core__Entry *e,
 uint64_t model_child(const struct model *m, uint64_t dir, const void *name, size_t len);
 /* The attachment of that id; NULL. 0: a place for a new one. */
 struct model_attachment *model_attachment(const struct model *m, uint32_t id);
+bool model_set_same(const struct model_set *a, const struct model_set *b);
 /* Compares everything that can be read; fails the test where they differ. */
 void model_compare(const struct model *m, struct tarn_kv *kv, uint64_t applied);

@@ -107,8 +107,10 @@ static void proposal_done(struct tarn_proposal *p)
             mdir_changed(m, p->result.changes[i].ino);
     if (p->rc == 0 && p->result.index > m->told_index)
         m->told_index = p->result.index;
-    if (p->rc == 0 && p->result.change_count > 0)
+    if (p->rc == 0 && p->result.change_count > 0) {
+        mtold_changed(m, p->result.index);
         msession_invalidate(m, p->result.index, p->result.changes, p->result.change_count);
+    }
     if (p->rc == 0) {
         master_space(m);
         mhold_told(m);
@@ -289,6 +291,8 @@ int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err
         rc = tarn_core_last_change(args->kv, &m->recent_base);
     if (rc == 0)
         rc = tarn_core_applied_index(args->kv, &m->told_index);
+    if (rc == 0)
+        rc = mtold_init(m);
     m->start_index = m->told_index;
     if (rc == 0)
         rc = tarn_core_cluster_id(args->kv, m->cluster_id);
@@ -314,6 +318,9 @@ int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err
     }
     if (applied > 0 && args->cluster)
         m->grace_until_ns = tarn_loop_now_ns(args->loop) + master_lease_ns(m);
+    if (m->grace_until_ns && m->untold)
+        tarn_info("session", "not known whether all were told: changes=%" PRIu64 "-%" PRIu64,
+                  m->untold, m->start_index);
     msession_start(m);
     mcluster_start(m);
     tarn_timer_start(args->loop, &m->gc_timer, GC_EVERY_NS, gc_run, m);

@@ -342,6 +342,8 @@ void mpromise_epoch(struct tarn_master *m, struct msession *s);
 void mpromise_drop_all(struct tarn_master *m, struct msession *s);
 void mpromise_sweep(struct tarn_master *m, struct msession *s); /* expired ones, some at a time */
 void mpromise_acked(struct tarn_master *m, struct msession *s, uint64_t seq);
+/* Index up to which all changes are known to whom this process promised otherwise. */
+uint64_t mpromise_acked_upto(const struct tarn_master *m);
 void mpromise_forget_recent(struct tarn_master *m); /* who is away now has missed too much */
 /* All changes behind index `seen` are remembered; then mpromise_replay() tells them. */
 bool mpromise_replayable(const struct tarn_master *m, uint64_t seen);
@@ -363,9 +365,25 @@ bool mhold_wanted(const struct tarn_master *m, tarn_ino_t ino, uint64_t changed)
 bool mhold_name_wanted(const struct tarn_master *m, tarn_ino_t parent, const char *name,
                        size_t len);
 tarn_ino_t mhold_name(tarn_ino_t parent, const char *name, size_t len);
-void mhold_start(struct tarn_master *m, struct mhold *w, tarn_ino_t ino);
+/* `changed`: as it was given to mhold_wanted(); 0 of a name. */
+void mhold_start(struct tarn_master *m, struct mhold *w, tarn_ino_t ino, uint64_t changed);
 void mhold_forget(struct mhold *w);
 void mhold_told(struct tarn_master *m); /* m->told_index grew */
+
+/* ---- what the process before us had told (told.c) -------------------------------------------- */
+
+int mtold_init(struct tarn_master *m);                     /* -TARN_E_KV… */
+void mtold_changed(struct tarn_master *m, uint64_t index); /* names changed in the entry `index` */
+/* Journals how far all have acknowledged, if that has moved on and tells of a change. */
+void mtold_tick(struct tarn_master *m);
+/* In the grace: whether sessions that have not come back know of the entry `changed`, is not known.
+ */
+bool mtold_wanted(const struct tarn_master *m, uint64_t changed);
+/*
+ * The same of a name of `parent` that is absent (0), or leads to an inode that `changed` made or
+ * changed: the directory lost names, and this may be one of them.
+ */
+bool mtold_name_wanted(const struct tarn_master *m, tarn_ino_t parent, uint64_t changed);
 
 void mnames_fini(struct tarn_master *m);
 void mdirs_fini(struct tarn_master *m);
@@ -625,9 +643,10 @@ struct tarn_master {
     struct tarn_timer session_timer;
     struct tarn_htab promise_pairs, promise_dirs; /* struct mpromise */
     struct tarn_htab held;                        /* struct mheld */
-    struct tarn_list held_waiters; /* struct mhold that wait for all, or for m->told_index */
-    uint32_t held_all;             /* pushes that hold every inode */
-    struct tarn_list recent;       /* struct mrecent: changes of late */
+    struct tarn_list held_waiters;  /* struct mhold that wait for all, or for m->told_index */
+    struct tarn_list grace_waiters; /* struct mhold that wait for the end of the grace alone */
+    uint32_t held_all;              /* pushes that hold every inode */
+    struct tarn_list recent;        /* struct mrecent: changes of late */
     size_t recent_n;
     uint64_t recent_base;    /* index: changes up to it are not remembered */
     uint64_t told_index;     /* of the last entry whose changes were pushed */
@@ -635,7 +654,10 @@ struct tarn_master {
     uint64_t grace_until_ns; /* loop time: sessions of the process before us may still believe; 0:
                                 over */
     struct tarn_list grace;  /* struct munacked: held for them */
-    uint64_t gone_reads[3];  /* bytes that ended sessions delivered: local, remote, ufs */
+    uint64_t untold;         /* index: changes from it on are not journalled as told; 0: all are */
+    bool telling;            /* a Told is under way: told_proposal */
+    struct mproposal told_proposal;
+    uint64_t gone_reads[3]; /* bytes that ended sessions delivered: local, remote, ufs */
     struct mjobs *jobs;
     struct tarn_timer gc_timer;
     bool gc_running;

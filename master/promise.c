@@ -53,6 +53,7 @@ struct mheld {
 struct munacked {
     struct tarn_list node; /* in the session's, oldest first */
     uint64_t seq;          /* of its last message */
+    uint64_t index;        /* of its first change */
     bool all;              /* too many: every inode is held */
     size_t n;
     uint64_t inos[];
@@ -271,14 +272,22 @@ bool mhold_name_wanted(const struct tarn_master *m, tarn_ino_t parent, const cha
 bool mhold_wanted(const struct tarn_master *m, tarn_ino_t ino, uint64_t changed)
 {
     return m->args.cluster && !m->stopping &&
-           (m->held_all > 0 || changed > m->told_index || held_find(m, ino.v));
+           (m->held_all > 0 || changed > m->told_index || held_find(m, ino.v) ||
+            mtold_wanted(m, changed));
 }
 
-void mhold_start(struct tarn_master *m, struct mhold *w, tarn_ino_t ino)
+void mhold_start(struct tarn_master *m, struct mhold *w, tarn_ino_t ino, uint64_t changed)
 {
     struct mheld *x = m->held_all ? NULL : held_find(m, ino.v);
 
-    tarn_list_push(x ? &x->waiters : &m->held_waiters, &w->node);
+    if (x) {
+        tarn_list_push(&x->waiters, &w->node);
+    } else if (m->held_all || changed > m->told_index) {
+        tarn_list_push(&m->held_waiters, &w->node);
+    } else {
+        TARN_ASSERT(m->grace_until_ns);
+        tarn_list_push(&m->grace_waiters, &w->node);
+    }
 }
 
 void mhold_forget(struct mhold *w)
@@ -322,6 +331,21 @@ void mpromise_acked(struct tarn_master *m, struct msession *s, uint64_t seq)
     held_wake(&wake);
 }
 
+uint64_t mpromise_acked_upto(const struct tarn_master *m)
+{
+    uint64_t upto = m->told_index;
+
+    TARN_LIST_FOREACH(n, &m->sessions)
+    {
+        struct msession *s = TARN_LIST_ENTRY(n, struct msession, node);
+
+        if (!tarn_list_empty(&s->unacked))
+            upto =
+                TARN_MIN(upto, TARN_LIST_ENTRY(s->unacked.next, struct munacked, node)->index - 1);
+    }
+    return upto;
+}
+
 /* The inode, and where it lost its name, that too. */
 static void unacked_take(struct tarn_master *m, struct munacked *u,
                          const struct tarn_core_change *c)
@@ -340,6 +364,7 @@ static struct munacked *unacked_new(struct tarn_master *m, struct tarn_list *lis
     struct munacked *u = tarn_xcalloc(1, sizeof(*u) + (all ? 0 : 2 * n) * sizeof(u->inos[0]));
 
     u->seq = seq;
+    u->index = m->told_index;
     u->all = all;
     m->held_all += all;
     tarn_list_init(&u->node);
@@ -522,7 +547,10 @@ void mpromise_replay(struct tarn_master *m, struct msession *s, uint64_t seen)
     /* What was pushed before, and missed, is told again by this. */
     TARN_LIST_FOREACH(node, &s->unacked)
     {
-        TARN_LIST_ENTRY(node, struct munacked, node)->seq = s->seq;
+        struct munacked *told = TARN_LIST_ENTRY(node, struct munacked, node);
+
+        told->seq = s->seq;
+        told->index = TARN_MIN(told->index, seen + 1);
     }
     if (s->epoch_seq)
         s->epoch_seq = s->seq;
@@ -564,6 +592,7 @@ void mpromise_grace_end(struct tarn_master *m)
     m->grace_until_ns = 0;
     while (!tarn_list_empty(&m->grace))
         unacked_free(m, TARN_LIST_ENTRY(m->grace.next, struct munacked, node), &wake);
+    tarn_list_splice(&wake, &m->grace_waiters);
     held_wake(&wake);
 }
 
@@ -578,12 +607,14 @@ void mpromise_stop(struct tarn_master *m)
          n = tarn_htab_walk(&m->held, &slot, n))
         tarn_list_splice(&wake, &TARN_CONTAINER(n, struct mheld, hnode)->waiters);
     tarn_list_splice(&wake, &m->held_waiters);
+    tarn_list_splice(&wake, &m->grace_waiters);
     held_wake(&wake);
 }
 
 void mpromise_init(struct tarn_master *m)
 {
     tarn_list_init(&m->held_waiters);
+    tarn_list_init(&m->grace_waiters);
     tarn_list_init(&m->recent);
     tarn_list_init(&m->grace);
 }
@@ -591,7 +622,8 @@ void mpromise_init(struct tarn_master *m)
 void mpromise_fini(struct tarn_master *m)
 {
     mpromise_grace_end(m);
-    TARN_ASSERT(tarn_list_empty(&m->held_waiters) && m->held.count == 0);
+    TARN_ASSERT(tarn_list_empty(&m->held_waiters) && tarn_list_empty(&m->grace_waiters) &&
+                m->held.count == 0);
     while (m->recent_n > 0)
         recent_pop(m);
     tarn_htab_fini(&m->held);

@@ -12,7 +12,8 @@
  * A client that comes back names the index of the journal up to which it had heard of every change.
  * If all changes behind it are known still, it misses nothing; that holds over a restart of the
  * master too, since the journal knows its last change. For one lease after a restart, inodes that
- * change are held as if every session of the process before held a promise on them.
+ * change are held as if every session of the process before held a promise on them, and so is what
+ * that process had not told all of them (told.c).
  */
 #include "master/master_priv.h"
 
@@ -182,6 +183,7 @@ static void sessions_tick(struct tarn_timer *t, void *arg)
     }
     if (m->grace_until_ns && m->grace_until_ns < now)
         mpromise_grace_end(m);
+    mtold_tick(m);
     tarn_timer_start(m->args.loop, t, master_lease_ns(m) / 10, sessions_tick, m);
 }
 
@@ -194,6 +196,7 @@ void msession_start(struct tarn_master *m)
 
 void msession_stop(struct tarn_master *m)
 {
+    mtold_tick(m); /* connections end, and with them who was waited for */
     tarn_timer_stop(&m->session_timer);
     mpromise_stop(m);
 }

@@ -84,15 +84,17 @@ static void svc_hold_over(struct mhold *w)
         c->after(c, 0);
 }
 
-/* The answer waits until `ino` is not held any more; then after(c, 0). */
-static void svc_hold(struct svc_call *c, tarn_ino_t ino, void (*after)(struct svc_call *c, int rc))
+/* The answer waits until `ino` (last changed by the entry `changed`; 0: a name) is not held any
+ * more; then after(c, 0). */
+static void svc_hold(struct svc_call *c, tarn_ino_t ino, uint64_t changed,
+                     void (*after)(struct svc_call *c, int rc))
 {
     c->after = after;
     c->hold = (struct mhold){.fn = svc_hold_over};
     c->holding = true;
     c->call->state = c;
     c->call->on_cancel = svc_cancel;
-    mhold_start(c->master, &c->hold, ino);
+    mhold_start(c->master, &c->hold, ino, changed);
 }
 
 /* True when the answer must wait; `after` runs again then. */
@@ -101,7 +103,7 @@ static bool svc_held(struct svc_call *c, tarn_ino_t ino, const Tarn__Core__Inode
 {
     if (!mhold_wanted(c->master, ino, inode->changed))
         return false;
-    svc_hold(c, ino, after);
+    svc_hold(c, ino, inode->changed, after);
     return true;
 }
 
@@ -148,7 +150,7 @@ static void lookup_answer(struct svc_call *c, int rc)
 
     if ((rc == 0 || rc == -TARN_E_NO_ENTRY || rc == -TARN_E_UFS_NOT_FOUND) &&
         mhold_name_wanted(m, (tarn_ino_t){req->parent}, name, req->name.len)) {
-        svc_hold(c, mhold_name((tarn_ino_t){req->parent}, name, req->name.len), lookup_answer);
+        svc_hold(c, mhold_name((tarn_ino_t){req->parent}, name, req->name.len), 0, lookup_answer);
         return;
     }
     if (rc == 0)
@@ -158,6 +160,12 @@ static void lookup_answer(struct svc_call *c, int rc)
         rc = tarn_core_inode(m->args.kv, ino, &inode);
     if (rc == 0 && svc_held(c, ino, inode, lookup_answer)) {
         tarn__core__inode__free_unpacked(inode, NULL);
+        return;
+    }
+    if ((rc == 0 || rc == -TARN_E_NO_ENTRY || rc == -TARN_E_UFS_NOT_FOUND) &&
+        mtold_name_wanted(m, (tarn_ino_t){req->parent}, inode ? inode->changed : 0)) {
+        tarn__core__inode__free_unpacked(inode, NULL);
+        svc_hold(c, (tarn_ino_t){0}, 0, lookup_answer);
         return;
     }
     if (rc == 0) {
@@ -243,6 +251,8 @@ struct readdir_page {
     bool held; /* an entry is not believed: it waits for the listing */
     bool stop; /* an entry is held: the page ends before it */
     tarn_ino_t stop_ino;
+    uint64_t stop_changed;
+    bool lost;         /* the directory lost names of which not all know: others may have theirs */
     uint64_t trust_ms; /* the longest */
     bool nobody;       /* no session: nothing can be promised */
 };
@@ -261,6 +271,11 @@ static int readdir_entry(void *arg, tarn_ino_t ino, const Tarn__Core__Inode *ino
     if (mhold_wanted(p->call->master, ino, inode->changed)) {
         p->stop = true;
         p->stop_ino = ino;
+        p->stop_changed = inode->changed;
+        return 1;
+    }
+    if (p->lost && inode->changed >= p->call->master->untold) {
+        p->stop = true;
         return 1;
     }
     if (mhold_name_wanted(p->call->master, p->call->dir->ino, (const char *)inode->name.data,
@@ -324,6 +339,7 @@ static bool readdir_answer(struct svc_call *c)
     int rc;
 
     p.nobody = mpromise_nobody(m, c->call);
+    p.lost = mtold_name_wanted(m, c->dir->ino, 0);
     p.rows = tarn_xcalloc(p.max, sizeof(*p.rows));
     p.ptrs = tarn_xcalloc(p.max, sizeof(Tarn__Wire__Dirent *));
     p.attrs = tarn_xcalloc(p.max, sizeof(*p.attrs));
@@ -331,7 +347,7 @@ static bool readdir_answer(struct svc_call *c)
     rc = tarn_core_readdir(m->args.kv, c->dir->ino, req->cookie, readdir_entry, &p);
     if (p.stop && p.count == 0) {
         tarn_timer_stop(&c->timer);
-        svc_hold(c, p.stop_ino, readdir_again);
+        svc_hold(c, p.stop_ino, p.stop_changed, readdir_again);
         readdir_page_fini(&p);
         return true; /* it answers when that is over */
     }

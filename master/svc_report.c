@@ -121,10 +121,10 @@ static void resolve_answer(struct resolve_call *r, int rc)
     if (rc == 0)
         rc = tarn_core_inode(m->args.kv, r->path.ino, &inode);
     if (rc == 0 && mhold_wanted(m, r->path.ino, inode->changed)) {
-        tarn__core__inode__free_unpacked(inode, NULL);
         r->hold = (struct mhold){.fn = resolve_hold_over};
         r->holding = true;
-        mhold_start(m, &r->hold, r->path.ino);
+        mhold_start(m, &r->hold, r->path.ino, inode->changed);
+        tarn__core__inode__free_unpacked(inode, NULL);
         return;
     }
     if (rc == 0) {

@@ -244,7 +244,7 @@ static bool apply_one_kind(const Tarn__Core__Entry *e)
 {
     return !!e->init + !!e->attach + !!e->detach + !!e->list_begin + !!e->list_page + !!e->found +
                !!e->gone + !!e->collect + !!e->job_put + !!e->job_lines + !!e->job_drop +
-               !!e->job_items + !!e->worker_put + !!e->past_drop + !!e->cap_key ==
+               !!e->job_items + !!e->worker_put + !!e->past_drop + !!e->cap_key + !!e->told ==
            1;
 }
 
@@ -286,16 +286,17 @@ static int apply_dispatch(struct core_tx *tx, const Tarn__Core__Entry *e)
         return core_apply_past_drop(tx, e->past_drop);
     if (e->cap_key)
         return core_apply_cap_key(tx, e->cap_key);
+    if (e->told)
+        return core_apply_told(tx, e->told);
     return core_apply_job_drop(tx, e->job_drop);
 }
 
-static void apply_end(struct core_tx *tx)
+static int apply_end(struct core_tx *tx)
 {
     if (tx->next_ino_dirty)
         core_tx_put_u64(tx, CORE_X_NEXT_INO, tx->next_ino);
     core_tx_flush_counts(tx);
-    if (tx->res->change_count > 0)
-        core_tx_put_u64(tx, CORE_X_CHANGE, tx->index);
+    return tx->res->change_count > 0 ? core_tell(tx) : 0;
 }
 
 static int apply_entry(struct core_tx *tx, const uint8_t *entry, size_t len)
@@ -312,10 +313,14 @@ static int apply_entry(struct core_tx *tx, const uint8_t *entry, size_t len)
     }
     if (core_store_failed(rc))
         return rc;
-    if (rc == 0)
-        apply_end(tx);
-    else
+    if (rc < 0) {
         TARN_ASSERT(tarn_kv_batch_count(tx->src.b) == before && tx->res->change_count == 0);
+    } else {
+        int end_rc = apply_end(tx); /* nothing is refused any more */
+
+        if (end_rc < 0)
+            return end_rc;
+    }
     tx->res->rc = rc;
     core_tx_put_u64(tx, CORE_X_APPLIED, tx->index);
     return 0;

@@ -232,6 +232,8 @@ static void way_remove_own(struct core_tx *tx, const struct way *w, size_t i)
     core_name_delete(tx, w->steps[i - 1].ino, s->name, s->len, s->ino);
     core_key_id(&k, CORE_TAG_INODE, s->ino.v);
     core_tx_delete(tx, TARN_CF_META, &k);
+    core_key_id(&k, CORE_TAG_DIR, s->ino.v); /* it has one where it lost a name */
+    core_tx_delete(tx, TARN_CF_META, &k);
     core_tx_change(tx, s->ino, w->steps[i - 1].ino, 0, s->name, s->len);
     tx->res->removed++;
 }

@@ -310,7 +310,8 @@ static int check_dir_state(struct check *c, struct tarn_kv_slice key, struct tar
     st = m;
     if (!st->running && (st->upto_key.len || st->asked_index || st->started_ns))
         rc = CHECK_FAIL(c, "directory %" PRIu64 ": leftovers of a run", check_id(key, 1));
-    if (st->listed_index > c->applied || st->asked_index > c->applied)
+    if (st->listed_index > c->applied || st->asked_index > c->applied ||
+        st->removed_index > c->applied)
         rc = CHECK_FAIL(c, "directory %" PRIu64 ": an index of the future", check_id(key, 1));
     tarn__core__dir_state__free_unpacked(st, NULL);
     if (rc < 0)
@@ -517,6 +518,19 @@ static int check_placement(struct check *c)
     return rc;
 }
 
+/* What is not told yet begins with a change, and the last change is none of the future. */
+static int check_untold(struct check *c)
+{
+    uint64_t untold, change;
+    int rc = tarn_core_last_change(c->src.kv, &change);
+
+    if (rc == 0)
+        rc = tarn_core_untold(c->src.kv, &untold);
+    if (rc == 0 && (untold > change || change > c->applied))
+        return CHECK_FAIL(c, "changed %" PRIu64 ", not told from %" PRIu64, change, untold);
+    return rc;
+}
+
 static int check_totals(struct check *c)
 {
     uint64_t next_ino;
@@ -531,6 +545,9 @@ static int check_totals(struct check *c)
     for (const struct check_counts *n = c->counts; n; n = n->next)
         if (!n->seen)
             return CHECK_FAIL(c, "attachment %u: no counts", n->id);
+    rc = check_untold(c);
+    if (rc < 0)
+        return rc;
     rc = core_get_u64(&c->src, CORE_X_NEXT_INO, &next_ino);
     if (rc == -TARN_E_NO_ENTRY)
         return c->ino_max == 0 ? 0 : CHECK_FAIL(c, "inodes without an Init");

@@ -10,9 +10,9 @@
  * whatever changes); `i` ino -> Inode; `l` ino -> DirState; `s` ino -> names left out; `a` id(be32)
  * -> Attachment; `c` id -> Counts; `w` id(be64) -> Worker; `g` ino -> "" (detached directories that
  * wait for Collect); `x` name -> singletons (applied index, next ino, next worker, cluster id,
- * format, placement, key of capabilities). Family JOBS: `j` id(be64) -> JobRecord; `m` id(be64)
- * seq(be64) -> JobLine; `n` id(be64) seq(be64) -> JobItem. Family SOFT: rebuilt when lost, never
- * journalled.
+ * format, placement, key of capabilities, what is not told). Family JOBS: `j` id(be64) ->
+ * JobRecord; `m` id(be64) seq(be64) -> JobLine; `n` id(be64) seq(be64) -> JobItem. Family SOFT:
+ * rebuilt when lost, never journalled.
  *
  * Rules of apply (docs/formats/master.md):
  * - an entry is checked whole before anything is written; a refused one changes nothing but the
@@ -108,6 +108,9 @@ int tarn_core_cluster_id(struct tarn_kv *kv, char ret[37]);
 int tarn_core_applied_index(struct tarn_kv *kv, uint64_t *ret); /* 0 for an empty store */
 /* Index of the last entry that changed a known name (struct tarn_core_change); 0: none did. */
 int tarn_core_last_change(struct tarn_kv *kv, uint64_t *ret);
+/* Index from which on changes of known names may not be known to all who were promised otherwise;
+ * 0: all know of all. */
+int tarn_core_untold(struct tarn_kv *kv, uint64_t *ret);
 /* The store's key of an inode relative to its attachment's root ("" for the root, no trailing '/');
  * of a directory of no store: "". */
 int tarn_core_key(struct tarn_kv *kv, tarn_ino_t ino, struct tarn_str *ret_key);

@@ -58,6 +58,7 @@
 #define CORE_X_PLACEMENT   "placement"
 #define CORE_X_CAP_KEY     "cap_key"
 #define CORE_X_CHANGE      "change"
+#define CORE_X_UNTOLD      "untold"
 
 /* A key on the stack. */
 struct core_key {
@@ -314,6 +315,10 @@ int core_apply_job_drop(struct core_tx *tx, const Tarn__Core__JobDrop *m);
 int core_apply_worker_put(struct core_tx *tx, const Tarn__Core__Worker *m);
 int core_apply_past_drop(struct core_tx *tx, const Tarn__Core__PastDrop *m);
 int core_apply_cap_key(struct core_tx *tx, const Tarn__Core__CapKey *m);
+int core_apply_told(struct core_tx *tx, const Tarn__Core__Told *m);
+/* Of an entry that changed known names, before its end: it is the last one that did, those who
+ * believe otherwise are not told yet, and directories that lost names know it. */
+int core_tell(struct core_tx *tx);
 /* Marks the listing of a directory as not to be believed, or as complete; keeps dirs_listed right.
  */
 void core_dir_set_listed(struct core_tx *tx, Tarn__Core__DirState *st, int64_t listed_ns);

@@ -166,16 +166,21 @@ int tarn_core_next_attachment(struct tarn_kv *kv, uint32_t *ret)
     return rc;
 }
 
-int tarn_core_attached_index(struct tarn_kv *kv, uint64_t *ret)
+/* A number that is 0 when it is absent. */
+static int read_number(struct tarn_kv *kv, const char *single, uint64_t *ret)
 {
     struct core_src s = read_src(kv);
-    int rc = core_get_u64(&s, CORE_X_ATTACHED, ret);
+    int rc = core_get_u64(&s, single, ret);
 
-    if (rc == -TARN_E_NO_ENTRY) {
-        *ret = 0;
-        rc = 0;
-    }
-    return rc;
+    if (rc != -TARN_E_NO_ENTRY)
+        return rc;
+    *ret = 0;
+    return 0;
+}
+
+int tarn_core_attached_index(struct tarn_kv *kv, uint64_t *ret)
+{
+    return read_number(kv, CORE_X_ATTACHED, ret);
 }
 
 int tarn_core_counts(struct tarn_kv *kv, uint32_t attachment, Tarn__Core__Counts **ret)
@@ -209,13 +214,12 @@ int tarn_core_cluster_id(struct tarn_kv *kv, char ret[37])
 
 int tarn_core_last_change(struct tarn_kv *kv, uint64_t *ret)
 {
-    struct core_src s = read_src(kv);
-    int rc = core_get_u64(&s, CORE_X_CHANGE, ret);
+    return read_number(kv, CORE_X_CHANGE, ret);
+}
 
-    if (rc != -TARN_E_NO_ENTRY)
-        return rc;
-    *ret = 0;
-    return 0;
+int tarn_core_untold(struct tarn_kv *kv, uint64_t *ret)
+{
+    return read_number(kv, CORE_X_UNTOLD, ret);
 }
 
 int tarn_core_applied_index(struct tarn_kv *kv, uint64_t *ret)

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each part of a cluster x each fault, with each part on a host of its own (tests/lib/faults.py).
 Many rounds of it with seeds: tests/fault_rounds.py."""
+import itertools
 import os
 import random
+import subprocess
+import threading
+import time
 
 import pytest
 
-from tests.lib import faults
+from tests.lib import faults, util
 from tests.lib.cluster import BKT
 from tests.lib.netns import clock_shift
 from tests.lib.verify import Content, Readers
@@ -34,6 +38,79 @@ def test_clocks_that_are_wrong(cluster, network):
         for path in content.sizes:
             assert content.wrong(path, 1, 0, mount.read(path)) is None
     assert all(s == "live" for s in c.states().values())
+
+
+def size_of(path):
+    """Or the error, as a negative number."""
+    try:
+        return os.stat(path).st_size
+    except OSError as e:
+        return -e.errno
+
+
+class Watch(threading.Thread):
+    """Asks for the size of a file again and again; calls: [(begun, ended, size or error)]."""
+
+    def __init__(self, path):
+        super().__init__(daemon=True)
+        self.path, self.calls, self.ended = path, [], threading.Event()
+        self.begun = time.monotonic()  # of the call that is under way
+        self.start()
+
+    def run(self):
+        while not self.ended.wait(0.02):
+            self.begun = time.monotonic()
+            said = size_of(self.path)
+            self.calls.append((self.begun, time.monotonic(), said))
+
+    def close(self):
+        self.ended.set()
+        self.join(30)
+        assert not self.is_alive(), f"{self.path}: a call does not end"
+
+    def said(self, size):
+        """[(begun, ended)] of the calls that ended with it."""
+        return [call[:2] for call in list(self.calls) if call[2] == size]
+
+
+def test_a_change_that_not_all_know_waits_over_a_restart(cluster, network):
+    """The master waits for a mount that is cut off, and is killed. The next one shows the new version
+    to nobody while that mount, whose lease runs on, shows the old one; and to all after a lease."""
+    lease, slack, old, new = 10, 6, 1000, 2000
+    c = cluster(start=False, network=network, workers=1)
+    for name in ("o", "other"):
+        c.store.put(BKT, name, b"o" * old)
+    c.start()
+    cut_off, asks = c.mounts
+    assert os.stat(cut_off.path("o")).st_size == old
+    time.sleep(1.5)  # what the attach changed is known to all, and that is on the disk
+    cut_off.host.partition()
+    c.store.put(BKT, "o", b"n" * new)
+    watches = [Watch(cut_off.path("o")), Watch(asks.path("o"))]
+    reader = subprocess.Popen(["cat", asks.path("o")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        # The worker meets another object; from then on nobody is told of the name.
+        util.wait_until("an answer that waits", lambda: time.monotonic() - watches[1].begun > 1, 5, 0.05)
+        c.master.kill()
+        c.master.start()
+        begun = time.monotonic()
+        assert os.stat(asks.path("other")).st_size == old, "what has not changed"
+        assert time.monotonic() - begun < lease / 2
+        util.wait_until("the new version", lambda: watches[1].said(new), lease + slack, 0.05)
+        time.sleep(1)
+    finally:
+        cut_off.host.heal()
+        for watch in watches:
+            watch.close()
+        reader.wait(timeout=30)
+    said = [size for size, _ in itertools.groupby(call[2] for call in watches[1].calls)]
+    assert said in ([new], [old, new]), "an error, or an older version that came back"
+    shown = watches[1].said(new)[0][1]
+    believed = max(call[0] for call in watches[0].said(old))
+    assert believed > begun, "the mount that was cut off believed nothing: nothing was tried"
+    assert believed < shown, f"the old version was shown {believed - shown:.2f} s after the new one"
+    util.wait_until("the new version at the mount that was cut off",
+                    lambda: size_of(cut_off.path("o")) == new, 20, 0.1)
 
 
 @pytest.mark.timeout(300)

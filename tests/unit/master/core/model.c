@@ -881,6 +881,14 @@ static void model_worker(struct model *m, uint64_t index, const Tarn__Core__Entr
     model_ended(m, &before, index);
 }
 
+static void model_told(struct model *m, uint64_t index, uint64_t upto, struct model_result *r)
+{
+    if (upto >= index)
+        r->rc = -TARN_E_ENTRY_BAD;
+    else if (m->untold && m->untold <= upto)
+        m->untold = m->change > upto ? upto + 1 : 0;
+}
+
 static void model_member(struct model *m, uint64_t index, const Tarn__Core__Entry *e,
                          struct model_result *r)
 {
@@ -892,6 +900,8 @@ static void model_member(struct model *m, uint64_t index, const Tarn__Core__Entr
         for (size_t i = 0; i < m->past_n && r->rc == 0; i++)
             if (m->past[i].index <= e->past_drop->upto)
                 m->past[i].index = 0;
+    } else if (e->told) {
+        model_told(m, index, e->told->upto, r);
     } else if (e->cap_key->key.len != 32) {
         r->rc = -TARN_E_ENTRY_BAD;
     } else if (m->has_key) {
@@ -899,6 +909,21 @@ static void model_member(struct model *m, uint64_t index, const Tarn__Core__Entr
     } else {
         m->has_key = true;
         m->key = e->cap_key->key.data[0];
+    }
+}
+
+static void model_tell(struct model *m, uint64_t index, const struct model_result *r)
+{
+    if (r->change_count == 0)
+        return;
+    m->change = index;
+    if (!m->untold)
+        m->untold = index;
+    for (size_t i = 0; i < r->change_count; i++) {
+        struct model_inode *dir = &m->inodes[r->changes[i].parent];
+
+        if (r->changes[i].version == 0 && dir->exists && !dir->detached)
+            dir->removed_index = index;
     }
 }
 
@@ -929,9 +954,10 @@ void model_apply(struct model *m, uint64_t index, const Tarn__Core__Entry *e,
         model_gone(m, index, e->gone, r);
     } else if (e->collect) {
         model_collect(m, index, e->collect, r);
-    } else if (e->worker_put || e->past_drop || e->cap_key) {
+    } else if (e->worker_put || e->past_drop || e->cap_key || e->told) {
         model_member(m, index, e, r);
     } else {
         model_job(m, e, r);
     }
+    model_tell(m, index, r);
 }

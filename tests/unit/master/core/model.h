@@ -34,7 +34,7 @@ struct model_inode {
     char target[16];
     /* directories */
     int64_t listed_ns, started_ns;
-    uint64_t listed_index, asked_index, skipped, skipped_total;
+    uint64_t listed_index, asked_index, skipped, skipped_total, removed_index;
     bool running, dir_removed;
     size_t upto_len;
     char upto[MODEL_NAME_MAX + 2];
@@ -78,6 +78,8 @@ struct model {
     struct model_attachment attached[MODEL_ATTACHMENTS];
     uint32_t next_attachment;
     uint64_t attached_index;
+    uint64_t change; /* index of the last entry that changed a known name */
+    uint64_t untold; /* index from which on changes are not told; 0: all are */
     struct model_job jobs[MODEL_JOBS + 1];
     struct model_worker workers[MODEL_WORKERS + 1]; /* by id */
     uint64_t next_worker;

@@ -25,6 +25,7 @@ static void compare_dir(const struct model_inode *d, struct tarn_kv *kv, tarn_in
     assert_int_equal(st->dir_removed, d->dir_removed);
     assert_int_equal(st->skipped, d->skipped);
     assert_int_equal(st->skipped_total, d->skipped_total);
+    assert_int_equal(st->removed_index, d->removed_index);
     assert_int_equal(st->upto_key.len, d->upto_len);
     if (d->upto_len)
         assert_memory_equal(st->upto_key.data, d->upto, d->upto_len);
@@ -259,6 +260,10 @@ void model_compare(const struct model *m, struct tarn_kv *kv, uint64_t applied)
     assert_int_equal(next, m->next_attachment);
     assert_int_equal(tarn_core_attached_index(kv, &at), 0);
     assert_int_equal(at, m->attached_index);
+    assert_int_equal(tarn_core_last_change(kv, &at), 0);
+    assert_int_equal(at, m->change);
+    assert_int_equal(tarn_core_untold(kv, &at), 0);
+    assert_int_equal(at, m->untold);
     for (uint32_t id = 1; id < m->next_attachment; id++)
         compare_attachment(m, kv, id);
     compare_members(m, kv);

@@ -311,8 +311,12 @@ static void gen_member(struct gen_entry *g, const struct model *m, struct tarn_r
 {
     uint64_t kind = pick(rng, 100);
 
-    if (kind < 80) {
+    if (kind < 50) {
         gen_worker(g, m, rng);
+    } else if (kind < 80) {
+        tarn__core__told__init(&g->told);
+        g->told.upto = chance(rng, 50) ? index - 1 : pick(rng, index + 1);
+        g->e.told = &g->told;
     } else if (kind < 93) {
         tarn__core__past_drop__init(&g->past_drop);
         g->past_drop.upto = pick(rng, index + 1);

@@ -459,6 +459,102 @@ static void found_and_gone(void **state)
     fx_close(&fx);
 }
 
+static int fx_told(struct core_fx *fx, uint64_t upto)
+{
+    Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
+    Tarn__Core__Told m = TARN__CORE__TOLD__INIT;
+
+    m.upto = upto;
+    e.told = &m;
+    return fx_apply(fx, &e);
+}
+
+static uint64_t untold(struct core_fx *fx)
+{
+    uint64_t at;
+
+    assert_int_equal(tarn_core_untold(fx->kv, &at), 0);
+    return at;
+}
+
+static uint64_t removed_index(struct core_fx *fx, uint64_t dir)
+{
+    Tarn__Core__DirState *st = fx_dir(fx, dir);
+    uint64_t at = st->removed_index;
+
+    tarn__core__dir_state__free_unpacked(st, NULL);
+    return at;
+}
+
+/* What is not told begins with the first change behind what was; new names tell nobody. */
+static void telling(void **state)
+{
+    struct core_fx fx;
+    uint64_t first, second, told, d;
+
+    (void)state;
+    fx_open_attached(&fx);
+    assert_int_equal(fx_told(&fx, fx.index), 0);
+    fx_list(&fx, ROOT, "a=1 b=1 d/ e/");
+    d = fx_ino(&fx, ROOT, "d");
+    fx_list(&fx, d, "x");
+    assert_int_equal(untold(&fx), 0);
+    assert_int_equal(fx_found(&fx, ROOT, fx.index, "a=2"), 0);
+    first = fx.index;
+    assert_int_equal(untold(&fx), first);
+    assert_int_equal(fx_found(&fx, ROOT, fx.index, "new"), 0);
+    assert_int_equal(fx_found(&fx, ROOT, fx.index, "b=2"), 0);
+    second = fx.index;
+    assert_int_equal(untold(&fx), first);
+    assert_int_equal(removed_index(&fx, ROOT), 0);
+
+    assert_int_equal(fx_told(&fx, fx.index + 1), -TARN_E_ENTRY_BAD); /* itself */
+    assert_int_equal(fx_told(&fx, first - 1), 0);                    /* known already */
+    assert_int_equal(untold(&fx), first);
+    assert_int_equal(fx_told(&fx, first), 0);
+    assert_int_equal(untold(&fx), first + 1);
+    assert_int_equal(fx_told(&fx, second - 1), 0);
+    assert_int_equal(untold(&fx), second);
+    assert_int_equal(fx_told(&fx, first), 0); /* never back */
+    assert_int_equal(untold(&fx), second);
+    told = fx.index;
+    assert_int_equal(fx_told(&fx, told), 0);
+    assert_int_equal(untold(&fx), 0);
+
+    assert_int_equal(fx_gone(&fx, ROOT, fx.index, "b"), 0);
+    assert_int_equal(untold(&fx), fx.index);
+    assert_int_equal(removed_index(&fx, ROOT), fx.index);
+    assert_int_equal(removed_index(&fx, d), 0);
+    fx_list(&fx, ROOT, "a=2 e/"); /* `d` loses its name, and what is below it */
+    assert_int_equal(removed_index(&fx, ROOT), fx.index);
+    assert_int_equal(fx_collect(&fx, d, 10), 0);
+    assert_int_equal(fx_found(&fx, ROOT, fx.index, "e"), 0); /* another kind */
+    assert_int_equal(removed_index(&fx, ROOT), fx.index);
+    fx_close(&fx);
+}
+
+/* A store of a version that knew no Told. */
+static void told_by_nobody(void **state)
+{
+    struct core_fx fx;
+    struct tarn_kv_batch *b;
+
+    (void)state;
+    fx_open_attached(&fx);
+    fx_list(&fx, ROOT, "a=1 b=1");
+    assert_int_equal(fx_found(&fx, ROOT, fx.index, "a=2"), 0);
+    b = tarn_kv_batch_new(fx.kv);
+    tarn_kv_batch_delete(b, TARN_CF_META, tarn_kv_slice("xuntold", 7));
+    assert_int_equal(tarn_kv_write(fx.kv, b, true), 0);
+    tarn_kv_batch_free(&b);
+    assert_int_equal(untold(&fx), 0);
+    assert_int_equal(fx_told(&fx, fx.index), 0);
+    assert_int_equal(untold(&fx), 0);
+    assert_int_equal(fx_found(&fx, ROOT, fx.index, "b=2"), 0);
+    assert_int_equal(untold(&fx), fx.index);
+    fx_close(&fx);
+}
+
 static void collecting(void **state)
 {
     struct core_fx fx;
@@ -802,6 +898,8 @@ int main(void)
         cmocka_unit_test(runs),
         cmocka_unit_test(skipped_names),
         cmocka_unit_test(found_and_gone),
+        cmocka_unit_test(telling),
+        cmocka_unit_test(told_by_nobody),
         cmocka_unit_test(collecting),
         cmocka_unit_test(jobs),
         cmocka_unit_test(replay_is_skipped),

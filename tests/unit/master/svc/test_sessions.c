@@ -1,220 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Sessions of a cluster: who is told of a change, what waits until it is acknowledged, what a lease
- * ends, and what a client that comes back has missed. Clients are connections over TCP, since one
- * inside the process has no lease.
+ * ends, and what a client that comes back has missed.
  */
-#include "tests/unit/master/svc/msvc_fixture.h"
+#include "tests/unit/master/svc/peers.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define ROOT  TARN_INO_ROOT.v
-#define LEASE (1500 * TARN_NS_PER_MS)
-#define ITEMS 64
-
-static uint8_t body[64];
-static const struct srv_object before[] = {
-    {"d/one", "e1", NULL, body, 1},
-    {"d/two", "e2", NULL, body, 2},
-    {"f", "ef", NULL, body, 10},
-    {"g", "eg", NULL, body, 11},
-};
-static const struct srv_object after[] = {
-    {"d/one", "e1", NULL, body, 1},
-    {"d/two", "e2b", NULL, body, 22},
-    {"f", "ef2", NULL, body, 20},
-    {"g", "eg", NULL, body, 11},
-};
-
-/* A client of the master. */
-struct peer {
-    struct mfx *fx;
-    struct tarn_rpc_client *rpc;
-    uint64_t session, seq, index;
-    bool resumed;
-    bool ack_wanted;
-    unsigned items, everything;
-    uint64_t inos[ITEMS];
-};
-
-static void peer_notice(void *ctx, uint32_t method, const ProtobufCMessage *msg)
-{
-    const Tarn__Wire__Invalidate *inv = (const Tarn__Wire__Invalidate *)msg;
-    struct peer *p = ctx;
-
-    if (method != TARN_RPC_invalidate)
-        return;
-    assert_int_equal(inv->seq, p->seq + 1); /* none is lost on one connection */
-    p->seq = inv->seq;
-    if (inv->index) {
-        assert_true(inv->index >= p->index);
-        p->index = inv->index;
-    }
-    p->everything += inv->everything;
-    for (size_t i = 0; i < inv->n_items; i++)
-        p->inos[p->items++ % ITEMS] = inv->items[i]->ino;
-    p->ack_wanted |= inv->ack;
-}
-
-static void peer_connect(struct mfx *fx, struct peer *p, const char *addr)
-{
-    struct tarn_rpc_client_args args = {.loop = fx->loop,
-                                        .rng = tarn_rng_system(),
-                                        .addrs = addr,
-                                        .ctx = p,
-                                        .on_notice = peer_notice};
-
-    p->fx = fx;
-    assert_int_equal(tarn_rpc_client_new(&args, &p->rpc), 0);
-}
-
-static void peer_cut(struct peer *p)
-{
-    tarn_rpc_client_stop(p->rpc, mfx_done, p->fx);
-    mfx_wait(p->fx);
-    tarn_rpc_client_free(&p->rpc);
-}
-
-static void peer_begin(struct peer *p, struct mfx_op *op, uint32_t method,
-                       const ProtobufCMessage *msg)
-{
-    struct tarn_rpc_client *own = p->fx->client;
-
-    p->fx->client = p->rpc;
-    mfx_begin(p->fx, op, method, msg, 20000);
-    p->fx->client = own;
-}
-
-static void peer_open(struct peer *p)
-{
-    Tarn__Wire__SessionRequest msg = TARN__WIRE__SESSION_REQUEST__INIT;
-    const Tarn__Wire__SessionResponse *resp;
-    struct mfx_op op;
-
-    msg.kind = tarn_wire_text("mount");
-    msg.resume = p->session;
-    msg.seen = p->index;
-    peer_begin(p, &op, TARN_RPC_session_open, &msg.base);
-    assert_int_equal(mfx_end(&op), 0);
-    resp = (const void *)op.req.resp;
-    p->session = resp->session;
-    p->resumed = resp->resumed;
-    if (!resp->resumed)
-        p->index = resp->index;
-    mfx_op_fini(&op);
-}
-
-static int peer_renew(struct peer *p)
-{
-    Tarn__Wire__RenewRequest msg = TARN__WIRE__RENEW_REQUEST__INIT;
-    struct mfx_op op;
-    int rc;
-
-    msg.session = p->session;
-    msg.seq = p->seq;
-    p->ack_wanted = false;
-    peer_begin(p, &op, TARN_RPC_session_renew, &msg.base);
-    rc = mfx_end(&op);
-    mfx_op_fini(&op);
-    return rc;
-}
-
-static void peer_begin_lookup(struct peer *p, struct mfx_op *op, uint64_t parent, const char *name)
-{
-    struct tarn_rpc_client *own = p->fx->client;
-
-    p->fx->client = p->rpc;
-    mfx_begin_lookup(p->fx, op, parent, name, 20000);
-    p->fx->client = own;
-}
-
-/* Size and inode of a name. */
-static uint64_t lookup_end(struct mfx_op *op, uint64_t *ret_ino)
-{
-    const Tarn__Wire__LookupResponse *resp;
-    uint64_t size;
-
-    assert_int_equal(mfx_end(op), 0);
-    resp = (const void *)op->req.resp;
-    size = resp->attr->size;
-    if (ret_ino)
-        *ret_ino = resp->attr->ino;
-    mfx_op_fini(op);
-    return size;
-}
-
-static uint64_t peer_lookup(struct peer *p, uint64_t parent, const char *name, uint64_t *ret_ino)
-{
-    struct mfx_op op;
-
-    peer_begin_lookup(p, &op, parent, name);
-    return lookup_end(&op, ret_ino);
-}
-
-static const char *listen_at(struct mfx *fx)
-{
-    const char *addr = NULL;
-
-    assert_int_equal(tarn_rpc_server_listen(fx->server, "127.0.0.1:0", &addr), 0);
-    return addr;
-}
-
-static struct mfx *start(const char **ret_addr)
-{
-    struct mfx *fx = mfx_new(before, TARN_ARRAY_LEN(before));
-
-    fx->cluster = true;
-    fx->lease_ns = LEASE;
-    fx->ttl_ns = TARN_TTL_FOREVER;
-    mfx_start(fx);
-    mfx_script(fx, SRV_OK, 0);
-    *ret_addr = listen_at(fx);
-    return fx;
-}
-
-static struct msession *session_at(struct mfx *fx, uint64_t id)
-{
-    TARN_LIST_FOREACH(n, &fx->master->sessions)
-    {
-        struct msession *s = TARN_LIST_ENTRY(n, struct msession, node);
-
-        if (s->id == id)
-            return s;
-    }
-    return NULL;
-}
-
-/* The store's objects become others, and the master finds out about `ino`. */
-static void change(struct mfx *fx, uint64_t ino, uint64_t version)
-{
-    srv_objects(fx->srv, after, TARN_ARRAY_LEN(after));
-    assert_int_equal(mfx_report(fx, ino, version), 0);
-}
-
-static uint64_t version_of(struct mfx *fx, uint64_t ino)
-{
-    Tarn__Core__Inode *inode = NULL;
-    uint64_t v;
-
-    assert_int_equal(tarn_core_inode(fx->kv, (tarn_ino_t){ino}, &inode), 0);
-    v = inode->version;
-    tarn__core__inode__free_unpacked(inode, NULL);
-    return v;
-}
-
-static void until_told(struct peer *p, unsigned items)
-{
-    for (unsigned i = 0; i < 500 && p->items < items; i++)
-        mfx_run_ms(p->fx, 10);
-    assert_int_equal(p->items, items);
-}
+#define ROOT TARN_INO_ROOT.v
 
 static void test_only_holders_hear(void **state)
 {
     const char *addr;
-    struct mfx *fx = start(&addr);
+    struct mfx *fx = peers_start(&addr);
     struct peer a = {0}, b = {0}, c = {0};
     uint64_t ino;
 
@@ -227,8 +27,8 @@ static void test_only_holders_hear(void **state)
     peer_open(&c);
     assert_int_equal(peer_lookup(&a, ROOT, "f", &ino), 10);
     assert_int_equal(peer_lookup(&b, ROOT, "g", NULL), 11);
-    change(fx, ino, version_of(fx, ino));
-    until_told(&a, 1);
+    peers_change(fx, ino, peers_version(fx, ino));
+    peer_until_told(&a, 1);
     assert_int_equal(a.inos[0], ino);
     assert_true(a.ack_wanted);
     assert_int_equal(peer_renew(&b), 0); /* whatever was sent before has arrived */
@@ -256,14 +56,14 @@ static void test_directories_are_promised_whole(void **state)
     (void)state;
     for (unsigned i = 0; i < 40; i++) {
         (void)snprintf(keys[i], sizeof(keys[i]), "d/%02u", i);
-        many[i] = (struct srv_object){keys[i], "e", NULL, body, 7};
+        many[i] = (struct srv_object){keys[i], "e", NULL, peers_body, 7};
     }
     fx = mfx_new(many, 40);
     fx->cluster = true;
     fx->ttl_ns = TARN_TTL_FOREVER;
     mfx_start(fx);
     mfx_script(fx, SRV_OK, 0);
-    addr = listen_at(fx);
+    addr = peers_listen(fx);
     peer_connect(fx, &a, addr);
     peer_connect(fx, &b, addr);
     peer_open(&a);
@@ -276,16 +76,16 @@ static void test_directories_are_promised_whole(void **state)
     mfx_op_fini(&op);
     for (unsigned i = 0; i < 30; i++)
         (void)peer_lookup(&b, dir, keys[i] + 2, i == 0 ? &ino : NULL);
-    assert_int_equal(session_at(fx, a.session)->promise_count, 2); /* "/" and "d" */
-    assert_int_equal(session_at(fx, b.session)->promise_count, 1);
+    assert_int_equal(peers_session(fx, a.session)->promise_count, 2); /* "/" and "d" */
+    assert_int_equal(peers_session(fx, b.session)->promise_count, 1);
     assert_int_equal(mfx_lookup(fx, dir, keys[39] + 2, &attr), 0);
     last = attr.ino;
     many[39].etag = "other";
     many[39].size = 9;
     srv_objects(fx->srv, many, 40);
-    assert_int_equal(mfx_report(fx, last, version_of(fx, last)), 0);
-    until_told(&a, 1);
-    until_told(&b, 1); /* it never asked for this one */
+    assert_int_equal(mfx_report(fx, last, peers_version(fx, last)), 0);
+    peer_until_told(&a, 1);
+    peer_until_told(&b, 1); /* it never asked for this one */
     assert_int_equal(a.inos[0], last);
     assert_int_equal(b.inos[0], last);
     assert_int_not_equal(ino, last);
@@ -298,7 +98,7 @@ static void test_directories_are_promised_whole(void **state)
 static void test_answers_wait_for_the_acknowledgement(void **state)
 {
     const char *addr;
-    struct mfx *fx = start(&addr);
+    struct mfx *fx = peers_start(&addr);
     struct peer a = {0}, b = {0};
     struct mfx_op op;
     uint64_t ino;
@@ -310,14 +110,14 @@ static void test_answers_wait_for_the_acknowledgement(void **state)
     peer_open(&a);
     peer_open(&b);
     assert_int_equal(peer_lookup(&a, ROOT, "f", &ino), 10);
-    change(fx, ino, version_of(fx, ino));
-    until_told(&a, 1);
+    peers_change(fx, ino, peers_version(fx, ino));
+    peer_until_told(&a, 1);
     peer_begin_lookup(&b, &op, ROOT, "f");
     mfx_run_ms(fx, 300);
     assert_false(op.done);
     assert_int_equal(peer_lookup(&b, ROOT, "g", NULL), 11); /* others do not wait */
     assert_int_equal(peer_renew(&a), 0);
-    assert_int_equal(lookup_end(&op, NULL), 20);
+    assert_int_equal(peer_lookup_end(&op, NULL), 20);
     assert_int_equal(peer_lookup(&a, ROOT, "f", NULL), 20);
     peer_cut(&a);
     peer_cut(&b);
@@ -328,7 +128,7 @@ static void test_answers_wait_for_the_acknowledgement(void **state)
 static void test_the_lease_ends_the_wait(void **state)
 {
     const char *addr;
-    struct mfx *fx = start(&addr);
+    struct mfx *fx = peers_start(&addr);
     struct peer a = {0}, b = {0};
     struct mfx_op op;
     uint64_t ino, begun;
@@ -339,18 +139,19 @@ static void test_the_lease_ends_the_wait(void **state)
     peer_open(&a);
     peer_open(&b);
     assert_int_equal(peer_lookup(&a, ROOT, "f", &ino), 10);
-    change(fx, ino, version_of(fx, ino));
-    until_told(&a, 1);
+    peers_change(fx, ino, peers_version(fx, ino));
+    peer_until_told(&a, 1);
     begun = tarn_now_ns();
     peer_begin_lookup(&b, &op, ROOT, "f");
-    assert_int_equal(lookup_end(&op, NULL), 20); /* b does not renew either, but nothing needs it */
-    assert_true(tarn_now_ns() - begun > LEASE / 4);
-    assert_int_equal(session_at(fx, a.session)->state, MSESSION_CUT_OFF);
+    /* b does not renew either, but nothing needs it */
+    assert_int_equal(peer_lookup_end(&op, NULL), 20);
+    assert_true(tarn_now_ns() - begun > PEERS_LEASE / 4);
+    assert_int_equal(peers_session(fx, a.session)->state, MSESSION_CUT_OFF);
     assert_int_equal(peer_renew(&a), -TARN_E_STALE);
     a.seq = 0;
     peer_open(&a);
     assert_true(a.resumed); /* all that changed is known still; what it was promised is not */
-    assert_true(session_at(fx, a.session)->all);
+    assert_true(peers_session(fx, a.session)->all);
     peer_cut(&a);
     peer_cut(&b);
     mfx_free(&fx);
@@ -360,7 +161,7 @@ static void test_the_lease_ends_the_wait(void **state)
 static void test_resumes_within_the_lease(void **state)
 {
     const char *addr;
-    struct mfx *fx = start(&addr);
+    struct mfx *fx = peers_start(&addr);
     struct peer a = {0};
     uint64_t f, session;
 
@@ -373,17 +174,17 @@ static void test_resumes_within_the_lease(void **state)
     assert_int_equal(peer_lookup(&a, ROOT, "g", NULL), 11);
     assert_int_equal(peer_renew(&a), 0);
     peer_cut(&a);
-    for (unsigned i = 0; i < 500 && session_at(fx, session)->state != MSESSION_AWAY; i++)
+    for (unsigned i = 0; i < 500 && peers_session(fx, session)->state != MSESSION_AWAY; i++)
         mfx_run_ms(fx, 10);
-    assert_int_equal(session_at(fx, session)->state, MSESSION_AWAY);
-    change(fx, f, version_of(fx, f));
+    assert_int_equal(peers_session(fx, session)->state, MSESSION_AWAY);
+    peers_change(fx, f, peers_version(fx, f));
     a.index = fx->master->told_index - 1; /* as a client that renewed right before */
-    a.seq = session_at(fx, session)->seq;
+    a.seq = peers_session(fx, session)->seq;
     peer_connect(fx, &a, addr);
     peer_open(&a);
     assert_true(a.resumed);
     assert_int_equal(a.session, session);
-    until_told(&a, 1);
+    peer_until_told(&a, 1);
     assert_int_equal(a.inos[0], f);
     assert_int_equal(peer_renew(&a), 0);
     assert_int_equal(peer_lookup(&a, ROOT, "f", NULL), 20); /* not held any more */
@@ -395,7 +196,7 @@ static void test_resumes_within_the_lease(void **state)
 static void test_resumes_over_a_restart(void **state)
 {
     const char *addr;
-    struct mfx *fx = start(&addr);
+    struct mfx *fx = peers_start(&addr);
     struct peer a = {0}, b = {0};
     struct mfx_op op;
     uint64_t f, begun;
@@ -408,7 +209,7 @@ static void test_resumes_over_a_restart(void **state)
     peer_cut(&a);
     mfx_stop(fx);
     mfx_start(fx);
-    addr = listen_at(fx);
+    addr = peers_listen(fx);
     a.seq = 0;
     peer_connect(fx, &a, addr);
     peer_open(&a);
@@ -418,13 +219,13 @@ static void test_resumes_over_a_restart(void **state)
     peer_connect(fx, &b, addr);
     peer_open(&b);
     begun = tarn_now_ns();
-    change(fx, f, version_of(fx, f));
-    until_told(&a, 1);
+    peers_change(fx, f, peers_version(fx, f));
+    peer_until_told(&a, 1);
     assert_int_equal(peer_renew(&a), 0);
     peer_begin_lookup(&b, &op, ROOT, "f");
     mfx_run_ms(fx, 100);
-    assert_int_equal(op.done, tarn_now_ns() - begun > LEASE);
-    assert_int_equal(lookup_end(&op, NULL), 20);
+    assert_int_equal(op.done, tarn_now_ns() - begun > PEERS_LEASE);
+    assert_int_equal(peer_lookup_end(&op, NULL), 20);
     peer_cut(&a);
     peer_cut(&b);
     mfx_free(&fx);
@@ -434,7 +235,7 @@ static void test_resumes_over_a_restart(void **state)
 static void test_missed_over_a_restart(void **state)
 {
     const char *addr;
-    struct mfx *fx = start(&addr);
+    struct mfx *fx = peers_start(&addr);
     struct peer a = {0};
     uint64_t f;
 
@@ -443,10 +244,10 @@ static void test_missed_over_a_restart(void **state)
     peer_open(&a);
     assert_int_equal(peer_lookup(&a, ROOT, "f", &f), 10);
     peer_cut(&a);
-    change(fx, f, version_of(fx, f));
+    peers_change(fx, f, peers_version(fx, f));
     mfx_stop(fx);
     mfx_start(fx);
-    peer_connect(fx, &a, listen_at(fx));
+    peer_connect(fx, &a, peers_listen(fx));
     a.seq = 0;
     peer_open(&a);
     assert_false(a.resumed);
@@ -459,7 +260,7 @@ static void test_commands_hold_nothing(void **state)
 {
     Tarn__Wire__SessionRequest msg = TARN__WIRE__SESSION_REQUEST__INIT;
     const char *addr;
-    struct mfx *fx = start(&addr);
+    struct mfx *fx = peers_start(&addr);
     struct peer a = {0};
     struct mfx_op op;
     uint64_t f;
@@ -472,7 +273,7 @@ static void test_commands_hold_nothing(void **state)
     assert_int_equal(mfx_end(&op), 0);
     mfx_op_fini(&op);
     assert_int_equal(peer_lookup(&a, ROOT, "f", &f), 10);
-    change(fx, f, version_of(fx, f));
+    peers_change(fx, f, peers_version(fx, f));
     assert_int_equal(mfx_lookup(fx, ROOT, "f", NULL), 0);
     assert_int_equal(fx->master->promise_pairs.count, 0);
     assert_int_equal(a.items, 0);
@@ -484,7 +285,7 @@ static void test_commands_hold_nothing(void **state)
 static void test_stop_while_held(void **state)
 {
     const char *addr;
-    struct mfx *fx = start(&addr);
+    struct mfx *fx = peers_start(&addr);
     struct peer a = {0}, b = {0};
     struct mfx_op op;
     uint64_t ino;
@@ -496,8 +297,8 @@ static void test_stop_while_held(void **state)
     peer_open(&a);
     peer_open(&b);
     assert_int_equal(peer_lookup(&a, ROOT, "f", &ino), 10);
-    change(fx, ino, version_of(fx, ino));
-    until_told(&a, 1);
+    peers_change(fx, ino, peers_version(fx, ino));
+    peer_until_told(&a, 1);
     peer_begin_lookup(&b, &op, ROOT, "f");
     mfx_run_ms(fx, 100);
     assert_false(op.done);
@@ -514,7 +315,7 @@ static void test_stop_while_held(void **state)
 static void test_cancel_while_held(void **state)
 {
     const char *addr;
-    struct mfx *fx = start(&addr);
+    struct mfx *fx = peers_start(&addr);
     struct peer a = {0}, b = {0};
     struct mfx_op op;
     uint64_t ino;
@@ -526,8 +327,8 @@ static void test_cancel_while_held(void **state)
     peer_open(&a);
     peer_open(&b);
     assert_int_equal(peer_lookup(&a, ROOT, "f", &ino), 10);
-    change(fx, ino, version_of(fx, ino));
-    until_told(&a, 1);
+    peers_change(fx, ino, peers_version(fx, ino));
+    peer_until_told(&a, 1);
     peer_begin_lookup(&b, &op, ROOT, "f");
     mfx_run_ms(fx, 100);
     tarn_rpc_cancel(&op.req);
@@ -550,7 +351,7 @@ static void test_no_session_no_trust(void **state)
 {
     const Tarn__Wire__LookupResponse *resp;
     const char *addr;
-    struct mfx *fx = start(&addr);
+    struct mfx *fx = peers_start(&addr);
     struct peer a = {0};
     struct mfx_op op;
 
@@ -573,9 +374,9 @@ static void test_no_session_no_trust(void **state)
 /* That a name went is not answered either while somebody believes that it is there. */
 static void test_a_removed_name_is_held(void **state)
 {
-    static const struct srv_object without[] = {{"g", "eg", NULL, body, 11}};
+    static const struct srv_object without[] = {{"g", "eg", NULL, peers_body, 11}};
     const char *addr;
-    struct mfx *fx = start(&addr);
+    struct mfx *fx = peers_start(&addr);
     struct peer a = {0}, b = {0};
     struct mfx_op op;
     uint64_t ino;
@@ -588,8 +389,8 @@ static void test_a_removed_name_is_held(void **state)
     peer_open(&b);
     assert_int_equal(peer_lookup(&a, ROOT, "f", &ino), 10);
     srv_objects(fx->srv, without, 1);
-    assert_int_equal(mfx_report(fx, ino, version_of(fx, ino)), 0);
-    until_told(&a, 1);
+    assert_int_equal(mfx_report(fx, ino, peers_version(fx, ino)), 0);
+    peer_until_told(&a, 1);
     peer_begin_lookup(&b, &op, ROOT, "f");
     mfx_run_ms(fx, 200);
     assert_false(op.done);
@@ -606,7 +407,7 @@ static void test_a_removed_name_is_held(void **state)
 static void test_forget_everything_is_waited_for(void **state)
 {
     const char *addr;
-    struct mfx *fx = start(&addr);
+    struct mfx *fx = peers_start(&addr);
     struct peer a = {0}, b = {0};
     struct mfx_op op;
     uint64_t ino;
@@ -620,9 +421,9 @@ static void test_forget_everything_is_waited_for(void **state)
     assert_int_equal(peer_lookup(&a, ROOT, "f", &ino), 10);
     assert_int_equal(peer_renew(&b), 0);
     msession_everything(fx->master);
-    assert_int_equal(session_at(fx, a.session)->promise_count, 0);
-    change(fx, ino, version_of(fx, ino));
-    until_told(&a, 1);
+    assert_int_equal(peers_session(fx, a.session)->promise_count, 0);
+    peers_change(fx, ino, peers_version(fx, ino));
+    peer_until_told(&a, 1);
     assert_int_equal(a.everything, 1);
     assert_true(a.ack_wanted);
     assert_int_equal(peer_renew(&b), 0); /* it has forgotten, and hears of nothing more */
@@ -630,7 +431,7 @@ static void test_forget_everything_is_waited_for(void **state)
     mfx_run_ms(fx, 200);
     assert_false(op.done);
     assert_int_equal(peer_renew(&a), 0);
-    assert_int_equal(lookup_end(&op, NULL), 20);
+    assert_int_equal(peer_lookup_end(&op, NULL), 20);
     assert_int_equal(fx->master->sessions_all, 0);
     peer_cut(&a);
     peer_cut(&b);
@@ -641,7 +442,7 @@ static void test_forget_everything_is_waited_for(void **state)
 static void test_ahead_of_the_journal(void **state)
 {
     const char *addr;
-    struct mfx *fx = start(&addr);
+    struct mfx *fx = peers_start(&addr);
     struct peer a = {0};
     uint64_t f;
 
@@ -649,12 +450,13 @@ static void test_ahead_of_the_journal(void **state)
     peer_connect(fx, &a, addr);
     peer_open(&a);
     assert_int_equal(peer_lookup(&a, ROOT, "f", &f), 10);
+    peers_until_all_told(fx);
     a.index = fx->master->told_index + 1; /* of an entry that is gone */
     peer_cut(&a);
     mfx_stop(fx);
     mfx_start(fx);
-    addr = listen_at(fx);
-    change(fx, f, version_of(fx, f)); /* another entry has its index now */
+    addr = peers_listen(fx);
+    peers_change(fx, f, peers_version(fx, f)); /* another entry has its index now */
     assert_true(fx->master->told_index >= a.index);
     a.seq = 0;
     peer_connect(fx, &a, addr);
@@ -668,7 +470,7 @@ static void test_ahead_of_the_journal(void **state)
 static void test_replaced_while_held(void **state)
 {
     const char *addr;
-    struct mfx *fx = start(&addr);
+    struct mfx *fx = peers_start(&addr);
     struct peer a = {0}, again = {0};
     struct mfx_op op;
     uint64_t ino;
@@ -678,8 +480,8 @@ static void test_replaced_while_held(void **state)
     peer_connect(fx, &a, addr);
     peer_open(&a);
     assert_int_equal(peer_lookup(&a, ROOT, "f", &ino), 10);
-    change(fx, ino, version_of(fx, ino));
-    until_told(&a, 1);
+    peers_change(fx, ino, peers_version(fx, ino));
+    peer_until_told(&a, 1);
     peer_begin_lookup(&a, &op, ROOT, "f");
     mfx_run_ms(fx, 100);
     assert_false(op.done);
@@ -687,10 +489,11 @@ static void test_replaced_while_held(void **state)
     peer_connect(fx, &again, addr);
     peer_open(&again);
     assert_false(again.resumed);
-    assert_int_equal(lookup_end(&op, NULL), 20);
+    assert_int_equal(peer_lookup_end(&op, NULL), 20);
     assert_int_equal(fx->master->promise_pairs.count, 0);
-    srv_objects(fx->srv, before, TARN_ARRAY_LEN(before));
-    assert_int_equal(mfx_report(fx, ino, version_of(fx, ino)), 0); /* nobody is there to be told */
+    srv_objects(fx->srv, peers_before, PEERS_OBJECTS);
+    /* nobody is there to be told */
+    assert_int_equal(mfx_report(fx, ino, peers_version(fx, ino)), 0);
     peer_cut(&a);
     peer_cut(&again);
     mfx_free(&fx);

@@ -21,7 +21,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 from run import BUILD, RESULTS, fio, report, rss_mib  # noqa: E402  pylint: disable=wrong-import-position
 
-from tests.lib import util  # noqa: E402  pylint: disable=wrong-import-position
+from tests.lib import frames, util  # noqa: E402  pylint: disable=wrong-import-position
 from tests.lib.cluster import BKT, MIB, Cluster  # noqa: E402  pylint: disable=wrong-import-position
 from tests.lib.netns import Network  # noqa: E402  pylint: disable=wrong-import-position
 from tests.lib.verify import Content, Readers  # noqa: E402  pylint: disable=wrong-import-position
@@ -94,6 +94,12 @@ class Bench:
             report(f"two workers beside one, {streams} stream{'s' * (streams > 1)}", found[2, streams], "MiB/s", found[1, streams],
                    0.95)
 
+    def settle(self, mount):
+        """Reads until TCP has forgotten how the way was before: BBR believes in a round trip for 10 s."""
+        end = time.monotonic() + 12
+        while time.monotonic() < end:
+            self.read(mount, 8)
+
     def delay(self):
         """5 ms on the way beside 0 ms, both through the same queue."""
         with self.cluster({"big": self.size}, workers=1, mounts=1) as (c, _):
@@ -101,6 +107,7 @@ class Bench:
             found = {}
             for ms in (0, 5):
                 c.mounts[0].host.delay(ms)
+                self.settle(c.mounts[0])
                 found[ms] = {n: self.read(c.mounts[0], n) for n in (1, 8)}
                 found[ms]["random"] = fio(c.mounts[0].path("big"), self.size, "--rw=randread", "--bs=64k", "--ioengine=psync",
                                           "--numjobs=8", "--group_reporting", "--runtime=5", "--time_based", "--invalidate=1")
@@ -141,6 +148,36 @@ class Bench:
                 crowd.stdin.close()
                 crowd.wait(timeout=30)
 
+    def invalidate(self):
+        """A hundred sessions hear of a change; from the report of it, with the question to the store, to the last."""
+        with self.cluster({"f": 1000}, workers=1, mounts=1) as (c, _):
+            crowd = c.master.host.popen([sys.executable, f"{ROOT}/tests/lib/crowd.py", c.address, c.token_file, "hear", 100],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            try:
+                assert (crowd.stdout.readline(), crowd.stdout.readline()) == ("on\n", "cut 0\n")
+                told, shown = zip(*(self.change(c, number, crowd) for number in range(10)))
+            finally:
+                crowd.stdin.close()
+                crowd.wait(timeout=30)
+            report("a change is known to 100 sessions, median of 10", statistics.median(told), "ms", floor="below 50")
+            report("  the longest", max(told), "ms")
+            report("  until another is shown the new version, median", statistics.median(shown), "ms")
+
+    @staticmethod
+    def change(c, number, crowd):
+        """Milliseconds until all of a crowd have heard of another /f, and until a question about it is answered."""
+        c.store.put(BKT, "f", f"version {number}".encode())
+        with frames.Connection(c.master.host, c.address, frames.token_of(c.token_file)) as connection:
+            attr = frames.parse(frames.parse(connection.call(frames.RESOLVE, {1: "/f"}).body)[1][0])
+            begun = time.monotonic()
+            assert connection.call(frames.CHANGED, {1: ("fixed64", attr[1][0]), 2: attr[2][0]}).status == 0
+            again = frames.parse(frames.parse(connection.call(frames.RESOLVE, {1: "/f"}).body)[1][0])
+            shown = time.monotonic()
+        assert again[2] != attr[2], "it is the same version"
+        word, at = crowd.stdout.readline().split()
+        assert word == "heard"
+        return (float(at) - begun) * 1000, (shown - begun) * 1000
+
     def drain(self):
         """A worker is drained at a rate: how near that is, and what readers feel."""
         rate = 100 * MIB
@@ -168,7 +205,7 @@ class Bench:
         return (readers.read_bytes() - before) / (time.monotonic() - begun) / MIB
 
 
-ALL = ("remote", "second", "delay", "mount", "sessions", "drain")
+ALL = ("remote", "second", "delay", "mount", "sessions", "invalidate", "drain")
 
 
 def main():

@@ -348,6 +348,8 @@ void mpromise_forget_recent(struct tarn_master *m); /* who is away now has misse
 /* All changes behind index `seen` are remembered; then mpromise_replay() tells them. */
 bool mpromise_replayable(const struct tarn_master *m, uint64_t seen);
 void mpromise_replay(struct tarn_master *m, struct msession *s, uint64_t seen);
+/* Else it is told to forget everything; until it has, it is waited for as before. */
+void mpromise_start_over(struct tarn_master *m, struct msession *s);
 void mpromise_init(struct tarn_master *m);
 void mpromise_stop(struct tarn_master *m); /* who waits may answer */
 void mpromise_grace_end(struct tarn_master *m);

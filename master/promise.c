@@ -517,6 +517,15 @@ bool mpromise_replayable(const struct tarn_master *m, uint64_t seen)
     return seen > 0 && seen >= m->recent_base && seen <= m->told_index;
 }
 
+void mpromise_start_over(struct tarn_master *m, struct msession *s)
+{
+    mpromise_epoch(m, s);
+    TARN_LIST_FOREACH(node, &s->unacked)
+    {
+        TARN_LIST_ENTRY(node, struct munacked, node)->seq = s->seq;
+    }
+}
+
 void mpromise_replay(struct tarn_master *m, struct msession *s, uint64_t seen)
 {
     Tarn__Wire__InvalItem *items = tarn_xcalloc(m->recent_n + 1, sizeof(*items)), **ptrs;

@@ -281,27 +281,26 @@ static struct msession *session_new(struct tarn_master *m, const struct tarn_rpc
     return s;
 }
 
-/* The session that a client had, if what it believed can be made good again; else NULL. */
-static struct msession *session_resumable(struct tarn_master *m,
-                                          const Tarn__Wire__SessionRequest *req)
+/* The session that a client had and whose lease is not over; else NULL. */
+static struct msession *session_held(struct tarn_master *m, const Tarn__Wire__SessionRequest *req)
 {
     struct msession *s = req->resume ? session_by_id(m, req->resume) : NULL;
 
-    if (!s || s->trusted || s->transient || s->state == MSESSION_CUT_OFF ||
-        !mpromise_replayable(m, req->seen))
-        return NULL;
-    return s;
+    return s && !s->trusted && !s->transient && s->state != MSESSION_CUT_OFF ? s : NULL;
 }
 
-/* A session that takes over what the client believed, or begins with nothing. */
+/*
+ * A session that takes over what the client believed, or one that begins with nothing. While the
+ * lease of the one that it had runs, others wait for it until it has said that it forgot all that.
+ */
 static struct msession *session_begin(struct tarn_master *m, const struct tarn_rpc_call *call,
                                       const Tarn__Wire__SessionRequest *req, bool *ret_resumed)
 {
-    struct msession *s = session_resumable(m, req);
+    struct msession *s = session_held(m, req);
     bool known;
 
-    *ret_resumed = true;
     if (s) {
+        *ret_resumed = mpromise_replayable(m, req->seen);
         s->state = MSESSION_LIVE;
         return s;
     }
@@ -369,6 +368,8 @@ static void session_open(void *ctx, struct tarn_rpc_call *call)
     session_open_reply(m, call, s, resumed);
     if (resumed)
         mpromise_replay(m, s, seen);
+    else if (req->resume == s->id)
+        mpromise_start_over(m, s);
 }
 
 /* ---- renew ----------------------------------------------------------------------------------- */

@@ -8,8 +8,10 @@ MODE: idle     connections that are through the handshake and answer pings
       strange  connections that say nothing at all; opened anew when they are cut
       slow     a frame that is sent byte for byte, one per second; anew when they are cut
       session  mounts' sessions that renew their lease
+      hear     the same, and each believes what it was told of /f and acknowledges what it hears
 
 Prints "on" once all are there; a line "cut N" then and when it ends: how many the server has ended.
+With hear, a line "heard T" each time all have heard of a change, T: CLOCK_MONOTONIC of the last.
 Ends when its standard input does.
 """
 import os
@@ -24,22 +26,26 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.realp
 from tests.lib import frames  # noqa: E402
 from tests.lib.netns import Here  # noqa: E402
 
-PERIOD = {"idle": 3600.0, "strange": 3600.0, "slow": 1.0, "session": 3.0}
+PERIOD = {"idle": 3600.0, "strange": 3600.0, "slow": 1.0, "session": 3.0, "hear": 3.0}
+ROOT = 1  # its inode
 
 
 class Member:
     """One client; due: when it has to say something again."""
 
     def __init__(self, crowd):
-        self.crowd, self.session, self.sent = crowd, None, 0
+        self.crowd, self.session, self.sent, self.came = crowd, None, 0, bytearray()
         token = None if crowd.mode == "strange" else crowd.token
         self.connection = frames.Connection(Here(), crowd.address, token)
         if token is not None:
             assert self.connection.welcome.status == 0, f"refused: {self.connection.welcome.status}"
-        if crowd.mode == "session":
+        if crowd.mode in ("session", "hear"):
             answer = self.connection.call(frames.SESSION_OPEN, {1: "mount", 2: "/crowd", 3: "crowd", 4: os.getpid()})
             assert answer.status == 0, f"no session: {answer.status}"
             self.session = frames.parse(answer.body)[1][0]
+        if crowd.mode == "hear":
+            answer = self.connection.call(frames.LOOKUP, {1: ("fixed64", ROOT), 2: "f"})
+            assert answer.status == 0 and frames.parse(frames.parse(answer.body)[1][0]).get(12), "nothing is promised"
         self.connection.socket.setblocking(False)
         self.due = time.monotonic() + PERIOD[crowd.mode]
 
@@ -49,14 +55,17 @@ class Member:
             data = frames.frame(frames.REQUEST, 1, frames.STATUS, b"", b"x" * 1000)
             self.connection.socket.send(data[self.sent:self.sent + 1])
             self.sent += 1
-        elif self.crowd.mode == "session":
-            self.connection.next_id += 1
-            self.connection.socket.send(frames.frame(
-                frames.REQUEST, self.connection.next_id, frames.SESSION_RENEW,
-                frames.message({1: self.session}), meta=frames.message({1: 0, 2: 0})))
+        elif self.crowd.mode in ("session", "hear"):
+            self.renew(0)
+
+    def renew(self, seq):
+        self.connection.next_id += 1
+        self.connection.socket.send(frames.frame(
+            frames.REQUEST, self.connection.next_id, frames.SESSION_RENEW,
+            frames.message({1: self.session, 2: seq}), meta=frames.message({1: 0, 2: 0})))
 
     def hear(self):
-        """Answers pings; everything else is dropped. False when the peer has ended it."""
+        """Answers pings, and invalidations where it is to; all else is dropped. False: the peer has ended it."""
         try:
             data = self.connection.socket.recv(1 << 16)
         except BlockingIOError:
@@ -65,20 +74,30 @@ class Member:
             return False
         if not data:
             return False
-        if len(data) >= 56 and data[5] == frames.PING:
-            self.connection.socket.send(frames.frame(frames.PONG, int.from_bytes(data[8:16], "little")))
+        self.came += data
+        for kind, number, method, body in frames.take(self.came):
+            if kind == frames.PING:
+                self.connection.socket.send(frames.frame(frames.PONG, number))
+            if (self.crowd.mode, kind, method) == ("hear", frames.NOTICE, frames.INVALIDATE):
+                self.renew(frames.parse(body)[1][0])
+                self.crowd.told()
         return True
 
 
 class Crowd:
     def __init__(self, address, token_file, mode):
         self.address, self.token, self.mode = address, frames.token_of(token_file), mode
-        self.selector, self.members, self.cut = selectors.DefaultSelector(), set(), 0
+        self.selector, self.members, self.cut, self.heard = selectors.DefaultSelector(), set(), 0, 0
 
     def join(self):
         member = Member(self)
         self.members.add(member)
         self.selector.register(member.connection.socket, selectors.EVENT_READ, member)
+
+    def told(self):
+        self.heard += 1
+        if self.heard % len(self.members) == 0:
+            print(f"heard {time.monotonic()}", flush=True)
 
     def leave(self, member):
         self.cut += 1

@@ -17,9 +17,10 @@ _BYTES = _HEAD.size + 4
 Frame = namedtuple("Frame", "version type id method status body payload")
 
 # Calls of rpc.def that tests make.
-RESOLVE, LOCATE, SESSION_OPEN, SESSION_RENEW, STATUS = 25, 24, 30, 31, 51
+LOOKUP, RESOLVE, LOCATE, SESSION_OPEN, SESSION_RENEW, CHANGED, STATUS = 20, 25, 24, 30, 31, 40, 51
 WORKER_REGISTER, WORKER_BEAT, WORKER_DRAIN, WORKER_REMOVE = 80, 81, 83, 84
 READ, FREE, CACHED, WORKER_STATUS, TAKE = 100, 102, 103, 104, 105
+INVALIDATE = 200
 
 
 def _sum(data):
@@ -92,6 +93,19 @@ def parse(data):
             length = varint()
             value, at = data[at:at + length], at + length
         found.setdefault(key >> 3, []).append(value)
+    return found
+
+
+def take(data):
+    """Takes the whole frames out of a bytearray: (kind, number, method, body) of each."""
+    found = []
+    while len(data) >= _BYTES:
+        _, _, kind, _, number, method, _, body, payload, _, meta, _, _ = _HEAD.unpack_from(data)
+        end = _BYTES + meta + body + payload
+        if len(data) < end:
+            break
+        found.append((kind, number, method, bytes(data[_BYTES + meta:_BYTES + meta + body])))
+        del data[:end]
     return found
 
 

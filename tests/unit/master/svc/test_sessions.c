@@ -466,6 +466,41 @@ static void test_ahead_of_the_journal(void **state)
     mfx_free(&fx);
 }
 
+/* Who missed too much is waited for until it has said that it forgot what it believed. */
+static void test_starts_over_while_held(void **state)
+{
+    const char *addr;
+    struct mfx *fx = peers_start(&addr);
+    struct peer a = {0}, b = {0};
+    struct mfx_op op;
+    uint64_t f;
+
+    (void)state;
+    fx->master->args.lease_ns = 60 * TARN_NS_PER_S;
+    peer_connect(fx, &a, addr);
+    peer_connect(fx, &b, addr);
+    peer_open(&a);
+    peer_open(&b);
+    assert_int_equal(peer_lookup(&a, ROOT, "f", &f), 10);
+    peer_cut(&a);
+    peers_change(fx, f, peers_version(fx, f));
+    peer_begin_lookup(&b, &op, ROOT, "f");
+    a.index = 0;
+    a.seq = peers_session(fx, a.session)->seq;
+    peer_connect(fx, &a, addr);
+    peer_open(&a); /* its answer might be lost */
+    assert_false(a.resumed);
+    mfx_run_ms(fx, 100);
+    assert_false(op.done);
+    assert_int_equal(peer_renew(&a), 0);
+    assert_int_equal(peer_lookup_end(&op, NULL), 20);
+    assert_int_equal(fx->master->held.count, 0);
+    assert_int_equal(fx->master->sessions_all, 0);
+    peer_cut(&a);
+    peer_cut(&b);
+    mfx_free(&fx);
+}
+
 /* A session that is replaced while an answer to itself waits for itself. */
 static void test_replaced_while_held(void **state)
 {
@@ -485,10 +520,15 @@ static void test_replaced_while_held(void **state)
     peer_begin_lookup(&a, &op, ROOT, "f");
     mfx_run_ms(fx, 100);
     assert_false(op.done);
-    again.session = a.session; /* it comes by another connection, and knows nothing any more */
+    again.session = a.session;
+    again.seq = a.seq; /* it comes by another connection, and knows nothing any more */
     peer_connect(fx, &again, addr);
     peer_open(&again);
     assert_false(again.resumed);
+    mfx_run_ms(fx, 100);
+    assert_false(op.done);
+    assert_int_equal(again.everything, 1);
+    assert_int_equal(peer_renew(&again), 0);
     assert_int_equal(peer_lookup_end(&op, NULL), 20);
     assert_int_equal(fx->master->promise_pairs.count, 0);
     srv_objects(fx->srv, peers_before, PEERS_OBJECTS);
@@ -516,6 +556,7 @@ int main(void)
         cmocka_unit_test(test_a_removed_name_is_held),
         cmocka_unit_test(test_forget_everything_is_waited_for),
         cmocka_unit_test(test_ahead_of_the_journal),
+        cmocka_unit_test(test_starts_over_while_held),
         cmocka_unit_test(test_replaced_while_held),
     };
 

@@ -270,6 +270,7 @@ int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err
     tarn_list_init(&m->sessions);
     mpromise_init(m);
     tarn_list_init(&m->reports);
+    tarn_list_init(&m->dus);
     tarn_list_init(&m->attachments);
     tarn_list_init(&m->gone_attachments);
     tarn_list_init(&m->attach_ops);
@@ -337,6 +338,7 @@ void tarn_master_serve(struct tarn_master *m, struct tarn_rpc_server *s)
 {
     msvc_meta_handlers(m, s);
     msvc_report_handlers(m, s);
+    msvc_du_handlers(m, s);
     msession_handlers(m, s);
     msvc_attach_handlers(m, s);
     mjobs_handlers(m->jobs, s);
@@ -387,7 +389,7 @@ void tarn_master_free(struct tarn_master **pm)
     if (!m)
         return;
     TARN_ASSERT(m->busy == 0 && !m->stop_posted && tarn_list_empty(&m->attach_ops) &&
-                tarn_list_empty(&m->reports));
+                tarn_list_empty(&m->reports) && tarn_list_empty(&m->dus));
     tarn_timer_stop(&m->gc_timer);
     m->journal->ops->stop(m->journal);
     m->journal->ops->free(m->journal);

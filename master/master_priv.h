@@ -397,7 +397,8 @@ void mattach_free_all(struct tarn_master *m); /* after everything that may have 
 
 void msvc_meta_handlers(struct tarn_master *m, struct tarn_rpc_server *s); /* svc_meta.c */
 void msvc_report_handlers(struct tarn_master *m,
-                          struct tarn_rpc_server *s); /* svc_report.c: status, du, resolve */
+                          struct tarn_rpc_server *s); /* svc_report.c: status, where, resolve */
+void msvc_du_handlers(struct tarn_master *m, struct tarn_rpc_server *s);     /* svc_du.c */
 void msvc_attach_handlers(struct tarn_master *m, struct tarn_rpc_server *s); /* svc_attach.c */
 
 /* A report that waits for the worker or for names: a stop, or the end of its caller, cuts it short.
@@ -406,7 +407,7 @@ struct mreport {
     struct tarn_list node; /* in master->reports */
     struct tarn_master *master;
     struct tarn_rpc_call *call;
-    void (*cancel)(struct mreport *r); /* asks no more; the report ends by itself */
+    void (*cancel)(struct mreport *r); /* asks no more; the report ends, now or later */
     bool cancelled;
 };
 void mreport_stop_all(struct tarn_master *m);
@@ -414,6 +415,8 @@ void mreport_begin(struct mreport *r, struct tarn_master *m, struct tarn_rpc_cal
                    void (*cancel)(struct mreport *r));
 /* Answers; the report may be freed before master_idle(). */
 void mreport_reply(struct mreport *r, int rc, const ProtobufCMessage *resp);
+/* The path of a request, normalized; `ret` has room for TARN_PATH_MAX. */
+int mreport_path(const ProtobufCBinaryData *in, char *ret);
 /* Attaches under way fail, probes end, stores are closed. */
 void mattach_stop(struct tarn_master *m);
 
@@ -575,6 +578,18 @@ struct mspread_item {
     uint64_t worker; /* out: one that has some of it; 0: none */
     bool sure;       /* out: everybody who was to be asked has answered */
 };
+/* Workers that were not reached, each once; zeroed at first. */
+struct mspread_away {
+    size_t n;
+    struct {
+        uint64_t id;
+        int rc; /* why; NO_WORKER: it is not alive */
+    } * who;
+};
+void mspread_away_fini(struct mspread_away *a);
+/* Why an answer is not all of it, for people: "worker 3 (addr) did not answer (...)". To be freed.
+ */
+char *mspread_reason(const struct tarn_master *m, const struct mspread_away *a);
 /* Asks workers about files, or has them dropped. Zeroed but for what is in; valid until fn. */
 struct mspread {
     struct tarn_master *master; /* in */
@@ -583,6 +598,8 @@ struct mspread {
     bool free;                  /* in: drop the bytes, else ask for them */
     bool owners;                /* in: of each segment only who is to have it, else everybody */
     bool patient;               /* in: ask again whoever does not answer, for a few seconds */
+    /* in: whoever is in it is not asked; whoever is not reached is added. May be NULL. */
+    struct mspread_away *away;
     /* in: a worker has bytes of an item; may be NULL */
     void (*holds)(struct mspread *s, size_t item, uint64_t worker);
     /* in: once, never inside start. rc < 0: CANCELLED, or a worker answered with an error. */
@@ -591,7 +608,7 @@ struct mspread {
     uint64_t missed;      /* out: a worker that may have bytes, but was not reached; 0: none */
     int missed_rc;        /* out: why */
     struct tarn_list ops; /* from here on: spread.c's */
-    size_t pending;
+    size_t pending, early;
     uint64_t *best; /* bytes of each segment of all items */
     uint8_t *whole; /* workers that have all of it */
     size_t *first;  /* where those of an item begin */
@@ -623,6 +640,7 @@ struct tarn_master {
     void (*on_attachments)(struct tarn_master *m); /* may be NULL; mattach_changed() */
     struct tarn_ufs_counts ufs_gone;               /* of stores that are closed */
     struct tarn_list reports;                      /* struct mreport */
+    struct tarn_list dus;                          /* struct du_run, in the order they came */
     struct tarn_rpc_client *worker;                /* in one process: for its status */
     struct tarn_list downs;   /* struct mdown of spread.c: workers that do not answer */
     struct tarn_peers *peers; /* connections to workers; its place is the published topology */

@@ -7,10 +7,14 @@
  * s: it may be restarted, or a cable plugged in again), then the next in the order stands in for
  * it, until it answers or the topology says otherwise. What one worker answers is laid over what
  * the others do, segment by segment, so that copies count once.
+ *
+ * Whoever drains is asked before the others: it drops what it has only once somebody else has it,
+ * so bytes that change hands meanwhile are seen with the one or the other.
  */
 #include "master/master_priv.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -190,8 +194,9 @@ struct spread_op {
     uint64_t worker;
     uint32_t *items; /* what it is asked about */
     size_t count;
+    bool early;              /* it hands over to others */
     struct tarn_rpc_req req; /* under way unless `waiting` */
-    bool waiting;            /* timer runs */
+    bool waiting;            /* not sent yet, or timer runs */
     unsigned tries;
     uint64_t failed_ns; /* loop time of the first failure */
     struct tarn_timer timer;
@@ -251,16 +256,77 @@ static void spread_settle(struct mspread *s)
     tarn_loop_post(s->master->args.loop, &s->task, spread_end_task);
 }
 
+static void op_send(struct spread_op *op);
+
+static void spread_send(struct mspread *s, bool early)
+{
+    TARN_LIST_FOREACH(n, &s->ops)
+    {
+        struct spread_op *op = TARN_LIST_ENTRY(n, struct spread_op, node);
+
+        if (op->early != early)
+            continue;
+        op->waiting = false;
+        op_send(op);
+    }
+}
+
 static void op_free(struct spread_op *op)
 {
     struct mspread *s = op->spread;
+    bool early = op->early;
 
     tarn_list_del(&op->node);
     tarn_timer_stop(&op->timer);
     free(op->items);
     free(op);
     s->pending--;
+    if (early && --s->early == 0 && !s->cancelled)
+        spread_send(s, false);
     spread_settle(s);
+}
+
+/* ---- who was not reached ---- */
+
+static bool away_has(const struct mspread_away *a, uint64_t id)
+{
+    for (size_t i = 0; a && i < a->n; i++)
+        if (a->who[i].id == id)
+            return true;
+    return false;
+}
+
+static void spread_missed(struct mspread *s, uint64_t id, int rc)
+{
+    struct mspread_away *a = s->away;
+
+    s->missed = id;
+    s->missed_rc = rc;
+    if (!a || away_has(a, id))
+        return;
+    a->who = tarn_xrealloc(a->who, (a->n + 1) * sizeof(*a->who));
+    a->who[a->n].id = id;
+    a->who[a->n++].rc = rc;
+}
+
+void mspread_away_fini(struct mspread_away *a)
+{
+    free(a->who);
+    *a = (struct mspread_away){0};
+}
+
+char *mspread_reason(const struct tarn_master *m, const struct mspread_away *a)
+{
+    TARN_AUTO_FREE char *who = a->n > 0 ? mworker_text(m, a->who[0].id) : NULL;
+    char more[48] = "";
+
+    if (!who)
+        return tarn_xstrdup("the parts of a very large file are not told apart");
+    if (a->n > 1)
+        (void)snprintf(more, sizeof(more), ", and %zu more", a->n - 1); /* it fits */
+    if (a->who[0].rc == -TARN_E_NO_WORKER)
+        return tarn_xasprintf("%s is away%s", who, more);
+    return tarn_xasprintf("%s did not answer (%s)%s", who, tarn_strerror(a->who[0].rc), more);
 }
 
 static void op_failed(struct spread_op *op, int rc)
@@ -270,8 +336,7 @@ static void op_failed(struct spread_op *op, int rc)
     for (size_t i = 0; i < op->count; i++)
         s->items[op->items[i]].sure = false;
     if (!s->cancelled && tarn_peers_unreached(rc)) {
-        s->missed = op->worker;
-        s->missed_rc = rc;
+        spread_missed(s, op->worker, rc);
     } else if (!s->cancelled && s->rc == 0) {
         s->rc = rc;
     }
@@ -361,8 +426,6 @@ static bool op_may_retry(struct spread_op *op, int rc, uint64_t *ret_wait)
                mworker_serves(s->master, op->worker);
     return (how == TARN_RETRY_SAME || how == TARN_RETRY_BACKOFF) && op->tries < TRIES_MAX;
 }
-
-static void op_send(struct spread_op *op);
 
 static void op_again(struct tarn_timer *t, void *arg)
 {
@@ -469,15 +532,17 @@ static bool item_for(struct mspread *s, struct mspread_item *it, uint64_t worker
     return false;
 }
 
-static void spread_to(struct mspread *s, uint64_t worker)
+static void spread_to(struct mspread *s, const struct tarn_place_worker *w)
 {
     struct spread_op *op = tarn_xnew(struct spread_op);
 
     op->spread = s;
-    op->worker = worker;
+    op->worker = w->id;
+    op->early = w->state == TARN_WORKER_DRAINING;
+    op->waiting = true;
     op->items = tarn_xcalloc(s->count, sizeof(*op->items));
     for (size_t i = 0; i < s->count; i++)
-        if (item_for(s, &s->items[i], worker))
+        if (item_for(s, &s->items[i], w->id))
             op->items[op->count++] = (uint32_t)i;
     if (op->count == 0) {
         free(op->items);
@@ -486,6 +551,7 @@ static void spread_to(struct mspread *s, uint64_t worker)
     }
     tarn_list_push(&s->ops, &op->node);
     s->pending++;
+    s->early += op->early;
 }
 
 static void spread_room(struct mspread *s)
@@ -509,28 +575,25 @@ void mspread_start(struct mspread *s)
 {
     const struct tarn_place *place = tarn_peers_place(s->master->peers);
 
-    TARN_ASSERT(s->count > 0 && s->pending == 0);
+    TARN_ASSERT(s->count > 0 && s->pending == 0 && s->early == 0);
     tarn_list_init(&s->ops);
     spread_room(s);
     for (unsigned i = 0; place && i < tarn_place_count(place); i++) {
         const struct tarn_place_worker *w = tarn_place_at(place, i);
         bool member = w->state == TARN_WORKER_LIVE || w->state == TARN_WORKER_DRAINING;
 
-        if (mworker_serves(s->master, w->id)) {
-            spread_to(s, w->id);
-        } else if (member) { /* it may have what nobody else has */
-            s->missed = w->id;
-            s->missed_rc = -TARN_E_NO_WORKER;
-        }
+        if (away_has(s->away, w->id))
+            s->missed = w->id; /* not waited for again */
+        else if (mworker_serves(s->master, w->id))
+            spread_to(s, w);
+        else if (member) /* it may have what nobody else has */
+            spread_missed(s, w->id, -TARN_E_NO_WORKER);
     }
     if (s->pending == 0) {
         spread_settle(s);
         return;
     }
-    TARN_LIST_FOREACH(n, &s->ops)
-    {
-        op_send(TARN_LIST_ENTRY(n, struct spread_op, node));
-    }
+    spread_send(s, s->early > 0);
 }
 
 void mspread_cancel(struct mspread *s)

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reports: resolve, du, where, status, store_ask. `du` walks what is known (it asks the store for
- * nothing but the names on the way) and asks the workers, in batches, how much of each file they
- * have: the figures are the workers' own, not a guess. A worker that does not answer is left out,
- * and the answer says so.
+ * Reports: resolve, where, status, store_ask (du: svc_du.c). `where` asks the workers what they
+ * have of a file: the figures are their own, not a guess. A worker that does not answer is left
+ * out, and the answer says so.
  */
 #include "master/master_priv.h"
 
@@ -15,8 +14,6 @@
 #include "lib/base/name.h"
 #include "lib/base/units.h"
 
-#define DU_BATCH        1024u
-#define DU_SEGMENTS     16384u /* of the files of a batch */
 #define ASK_WAIT_MAX_MS 60000u
 
 /* ---- reports that wait
@@ -64,7 +61,7 @@ void mreport_reply(struct mreport *r, int rc, const ProtobufCMessage *resp)
 
 void mreport_stop_all(struct tarn_master *m)
 {
-    TARN_LIST_FOREACH(n, &m->reports) /* they end later, from the loop */
+    TARN_LIST_FOREACH_SAFE(n, &m->reports) /* most end later, from the loop */
     {
         struct mreport *r = TARN_LIST_ENTRY(n, struct mreport, node);
 
@@ -87,7 +84,7 @@ struct resolve_call {
     char text[TARN_PATH_MAX];
 };
 
-static int request_path(const ProtobufCBinaryData *in, char *ret)
+int mreport_path(const ProtobufCBinaryData *in, char *ret)
 {
     TARN_AUTO_FREE char *z = NULL;
 
@@ -159,7 +156,7 @@ static void svc_resolve(void *ctx, struct tarn_rpc_call *call)
 {
     const Tarn__Wire__ResolveRequest *req = (const Tarn__Wire__ResolveRequest *)call->request;
     struct resolve_call *r = tarn_xnew(struct resolve_call);
-    int rc = request_path(&req->path, r->text);
+    int rc = mreport_path(&req->path, r->text);
 
     r->master = ctx;
     if (rc < 0) {
@@ -170,191 +167,6 @@ static void svc_resolve(void *ctx, struct tarn_rpc_call *call)
     report_begin(&r->report, r->master, call, resolve_cancel);
     r->path = (struct mpath_req){.path = r->text, .fn = resolve_done, .arg = r};
     mpath_start(r->master, &r->path);
-}
-
-/* ---- du
- * --------------------------------------------------------------------------------------------------------------
- */
-
-struct du_call {
-    struct mreport report;
-    struct tarn_master *master;
-    struct mpath_req path;
-    char text[TARN_PATH_MAX];
-    struct mwalk walk;
-    Tarn__Wire__DuResponse resp;
-    /* files whose cached bytes are being asked for */
-    struct mspread_item items[DU_BATCH];
-    size_t count;
-    uint64_t segments; /* of them */
-    struct mspread ask;
-    bool asking, walking, ended;
-    int rc;
-};
-
-static void du_reply(struct du_call *d)
-{
-    struct tarn_master *m = d->master;
-
-    report_reply(&d->report, d->rc, &d->resp.base);
-    mwalk_fini(&d->walk);
-    free(d);
-    master_idle(m);
-}
-
-static void du_cancel(struct mreport *report)
-{
-    struct du_call *d = TARN_CONTAINER(report, struct du_call, report);
-
-    if (d->asking)
-        mspread_cancel(&d->ask); /* then the walk */
-    else if (d->walking)
-        mwalk_cancel(&d->walk);
-    else
-        mpath_cancel(&d->path);
-}
-
-static void du_asked(struct mspread *s, int rc)
-{
-    struct du_call *d = s->arg;
-
-    d->asking = false;
-    for (size_t i = 0; i < d->count; i++) {
-        d->resp.cached_bytes += d->items[i].bytes;
-        d->resp.cached_files += d->items[i].bytes >= d->items[i].size;
-        d->resp.partial = d->resp.partial || !d->items[i].sure;
-    }
-    d->resp.partial = d->resp.partial || s->missed;
-    d->count = 0;
-    d->segments = 0;
-    if (rc < 0 && d->rc == 0)
-        d->rc = rc;
-    if (d->ended)
-        du_reply(d);
-    else if (rc < 0)
-        mwalk_cancel(&d->walk);
-    else
-        mwalk_resume(&d->walk);
-}
-
-static void du_ask(struct du_call *d)
-{
-    d->asking = true;
-    d->ask = (struct mspread){
-        .master = d->master, .items = d->items, .count = d->count, .fn = du_asked, .arg = d};
-    mspread_start(&d->ask);
-}
-
-static int du_count(struct du_call *d, const Tarn__Core__Inode *inode)
-{
-    if (inode->type == TARN_UFS_DIR) {
-        d->resp.dirs++;
-        return 0;
-    }
-    d->resp.files++;
-    if (inode->type == TARN_UFS_SYMLINK)
-        d->resp.cached_files++; /* its target is a part of the names */
-    if (inode->type != TARN_UFS_FILE || !inode->ufs)
-        return 0;
-    d->resp.bytes += inode->ufs->size;
-    if (inode->ufs->size == 0)
-        d->resp.cached_files++; /* nothing of it is missing */
-    if (inode->ufs->size == 0 || inode->cid.len != sizeof(tarn_cid_t))
-        return 0;
-    d->items[d->count] = (struct mspread_item){.size = inode->ufs->size};
-    memcpy(d->items[d->count].cid.b, inode->cid.data, sizeof(tarn_cid_t));
-    d->count++;
-    d->segments += mspread_segments(inode->ufs->size);
-    if (d->count < DU_BATCH && d->segments < DU_SEGMENTS)
-        return 0;
-    du_ask(d);
-    return 1;
-}
-
-static int du_visit(struct mwalk *w, tarn_ino_t ino, const Tarn__Core__Inode *inode,
-                    const char *path)
-{
-    struct du_call *d = w->arg;
-
-    (void)path; /* only counted */
-    if (inode->type == TARN_UFS_DIR) {
-        struct mdir *dir;
-
-        if (mdir_get(d->master, ino, &dir) == 0) {
-            if (dir->listed_ns == 0)
-                d->resp.complete = false;
-            mdir_put(&dir);
-        }
-    }
-    return du_count(d, inode);
-}
-
-static void du_end(struct mwalk *w, int rc)
-{
-    struct du_call *d = w->arg;
-
-    d->ended = true;
-    d->walking = false;
-    if (rc < 0 && d->rc == 0)
-        d->rc = rc;
-    if (d->rc == 0 && d->count > 0)
-        du_ask(d);
-    else if (!d->asking)
-        du_reply(d);
-}
-
-static const struct mwalk_ops du_ops = {.visit = du_visit, .end = du_end};
-
-static void du_resolved(struct mpath_req *p, int rc)
-{
-    struct du_call *d = p->arg;
-    Tarn__Core__Inode *inode = NULL;
-    struct mdir *dir;
-
-    if (rc == 0 && d->report.cancelled)
-        rc = -TARN_E_CANCELLED;
-    if (rc == 0)
-        rc = tarn_core_inode(d->master->args.kv, p->ino, &inode);
-    if (rc < 0) {
-        d->rc = rc == -TARN_E_UFS_NOT_FOUND ? -TARN_E_NO_ENTRY : rc;
-        du_reply(d);
-        return;
-    }
-    d->resp.complete = true;
-    if (inode->type == TARN_UFS_DIR) {
-        if (mdir_get(d->master, p->ino, &dir) == 0) {
-            d->resp.complete = dir->listed_ns != 0;
-            mdir_put(&dir);
-        }
-        d->walking = true;
-        d->walk = (struct mwalk){.master = d->master, .ops = &du_ops, .recursive = true, .arg = d};
-        mwalk_start(&d->walk, p->ino, d->text, NULL, 0);
-    } else {
-        (void)du_count(d, inode);
-        d->ended = true;
-        if (d->count > 0)
-            du_ask(d);
-        else
-            du_reply(d);
-    }
-    tarn__core__inode__free_unpacked(inode, NULL);
-}
-
-static void svc_du(void *ctx, struct tarn_rpc_call *call)
-{
-    const Tarn__Wire__DuRequest *req = (const Tarn__Wire__DuRequest *)call->request;
-    struct du_call *d = tarn_xnew(struct du_call);
-
-    d->master = ctx;
-    report_begin(&d->report, d->master, call, du_cancel);
-    tarn__wire__du_response__init(&d->resp);
-    d->rc = request_path(&req->path, d->text);
-    if (d->rc < 0) {
-        du_reply(d);
-        return;
-    }
-    d->path = (struct mpath_req){.path = d->text, .fn = du_resolved, .arg = d};
-    mpath_start(d->master, &d->path);
 }
 
 /* ---- where
@@ -369,6 +181,7 @@ struct where_call {
     struct mspread ask;
     struct mspread_item item;
     bool asking;
+    struct mspread_away away;
     uint64_t *workers;
     size_t worker_count;
 };
@@ -377,13 +190,19 @@ static void where_reply(struct where_call *w, int rc)
 {
     struct tarn_master *m = w->master;
     Tarn__Wire__WhereResponse resp = TARN__WIRE__WHERE_RESPONSE__INIT;
+    TARN_AUTO_FREE char *reason = NULL;
 
     resp.cached_bytes = w->item.bytes;
     resp.replicas = w->item.copies;
     resp.n_workers = w->worker_count;
     resp.workers = w->workers;
-    resp.partial = w->asking && (w->ask.missed || !w->item.sure);
+    resp.partial = w->asking && (w->away.n > 0 || !w->item.sure);
+    if (resp.partial) {
+        reason = mspread_reason(m, &w->away);
+        resp.reason = reason;
+    }
     report_reply(&w->report, rc, &resp.base);
+    mspread_away_fini(&w->away);
     free(w->workers);
     free(w);
     master_idle(m);
@@ -431,6 +250,7 @@ static void where_resolved(struct mpath_req *p, int rc)
         w->ask = (struct mspread){.master = w->master,
                                   .items = &w->item,
                                   .count = 1,
+                                  .away = &w->away,
                                   .holds = where_holds,
                                   .fn = where_asked,
                                   .arg = w};
@@ -449,7 +269,7 @@ static void svc_where(void *ctx, struct tarn_rpc_call *call)
 
     w->master = ctx;
     report_begin(&w->report, w->master, call, where_cancel);
-    rc = request_path(&req->path, w->text);
+    rc = mreport_path(&req->path, w->text);
     if (rc < 0) {
         where_reply(w, rc);
         return;
@@ -739,7 +559,6 @@ static void svc_store_ask(void *ctx, struct tarn_rpc_call *call)
 void msvc_report_handlers(struct tarn_master *m, struct tarn_rpc_server *s)
 {
     tarn_rpc_server_handle(s, TARN_RPC_resolve, svc_resolve, m);
-    tarn_rpc_server_handle(s, TARN_RPC_du, svc_du, m);
     tarn_rpc_server_handle(s, TARN_RPC_where, svc_where, m);
     tarn_rpc_server_handle(s, TARN_RPC_status, svc_status, m);
     tarn_rpc_server_handle(s, TARN_RPC_store_ask, svc_store_ask, m);

@@ -157,7 +157,7 @@ void cfx_publish(struct cfx *fx)
         rows[t.n_workers].addr = w->addr;
         rows[t.n_workers].host = tarn_wire_text(w->addr); /* each its own */
         rows[t.n_workers].weight = 1;
-        rows[t.n_workers].state = TARN_WORKER_LIVE;
+        rows[t.n_workers].state = w->drains ? TARN_WORKER_DRAINING : TARN_WORKER_LIVE;
         rows[t.n_workers].alive = w->alive;
         t.n_workers++;
     }
@@ -402,7 +402,9 @@ Tarn__Wire__DuResponse cfx_du(struct cfx *fx, const char *path)
 
     msg.path = tarn_wire_bytes(path, strlen(path));
     assert_int_equal(cfx_call(fx, TARN_RPC_du, &msg.base, &resp), 0);
-    ret = *(Tarn__Wire__DuResponse *)resp; /* numbers only */
+    ret = *(Tarn__Wire__DuResponse *)resp;
+    (void)snprintf(fx->reason, sizeof(fx->reason), "%s", ret.reason); /* may be cut */
+    ret.reason = fx->reason;
     protobuf_c_message_free_unpacked(resp, NULL);
     return ret;
 }

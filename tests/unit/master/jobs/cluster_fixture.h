@@ -35,6 +35,7 @@ struct cfx_worker {
     struct tarn_rpc_server *server; /* NULL: cut off */
     char addr[64];                  /* the same each time */
     bool member, alive;             /* in the topology */
+    bool drains;                    /* the same */
     uint64_t quota;                 /* of the tier */
     bool hangs;                     /* answers no fill */
     unsigned held;                  /* fills */
@@ -57,6 +58,8 @@ struct cfx {
     struct tarn_timer watchdog;
     unsigned done;
     int rc;
+    char reason[256];     /* of the last cfx_du */
+    uint64_t first_asked; /* for tests: a worker */
 };
 
 /* `quota` bytes in each tier; all three are members and alive. */

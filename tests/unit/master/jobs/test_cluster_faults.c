@@ -83,7 +83,83 @@ static void test_a_worker_that_does_not_come_back(void **state)
     expect_stand_ins(fx, 1, 48);
     du = cfx_du(fx, "/");
     assert_int_equal(du.cached_bytes, 48 * MIB);
+    assert_false(du.partial); /* whatever it has, it is no more than all */
+    assert_string_equal(du.reason, "");
+}
+
+/* What is away may have more; what is lost has nothing. */
+static void test_what_is_cached_without_a_worker(void **state)
+{
+    struct cfx *fx = *state;
+    Tarn__Wire__WhereResponse *where;
+    Tarn__Wire__DuResponse du;
+    uint64_t began;
+
+    cfx_put_many(fx, "/d", 48, 100000);
+    cfx_expect(fx, cfx_load(fx, "/"), "succeeded", 48, 0);
+    du = cfx_du(fx, "/");
+    assert_int_equal(du.cached_bytes, 4800000);
+    assert_false(du.partial);
+
+    cfx_cut(fx, 1); /* nobody has noticed */
+    began = tarn_now_ns();
+    du = cfx_du(fx, "/");
+    assert_true(tarn_now_ns() - began < 5 * TARN_NS_PER_S);
+    assert_true(du.partial && du.cached_bytes > 0 && du.cached_bytes < 4800000);
+    assert_non_null(strstr(du.reason, "worker 102"));
+    assert_non_null(strstr(du.reason, "did not answer"));
+
+    fx->workers[1].alive = false;
+    fx->workers[2].alive = false;
+    cfx_publish(fx);
+    du = cfx_du(fx, "/");
     assert_true(du.partial);
+    assert_non_null(strstr(du.reason, "is away, and 1 more"));
+    where = cfx_where(fx, "/d/f0");
+    assert_true(where->partial);
+    assert_non_null(strstr(where->reason, "is away, and 1 more"));
+    protobuf_c_message_free_unpacked(&where->base, NULL);
+
+    fx->workers[1].member = fx->workers[2].member = false;
+    cfx_publish(fx);
+    du = cfx_du(fx, "/");
+    assert_false(du.partial);
+    assert_true(du.cached_bytes < 4800000);
+}
+
+static void note_cached(void *ctx, struct tarn_rpc_call *call)
+{
+    struct cfx_worker *w = ctx;
+    const Tarn__Wire__CachedRequest *req = (const void *)call->request;
+    Tarn__Wire__CachedResponse resp = TARN__WIRE__CACHED_RESPONSE__INIT;
+    uint64_t *bytes = tarn_xcalloc(req->n_cids, sizeof(*bytes));
+
+    if (w->fx->first_asked == 0)
+        w->fx->first_asked = w->id;
+    resp.n_bytes = req->n_cids;
+    resp.bytes = bytes;
+    tarn_rpc_reply(call, 0, &resp.base, NULL, 0, 0);
+    free(bytes);
+}
+
+/* It drops what it has once another one has it: asked the other way round, both may say no. */
+static void test_who_drains_is_asked_first(void **state)
+{
+    struct cfx *fx = *state;
+
+    cfx_put(fx, "/f", 100000);
+    cfx_expect(fx, cfx_load(fx, "/"), "succeeded", 1, 0);
+    for (unsigned i = 0; i < CFX_WORKERS; i++)
+        tarn_rpc_server_handle(fx->workers[i].server, TARN_RPC_cached, note_cached,
+                               &fx->workers[i]);
+    for (unsigned i = 0; i < CFX_WORKERS; i++) {
+        for (unsigned k = 0; k < CFX_WORKERS; k++)
+            fx->workers[k].drains = k == i;
+        cfx_publish(fx);
+        fx->first_asked = 0;
+        assert_int_equal(cfx_du(fx, "/").cached_bytes, 0);
+        assert_int_equal(fx->first_asked, fx->workers[i].id);
+    }
 }
 
 /* The topology has not noticed yet: the job finds out by itself. */
@@ -292,6 +368,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         T(test_a_connection_that_breaks),
         T(test_a_worker_that_does_not_come_back),
+        T(test_what_is_cached_without_a_worker),
+        T(test_who_drains_is_asked_first),
         T(test_a_worker_that_is_thought_to_be_alive),
         T(test_a_worker_that_hangs),
         T(test_replicas_while_a_worker_is_away),

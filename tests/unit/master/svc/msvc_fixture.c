@@ -114,6 +114,7 @@ static void mfx_cached(void *ctx, struct tarn_rpc_call *call)
     struct mfx *fx = ctx;
     uint64_t *bytes;
 
+    fx->asked++;
     if (mfx_hold(fx, call))
         return;
     bytes = tarn_xcalloc(req->n_cids, sizeof(*bytes));
@@ -528,8 +529,10 @@ int mfx_du(struct mfx *fx, const char *path, Tarn__Wire__DuResponse *ret)
     msg.path = tarn_wire_bytes(path, strlen(path));
     mfx_begin(fx, &op, TARN_RPC_du, &msg.base, 30000);
     rc = mfx_end(&op);
-    if (rc == 0)
-        *ret = *(const Tarn__Wire__DuResponse *)op.req.resp; /* it holds numbers only */
+    if (rc == 0) {
+        *ret = *(const Tarn__Wire__DuResponse *)op.req.resp;
+        ret->reason = NULL; /* it goes with the answer */
+    }
     mfx_op_fini(&op);
     return rc;
 }

@@ -44,6 +44,7 @@ struct mfx {
     struct tarn_rpc_session *session; /* the client's, at the server */
     struct tarn_rpc_call *held;       /* a question to the worker that is not answered */
     bool hold;                        /* in: hold the next one */
+    unsigned asked;                   /* questions to the worker how much it has */
     uint64_t cached;                  /* what the worker says it has of each file */
     /* notices */
     unsigned notices, items, everything;

@@ -182,6 +182,129 @@ static void test_du_ends_when_its_caller_has_gone(void **state)
     mfx_free(&fx);
 }
 
+static void du_begin(struct mfx *fx, struct mfx_op *op, const char *path, unsigned ms)
+{
+    Tarn__Wire__DuRequest msg = TARN__WIRE__DU_REQUEST__INIT;
+
+    msg.path = tarn_wire_bytes(path, strlen(path));
+    mfx_begin(fx, op, TARN_RPC_du, &msg.base, ms);
+}
+
+static void until_held(struct mfx *fx)
+{
+    for (unsigned i = 0; i < 400 && !fx->held; i++)
+        mfx_run_ms(fx, 5);
+    assert_non_null(fx->held);
+}
+
+/* The question that is held is answered with `each` for every file. */
+static void release(struct mfx *fx, uint64_t each)
+{
+    struct tarn_rpc_call *call = fx->held;
+    const Tarn__Wire__CachedRequest *req = (const void *)call->request;
+    Tarn__Wire__CachedResponse resp = TARN__WIRE__CACHED_RESPONSE__INIT;
+    uint64_t bytes[8];
+
+    assert_true(req->n_cids <= TARN_ARRAY_LEN(bytes));
+    for (size_t i = 0; i < req->n_cids; i++)
+        bytes[i] = each;
+    resp.n_bytes = req->n_cids;
+    resp.bytes = bytes;
+    fx->held = NULL;
+    call->on_cancel = NULL;
+    tarn_rpc_reply(call, 0, &resp.base, NULL, 0, 0);
+}
+
+static uint64_t du_cached(struct mfx_op *op)
+{
+    uint64_t bytes;
+
+    assert_int_equal(mfx_end(op), 0);
+    bytes = ((const Tarn__Wire__DuResponse *)op->req.resp)->cached_bytes;
+    mfx_op_fini(op);
+    return bytes;
+}
+
+/* Who asks while a sum is made gets the next one, together with everybody else who waits: not what
+ * was asked of the workers before the question. */
+static void test_du_is_shared_by_those_who_wait(void **state)
+{
+    struct mfx *fx = start();
+    struct mfx_op first, others[5], below;
+
+    (void)state;
+    list_all(fx);
+    fx->hold = true;
+    du_begin(fx, &first, "/", 20000);
+    until_held(fx);
+    fx->cached = 10; /* of each of three files */
+    for (unsigned i = 0; i < TARN_ARRAY_LEN(others); i++)
+        du_begin(fx, &others[i], i % 2 ? "/" : "//", 20000);
+    du_begin(fx, &below, "/d/sub", 20000); /* another path waits for nobody */
+    assert_int_equal(du_cached(&below), 10);
+    assert_int_equal(fx->asked, 2);
+    release(fx, 0);
+    assert_int_equal(du_cached(&first), 0);
+    for (unsigned i = 0; i < TARN_ARRAY_LEN(others); i++)
+        assert_int_equal(du_cached(&others[i]), 30);
+    assert_int_equal(fx->asked, 3);
+    assert_true(tarn_list_empty(&fx->master->dus));
+    mfx_free(&fx);
+}
+
+/* One of several callers leaves: the sum goes on for the rest. All that wait leave: it is not made.
+ */
+static void test_du_whose_callers_leave(void **state)
+{
+    struct mfx *fx = start();
+    struct mfx_op first, early[3], late;
+
+    (void)state;
+    list_all(fx);
+    fx->hold = true;
+    du_begin(fx, &first, "/", 20000);
+    until_held(fx);
+    for (unsigned i = 0; i < TARN_ARRAY_LEN(early); i++)
+        du_begin(fx, &early[i], "/", 100);
+    for (unsigned i = 0; i < TARN_ARRAY_LEN(early); i++) {
+        assert_int_equal(mfx_end(&early[i]), -TARN_E_DEADLINE);
+        mfx_op_fini(&early[i]);
+    }
+    for (unsigned i = 0; i < 400 && fx->master->dus.next->next != &fx->master->dus; i++)
+        mfx_run_ms(fx, 5);
+    assert_ptr_equal(fx->master->dus.next->next, &fx->master->dus); /* the one under way */
+    du_begin(fx, &early[0], "/", 100);
+    du_begin(fx, &late, "/", 20000);
+    assert_int_equal(mfx_end(&early[0]), -TARN_E_DEADLINE);
+    mfx_op_fini(&early[0]);
+    release(fx, 1);
+    assert_int_equal(du_cached(&first), 3);
+    assert_int_equal(du_cached(&late), 0);
+    assert_int_equal(fx->asked, 2);
+    assert_true(tarn_list_empty(&fx->master->dus));
+    mfx_free(&fx);
+}
+
+/* More paths than sums are made at a time: the others wait for their turn, and all end. */
+static void test_du_of_many_paths(void **state)
+{
+    static const char *const paths[] = {"/",          "/d", "/d/sub",  "/d/one",
+                                        "/d/sub/two", "/f", "/d/empty"};
+    static const uint64_t cached[] = {30, 20, 10, 10, 10, 10, 0};
+    struct mfx *fx = start();
+    struct mfx_op ops[TARN_ARRAY_LEN(paths)];
+
+    (void)state;
+    list_all(fx);
+    fx->cached = 10;
+    for (unsigned i = 0; i < TARN_ARRAY_LEN(paths); i++)
+        du_begin(fx, &ops[i], paths[i], 20000);
+    for (unsigned i = 0; i < TARN_ARRAY_LEN(paths); i++)
+        assert_int_equal(du_cached(&ops[i]), cached[i]);
+    assert_true(tarn_list_empty(&fx->master->dus));
+    mfx_free(&fx);
+}
+
 static void test_resolve_ends_when_its_caller_has_gone(void **state)
 {
     struct mfx *fx = start();
@@ -285,6 +408,9 @@ int main(void)
         cmocka_unit_test(test_a_session_ends_with_its_connection),
         cmocka_unit_test(test_du_counts),
         cmocka_unit_test(test_du_ends_when_its_caller_has_gone),
+        cmocka_unit_test(test_du_is_shared_by_those_who_wait),
+        cmocka_unit_test(test_du_whose_callers_leave),
+        cmocka_unit_test(test_du_of_many_paths),
         cmocka_unit_test(test_resolve_ends_when_its_caller_has_gone),
         cmocka_unit_test(test_status_tells),
         cmocka_unit_test(test_the_store_is_asked_at_once),

@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 
 #define ROOT TARN_INO_ROOT.v
-#define OPS  21u
+#define OPS  26u
 
 static uint8_t body[64];
 static char many_keys[1500][24];
@@ -68,6 +68,8 @@ static void begin_all(struct mfx *fx, struct mfx_op *ops)
     begin_path(fx, &ops[n++], TARN_RPC_du, "/");
     begin_path(fx, &ops[n++], TARN_RPC_du, "/d/e/f");
     begin_path(fx, &ops[n++], TARN_RPC_du, "/n000001");
+    for (unsigned i = 0; i < 5; i++) /* these wait for their turn */
+        begin_path(fx, &ops[n++], TARN_RPC_du, i % 2 ? "/" : i == 4 ? "/n000003" : "/d");
     mfx_begin(fx, &ops[n++], TARN_RPC_status, &empty.base, 20000);
     mfx_begin(fx, &ops[n++], TARN_RPC_store_ask, &ask.base, 20000);
     begin_readdir(fx, &ops[n++], 20000);

@@ -523,6 +523,16 @@ json_t *cli_json_text(const char *z)
     return cli_json_bytes(z, strlen(z));
 }
 
+json_t *cli_json_count(uint64_t n, bool known)
+{
+    return known ? json_integer((json_int_t)n) : json_null();
+}
+
+json_t *cli_json_reason(bool unknown, const char *reason)
+{
+    return unknown ? cli_json_text(reason) : json_null();
+}
+
 void cli_json_set(json_t *object, const char *key, const void *p, size_t len)
 {
     json_t *j = json_stringn(p, len);

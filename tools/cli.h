@@ -161,6 +161,10 @@ void cli_json(struct json_t *doc);
 /* A JSON text of bytes that need not be UTF-8: what is not becomes U+FFFD. New reference. */
 struct json_t *cli_json_text(const char *z);
 struct json_t *cli_json_bytes(const void *p, size_t len);
+/* A number that may be unknown: null then. */
+struct json_t *cli_json_count(uint64_t n, bool known);
+/* Why it is; null where nothing is unknown. */
+struct json_t *cli_json_reason(bool unknown, const char *reason);
 /* Sets `key`, and KEY_hex too where the bytes are not UTF-8. */
 void cli_json_set(struct json_t *object, const char *key, const void *p, size_t len);
 /* A name that is safe on a terminal: control characters and what is not UTF-8 as \xNN. */

@@ -22,17 +22,37 @@
 struct status_sums {
     uint64_t capacity, used, data;
     uint64_t local, remote, ufs;
+    const Tarn__Wire__WorkerStatus
+        *missed; /* the first whose cache is not known now; NULL: all are */
+    unsigned n_missed;
 };
+
+/* One that is lost or was removed has nothing. */
+static bool status_is_member(const Tarn__Wire__WorkerStatus *w)
+{
+    return strcmp(w->state, "live") == 0 || strcmp(w->state, "draining") == 0;
+}
+
+static void status_sum_worker(const Tarn__Wire__WorkerStatus *w, struct status_sums *s)
+{
+    if (!status_is_member(w))
+        return;
+    if (!w->alive || w->n_tiers == 0) {
+        s->missed = s->missed ? s->missed : w;
+        s->n_missed++;
+        return;
+    }
+    for (size_t t = 0; t < w->n_tiers; t++) {
+        s->capacity += w->tiers[t]->capacity;
+        s->used += w->tiers[t]->used;
+        s->data += w->tiers[t]->data;
+    }
+}
 
 static void status_sum(const Tarn__Wire__StatusResponse *st, struct status_sums *s)
 {
-    for (size_t i = 0; i < st->n_workers; i++) {
-        for (size_t t = 0; t < st->workers[i]->n_tiers; t++) {
-            s->capacity += st->workers[i]->tiers[t]->capacity;
-            s->used += st->workers[i]->tiers[t]->used;
-            s->data += st->workers[i]->tiers[t]->data;
-        }
-    }
+    for (size_t i = 0; i < st->n_workers; i++)
+        status_sum_worker(st->workers[i], s);
     for (size_t i = 0; i < st->n_reads; i++) {
         const Tarn__Wire__ReadCount *r = st->reads[i];
 
@@ -42,12 +62,31 @@ static void status_sum(const Tarn__Wire__StatusResponse *st, struct status_sums 
     }
 }
 
+#define STATUS_REASON 320
+
+static void status_reason(const struct status_sums *s, char ret[STATUS_REASON])
+{
+    char more[32] = "";
+
+    ret[0] = 0;
+    if (!s->missed)
+        return;
+    if (s->n_missed > 1)
+        (void)snprintf(more, sizeof(more), ", and %u more", s->n_missed - 1); /* it fits */
+    (void)snprintf(ret, STATUS_REASON, "worker %" PRIu64 " (%.200s) is away%s", s->missed->id,
+                   s->missed->addr, more);
+}
+
 static json_t *status_json(const Tarn__Wire__StatusResponse *st, const char *addr)
 {
     struct status_sums s = {0};
     json_t *masters = json_array(), *sessions = json_array(), *hit;
+    char reason[STATUS_REASON];
+    bool known;
 
     status_sum(st, &s);
+    known = s.n_missed == 0;
+    status_reason(&s, reason);
     for (size_t i = 0; i < st->n_masters; i++)
         (void)json_array_append_new(
             masters, json_pack("{s:o, s:o, s:b}", "addr",
@@ -62,15 +101,16 @@ static json_t *status_json(const Tarn__Wire__StatusResponse *st, const char *add
     hit = s.local + s.remote + s.ufs
               ? json_real((double)(s.local + s.remote) / (double)(s.local + s.remote + s.ufs))
               : json_null();
-    return json_pack("{s:o, s:o, s:o, s:o, s:{s:I, s:I, s:I}, s:{s:I, s:I, s:I, s:o}, s:{s:i, "
-                     "s:i}, s:o, s:o, s:I}",
-                     "cluster_id", T(st->cluster_id), "masters", masters, "workers",
-                     report_workers(st, addr), "mounts", report_mounts(st), "cache",
-                     "capacity_bytes", U(s.capacity), "used_bytes", U(s.used), "data_bytes",
-                     U(s.data), "reads", "local_bytes", U(s.local), "remote_bytes", U(s.remote),
-                     "ufs_bytes", U(s.ufs), "hit_ratio", hit, "jobs", "running",
-                     (int)st->jobs_running, "failed", (int)st->jobs_failed, "sessions", sessions,
-                     "version", T(st->software), "uptime_ms", U(st->uptime_ms));
+    return json_pack(
+        "{s:o, s:o, s:o, s:o, s:{s:o, s:o, s:o, s:I, s:o}, s:{s:I, s:I, s:I, s:o}, s:{s:i, "
+        "s:i}, s:o, s:o, s:I}",
+        "cluster_id", T(st->cluster_id), "masters", masters, "workers", report_workers(st, addr),
+        "mounts", report_mounts(st), "cache", "capacity_bytes", cli_json_count(s.capacity, known),
+        "used_bytes", cli_json_count(s.used, known), "data_bytes", cli_json_count(s.data, known),
+        "used_bytes_min", U(s.used), "reason", cli_json_reason(!known, reason), "reads",
+        "local_bytes", U(s.local), "remote_bytes", U(s.remote), "ufs_bytes", U(s.ufs), "hit_ratio",
+        hit, "jobs", "running", (int)st->jobs_running, "failed", (int)st->jobs_failed, "sessions",
+        sessions, "version", T(st->software), "uptime_ms", U(st->uptime_ms));
 }
 
 /* What comes from stores and other sessions may hold anything. */
@@ -114,10 +154,10 @@ static void status_text_worker(const Tarn__Wire__WorkerStatus *w)
     for (size_t t = 0; t < w->n_tiers; t++) {
         const Tarn__Wire__Tier *tier = w->tiers[t];
 
-        (void)printf("tier      %s %s: %s of %s used, %" PRIu64 " files%s\n", tier->medium,
+        (void)printf("tier      %s %s: %s of %s used, %" PRIu64 " files%s%s\n", tier->medium,
                      tier->path, tarn_format_size(tier->used, a),
                      tarn_format_size(tier->capacity, b), tier->files,
-                     tier->offline ? ", OFFLINE" : "");
+                     tier->offline ? ", OFFLINE" : "", w->alive ? "" : ", when last heard of");
     }
 }
 

@@ -380,6 +380,7 @@ static void worker_status_handler(void *ctx, struct tarn_rpc_call *call)
     worker_tell_reads(w, rows, reads);
     resp.id = w->args.id;
     resp.state = tarn_wire_text("live");
+    resp.alive = true; /* it answers */
     resp.peer_bytes = w->counts.peer_bytes;
     resp.n_reads = TARN_ARRAY_LEN(rows);
     resp.reads = reads;

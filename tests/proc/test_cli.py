@@ -349,7 +349,7 @@ def test_wait_until_cached(server):
         waiting.wait()
     assert waiting.returncode == DONE
     assert json.loads(out) == {"path": "/train", "bytes": 370_005, "cached_bytes": 370_005,
-                               "complete": True, "reached": True}
+                               "complete": True, "reached": True, "cached_bytes_min": 370_005, "reason": None}
     server.cli("wait", "/train/x.tar")  # all of it, and it is there
     bad = server.cli("wait", "/train", "--until", "throughput", check=False)
     assert bad.code == USAGE and "cached>=PERCENT" in bad.err

@@ -61,10 +61,14 @@ void mreport_reply(struct mreport *r, int rc, const ProtobufCMessage *resp)
 
 void mreport_stop_all(struct tarn_master *m)
 {
-    TARN_LIST_FOREACH_SAFE(n, &m->reports) /* most end later, from the loop */
-    {
+    struct tarn_list all;
+
+    tarn_list_init(&all);
+    tarn_list_splice(&all, &m->reports);
+    for (struct tarn_list *n = tarn_list_pop(&all); n; n = tarn_list_pop(&all)) {
         struct mreport *r = TARN_LIST_ENTRY(n, struct mreport, node);
 
+        tarn_list_push(&m->reports, n); /* most end later, from the loop; some, or others, here */
         r->call->on_cancel = NULL;
         r->cancelled = true;
         r->cancel(r);

@@ -108,6 +108,14 @@ void peer_begin_lookup(struct peer *p, struct mfx_op *op, uint64_t parent, const
     p->fx->client = own;
 }
 
+void peer_begin_resolve(struct peer *p, struct mfx_op *op, const char *path)
+{
+    Tarn__Wire__ResolveRequest msg = TARN__WIRE__RESOLVE_REQUEST__INIT;
+
+    msg.path = tarn_wire_bytes(path, strlen(path));
+    peer_begin(p, op, TARN_RPC_resolve, &msg.base);
+}
+
 uint64_t peer_lookup_end(struct mfx_op *op, uint64_t *ret_ino)
 {
     const Tarn__Wire__LookupResponse *resp;

@@ -43,6 +43,7 @@ int peer_renew(struct peer *p); /* and acknowledges all that it was told */
 void peer_until_told(struct peer *p, unsigned items); /* of so many in all */
 void peer_begin(struct peer *p, struct mfx_op *op, uint32_t method, const ProtobufCMessage *msg);
 void peer_begin_lookup(struct peer *p, struct mfx_op *op, uint64_t parent, const char *name);
+void peer_begin_resolve(struct peer *p, struct mfx_op *op, const char *path);
 /* Size and inode of a name. */
 uint64_t peer_lookup_end(struct mfx_op *op, uint64_t *ret_ino);
 uint64_t peer_lookup(struct peer *p, uint64_t parent, const char *name, uint64_t *ret_ino);

@@ -281,13 +281,13 @@ static void test_commands_hold_nothing(void **state)
     mfx_free(&fx);
 }
 
-/* A stop with an answer that is held: it is answered. */
+/* A stop with answers that are held, of names and of paths: each is answered. */
 static void test_stop_while_held(void **state)
 {
     const char *addr;
     struct mfx *fx = peers_start(&addr);
     struct peer a = {0}, b = {0};
-    struct mfx_op op;
+    struct mfx_op op, paths[3];
     uint64_t ino;
 
     (void)state;
@@ -300,9 +300,15 @@ static void test_stop_while_held(void **state)
     peers_change(fx, ino, peers_version(fx, ino));
     peer_until_told(&a, 1);
     peer_begin_lookup(&b, &op, ROOT, "f");
+    for (size_t i = 0; i < TARN_ARRAY_LEN(paths); i++)
+        peer_begin_resolve(&b, &paths[i], "/f");
     mfx_run_ms(fx, 100);
     assert_false(op.done);
     mfx_halt(fx);
+    for (size_t i = 0; i < TARN_ARRAY_LEN(paths); i++) {
+        assert_int_equal(mfx_end(&paths[i]), -TARN_E_SHUTDOWN);
+        mfx_op_fini(&paths[i]);
+    }
     assert_int_equal(mfx_end(&op), -TARN_E_SHUTDOWN); /* not the new version: a believes the old */
     mfx_op_fini(&op);
     peer_cut(&a);

@@ -205,6 +205,62 @@ static void test_stop_without_clients(void **state)
     }
 }
 
+/* ---- reports that end when they are told to -------------------------------------------------- */
+
+struct ending {
+    struct mreport report;
+    struct tarn_rpc_call call;
+    struct ending *with; /* ends with it; NULL: none */
+    unsigned *ended;
+};
+
+static void ending_end(struct ending *e)
+{
+    tarn_list_del(&e->report.node);
+    (*e->ended)++;
+    free(e);
+}
+
+static void ending_cancel(struct mreport *r)
+{
+    struct ending *e = TARN_CONTAINER(r, struct ending, report);
+
+    assert_true(r->cancelled);
+    assert_null(e->call.on_cancel);
+    if (e->with)
+        ending_end(e->with);
+    ending_end(e);
+}
+
+static struct ending *ending_new(struct mfx *fx, unsigned *ended)
+{
+    struct ending *e = tarn_xnew(struct ending);
+
+    e->report = (struct mreport){.master = fx->master, .call = &e->call, .cancel = ending_cancel};
+    e->ended = ended;
+    tarn_list_push(&fx->master->reports, &e->report.node);
+    return e;
+}
+
+/* Each is told once, and those that it takes along are not told at all. */
+static void test_stop_ends_reports_at_once(void **state)
+{
+    struct mfx *fx = mfx_new(many, 2);
+    struct ending *e[6];
+    unsigned ended = 0;
+
+    (void)state;
+    mfx_start(fx);
+    for (size_t i = 0; i < TARN_ARRAY_LEN(e); i++)
+        e[i] = ending_new(fx, &ended);
+    e[0]->with = e[1];
+    e[3]->with = e[5];
+    mreport_stop_all(fx->master);
+    assert_int_equal(ended, TARN_ARRAY_LEN(e));
+    assert_true(tarn_list_empty(&fx->master->reports));
+    mfx_free(&fx);
+}
+
 /* ---- attach
  * ------------------------------------------------------------------------------------ */
 
@@ -309,6 +365,7 @@ int main(void)
         cmocka_unit_test(test_stop_with_old_metadata),
         cmocka_unit_test(test_stop_with_a_directory),
         cmocka_unit_test(test_stop_without_clients),
+        cmocka_unit_test(test_stop_ends_reports_at_once),
         cmocka_unit_test(test_stop_while_attaching),
         cmocka_unit_test(test_an_attach_that_fails),
         cmocka_unit_test(test_an_attach_keeps_its_first_time),

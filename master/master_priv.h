@@ -557,9 +557,12 @@ struct tarn_rpc_client *mworker_rpc(struct tarn_master *m, uint64_t id);
 void mworker_note(struct tarn_master *m, uint64_t id, int rc);
 /* Alive, and it answers, or has failed to for no longer than one waits for it. */
 bool mworker_serves(const struct tarn_master *m, uint64_t id);
-bool mworkers_any(const struct tarn_master *m);               /* one that serves */
-unsigned mworkers_live(const struct tarn_master *m);          /* that own segments, alive or not */
-char *mworker_text(const struct tarn_master *m, uint64_t id); /* "worker 3 (addr)"; to be freed */
+bool mworkers_any(const struct tarn_master *m);      /* one that serves */
+unsigned mworkers_live(const struct tarn_master *m); /* that own segments, alive or not */
+/* The worker of a process that is all three, of which its user need not know. */
+bool mworker_lone(const struct tarn_master *m, uint64_t id);
+/* "worker 3 (addr)", of a lone one "the cache"; to be freed. */
+char *mworker_text(const struct tarn_master *m, uint64_t id);
 void mworkers_fini(struct tarn_master *m);
 /*
  * Who is to have a segment now: its owners, or who stands in for those that do not serve; 0 where

@@ -116,11 +116,18 @@ unsigned mworkers_live(const struct tarn_master *m)
     return n;
 }
 
+bool mworker_lone(const struct tarn_master *m, uint64_t id)
+{
+    return !m->args.cluster && id == MASTER_LONE_WORKER;
+}
+
 char *mworker_text(const struct tarn_master *m, uint64_t id)
 {
     const struct tarn_place *place = tarn_peers_place(m->peers);
     const struct tarn_place_worker *w = place ? tarn_place_find(place, id) : NULL;
 
+    if (mworker_lone(m, id))
+        return tarn_xstrdup("the cache");
     if (!w || !w->addr[0])
         return tarn_xasprintf("worker %" PRIu64, id);
     return tarn_xasprintf("worker %" PRIu64 " (%s)", id, w->addr);

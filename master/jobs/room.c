@@ -229,7 +229,7 @@ char *mroom_missing(const struct mrun *r)
     const struct mroom_row *worst = NULL;
     uint64_t missing = 0, taken = 0, all = 0;
     char need[32], holds[32], others[32], lacks[32];
-    TARN_AUTO_FREE char *name = NULL, *by_others = NULL, *more = NULL;
+    TARN_AUTO_FREE char *at = NULL, *by_others = NULL, *more = NULL;
     size_t short_of = 0;
 
     for (size_t i = 0; i < r->room.n; i++) {
@@ -248,17 +248,22 @@ char *mroom_missing(const struct mrun *r)
     }
     if (!worst)
         return NULL;
-    name = mworker_text(r->master, worst->id);
+    if (mworker_lone(r->master, worst->id)) {
+        at = tarn_xstrdup(", the cache");
+    } else {
+        TARN_AUTO_FREE char *name = mworker_text(r->master, worst->id);
+
+        at = tarn_xasprintf(" at %s, its cache", name);
+    }
     by_others =
         taken ? tarn_xasprintf(", of which other jobs need %s", tarn_format_size(taken, others))
               : tarn_xstrdup("");
     more = short_of > 1 ? tarn_xasprintf(" (%zu workers lack room, %s in all)", short_of,
                                          tarn_format_size(all, others))
                         : tarn_xstrdup("");
-    return tarn_xasprintf("needs %s at %s, its cache holds %s%s: %s missing%s",
-                          tarn_format_size(worst->planned, need), name,
-                          tarn_format_size(worst->room, holds), by_others,
-                          tarn_format_size(missing, lacks), more);
+    return tarn_xasprintf(
+        "needs %s%s holds %s%s: %s missing%s", tarn_format_size(worst->planned, need), at,
+        tarn_format_size(worst->room, holds), by_others, tarn_format_size(missing, lacks), more);
 }
 
 char *mroom_few(const struct mrun *r, uint32_t replicas)

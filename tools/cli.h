@@ -72,6 +72,8 @@ struct cli_command {
     const struct tarn_conf_table *own; /* the command's own parameters, NULL: none */
     bool server;                       /* it serves: what it remarks is logged */
     bool words;                        /* it serves only without a positional */
+    /* Where what the line says decides on the flags: the row that has them. NULL: this one. */
+    const struct cli_command *(*as)(int argc, char **argv);
 };
 const struct cli_command *cli_find(const char *name);
 const struct cli_command *cli_at(size_t i); /* NULL behind the last */

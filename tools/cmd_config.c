@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * config: the parameters of `tarn local` and of commands that talk to a server, as a start with the
- * same flags, environment and file would see them, each with where it comes from.
+ * config: the parameters of a role (`tarn local` unless another is named) and of commands that talk
+ * to a server, as a start with the same flags, environment and file would see them, each with where
+ * it comes from. Each role is a row of its own here, with the tables of that command.
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <jansson.h>
@@ -75,15 +77,16 @@ static void config_text(const struct tarn_conf *conf, const json_t *given)
     tarn_str_fini(&out);
 }
 
-static int config_run(struct cli *c)
+/* The options of a store are of those who open one by themselves: a mount is told them. */
+static int config_show(struct cli *c, bool with_store)
 {
     struct tarn_ufs_opts opts;
     struct tarn_conf *store = NULL;
-    json_t *given, *doc;
-    int rc = config_store(c, &opts, &store);
+    json_t *given = NULL, *doc;
+    int rc = with_store ? config_store(c, &opts, &store) : 0;
 
     if (rc == 0) {
-        given = config_given(store);
+        given = with_store ? config_given(store) : json_array();
         if (c->common.json) {
             doc = config_document(c->conf);
             (void)json_array_extend(json_object_get(doc, "parameters"), given);
@@ -97,18 +100,95 @@ static int config_run(struct cli *c)
     return rc;
 }
 
-static const struct tarn_conf_table *const config_tables[] = {
+static int config_run(struct cli *c);
+
+/* The tables of a role, in the order in which they are shown. */
+static const struct tarn_conf_table *const local_tables[] = {
     &cli_common_table, &cli_remote_table, &cli_local_table,
     &cli_server_table, &cli_listen_table, &cli_cache_table,
     &cli_fuse_table,   &cli_store_table,  NULL};
-static const struct tarn_flags_spec config_spec = {
-    .command = "tarn config",
-    .args = "",
-    .summary = "Show the effective configuration and where each value comes from.",
-    .text =
-        "A flag is stronger than the environment (TARN_KEY), that than the file of --config, that\n"
-        "than the default. The flags are those of `tarn local` and of commands that talk to a\n"
-        "server: what stands here is what they would see. Secrets are shown as \"(set)\".",
-    .tables = config_tables};
-const struct cli_command cmd_config_command = {
-    .name = "config", .spec = &config_spec, .run = config_run, .own = &cli_local_table};
+static const struct tarn_conf_table *const master_tables[] = {&cli_common_table, &cli_remote_table,
+                                                              &cli_master_table, &cli_server_table,
+                                                              &cli_listen_table, NULL};
+static const struct tarn_conf_table *const worker_tables[] = {&cli_common_table,
+                                                              &cli_remote_table,
+                                                              &cli_worker_table,
+                                                              &cli_server_table,
+                                                              &cli_listen_table,
+                                                              &cli_cache_table,
+                                                              NULL};
+static const struct tarn_conf_table *const mount_tables[] = {&cli_common_table, &cli_remote_table,
+                                                             &cli_mount_table,  &cli_server_table,
+                                                             &cli_fuse_table,   NULL};
+
+static const char config_about[] =
+    "A flag is stronger than the environment (TARN_KEY), that than the file of --config, that\n"
+    "than the default. The flags are those of the command that is named, of `tarn local` where\n"
+    "none is (`tarn help COMMAND` lists them), and of commands that talk to a server: what stands\n"
+    "here is what they would see. Secrets are shown as \"(set)\".\n\n"
+    "  tarn config worker --config /etc/tarn.yaml";
+
+#define CONFIG_SPEC(of)                                                                            \
+    {                                                                                              \
+        .command = "tarn config", .args = "[local|master|worker|mount]",                           \
+        .summary = "Show the effective configuration and where each value comes from.",            \
+        .text = config_about, .tables = of, .max_args = 1                                          \
+    }
+static const struct tarn_flags_spec local_spec = CONFIG_SPEC(local_tables),
+                                    master_spec = CONFIG_SPEC(master_tables),
+                                    worker_spec = CONFIG_SPEC(worker_tables),
+                                    mount_spec = CONFIG_SPEC(mount_tables);
+
+static const struct config_role {
+    const char *name;
+    struct cli_command cmd;
+} config_roles[] = {
+    {"local", {"config", .spec = &local_spec, .run = config_run, .own = &cli_local_table}},
+    {"master", {"config", .spec = &master_spec, .run = config_run, .own = &cli_master_table}},
+    {"worker", {"config", .spec = &worker_spec, .run = config_run, .own = &cli_worker_table}},
+    {"mount", {"config", .spec = &mount_spec, .run = config_run, .own = &cli_mount_table}}};
+
+/* Whether the line, read with the flags of a role, names it. */
+static bool config_names(const struct config_role *role, int argc, char **argv)
+{
+    struct tarn_flags *flags = tarn_flags_new();
+    struct tarn_errbuf err = {0};
+    const char *const *args;
+    size_t n = 0;
+    int used = 0;
+    bool named = false;
+
+    if (tarn_flags_parse(flags, role->cmd.spec, argc, argv, &used, &err) == 0) {
+        args = tarn_flags_args(flags, &n);
+        named = n == 1 && strcmp(args[0], role->name) == 0;
+    }
+    tarn_flags_free(&flags);
+    return named;
+}
+
+static const struct cli_command *config_as(int argc, char **argv)
+{
+    for (size_t i = 0; i < TARN_ARRAY_LEN(config_roles); i++)
+        if ((argc > 0 && strcmp(argv[0], config_roles[i].name) == 0) ||
+            config_names(&config_roles[i], argc, argv))
+            return &config_roles[i].cmd;
+    return &config_roles[0].cmd;
+}
+
+static int config_run(struct cli *c)
+{
+    const struct config_role *role = config_roles;
+
+    while (&role->cmd != c->cmd) /* as config_as() has found it */
+        role++;
+    if (c->n_args && strcmp(c->args[0], role->name) != 0)
+        return tarn_err_set(&c->err, -TARN_E_USAGE,
+                            "\"%s\": must be local, master, worker or mount", c->args[0]);
+    return config_show(c, role == &config_roles[0]);
+}
+
+const struct cli_command cmd_config_command = {.name = "config",
+                                               .spec = &local_spec,
+                                               .run = config_run,
+                                               .own = &cli_local_table,
+                                               .as = config_as};

@@ -134,6 +134,8 @@ static int main_run(struct cli *c, int argc, char **argv)
     struct tarn_str usage = {0};
     int used = 0, rc;
 
+    if (c->cmd->as)
+        c->cmd = c->cmd->as(argc, argv);
     c->flags = tarn_flags_new();
     rc = tarn_flags_parse(c->flags, c->cmd->spec, argc, argv, &used, &c->err);
     if (rc == 0 && tarn_flags_help_wanted(c->flags)) {

@@ -869,6 +869,38 @@ def test_config_sources(alone, workdir):
     assert "meta-ttl: forever  # file " in alone("config", "--config", path)[1]
 
 
+def test_config_of_a_role(alone, workdir):
+    """What a start of that role would see, wherever on the line it is named."""
+    path = os.path.join(workdir, "tarn.yaml")
+    with open(path, "w", encoding="utf-8") as f:
+        f.write("worker: {weight: 7}\nmount: {host: here}\nlisten: {listen: '127.0.0.1:2'}\n")
+
+    def shown(*args):
+        code, out, err = alone("config", "--json", *args)
+        assert code == DONE, err
+        return {(p["table"], p["key"]): p for p in json.loads(out)["parameters"]
+                if p["key"] not in ("http-listen", "master")}  # other ports each time
+
+    rows = {}
+    for role in ("local", "master", "worker", "mount"):
+        rows[role] = shown(role, "--config", path)
+        assert shown("--config", path, role) == rows[role]
+        assert {role, "common", "remote", "server"} <= {table for table, _ in rows[role]}
+    assert shown("--config", path) == rows["local"]
+    weight = rows["worker"][("worker", "weight")]
+    assert weight["value"] == 7 and weight["source"].startswith(f"file {path}")
+    assert not any(table == "worker" for table, _ in rows["master"])
+    assert ("master", "dir") in rows["master"] and ("listen", "listen") in rows["master"]
+    assert rows["mount"][("mount", "host")]["value"] == "here"
+    assert ("listen", "listen") not in rows["mount"] and ("fuse", "passthrough") in rows["mount"]
+    code, out, err = alone("config", "worker", "--weight", "3", "--config", path)
+    assert code == DONE and "weight: 3  # flag --weight" in out, err
+    for args, what in ((["foo"], "local, master, worker or mount"), (["worker", "mount"], "mount"),
+                       (["master", "--weight", "3"], "--weight")):
+        code, out, err = alone("config", *args)
+        assert (code, out) == (USAGE, "") and what in err, err
+
+
 def test_config_files_are_checked(alone, workdir):
     path = os.path.join(workdir, "tarn.yaml")
     for text, what in (("cache-sice: 1GiB\n", "cache-size"), ("cache-size: lots\n", "lots"),

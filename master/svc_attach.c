@@ -37,7 +37,8 @@
 struct texts {
     char *v[TEXTS_MAX];
     size_t n;
-    bool secret; /* secrets are wanted here, else what is none */
+    bool secret;           /* secrets are wanted here, else what is none */
+    struct texts *secrets; /* those beside what is none */
     struct tarn_errbuf *err;
 };
 
@@ -106,6 +107,29 @@ static void texts_put(struct texts *t, const char *key, const char *value)
     t->v[i] = tarn_str_detach(&s);
 }
 
+static void texts_drop(struct texts *t, const char *key)
+{
+    size_t i = 0, len = strlen(key);
+
+    while (i < t->n && (strncmp(t->v[i], key, len) != 0 || t->v[i][len] != '='))
+        i++;
+    if (i == t->n)
+        return;
+    tarn_wipe(t->v[i], strlen(t->v[i]));
+    free(t->v[i]);
+    memmove(&t->v[i], &t->v[i + 1], (--t->n - i) * sizeof(t->v[0]));
+}
+
+/* The id of a key, or the file that it is from, takes the place of both. */
+static void texts_key(struct texts *t, const char *key)
+{
+    if (!t->secrets || (strcmp(key, "access-key") != 0 && strcmp(key, "key-file") != 0))
+        return;
+    texts_drop(t, "access-key");
+    texts_drop(t, "key-file");
+    texts_drop(t->secrets, "access-key");
+}
+
 static int texts_add(void *arg, char *part)
 {
     struct texts *t = arg;
@@ -126,12 +150,14 @@ static int texts_add(void *arg, char *part)
     if (!value && p->type != TARN_CONF_T_BOOL)
         return tarn_err_set(t->err, -TARN_E_CONFIG, "option %s: needs a value", key);
     if (t->secret != !!(p->flags & TARN_CONF_F_SECRET) &&
-        !(t->secret && strcmp(p->name, "proxy") == 0)) /* it may hold a password */
+        !(t->secret && (strcmp(p->name, "proxy") == 0 ||  /* it may hold a password */
+                        strcmp(key, "access-key") == 0))) /* of a file, which is shown instead */
         return tarn_err_set(t->err, -TARN_E_CONFIG,
                             t->secret ? "option %s: is no secret"
                                       : "option %s: is a secret, and "
                                         "not given as an option",
                             key);
+    texts_key(t, key);
     if (t->n == TEXTS_MAX)
         return tarn_err_set(t->err, -TARN_E_TOO_BIG, "more than %u options", TEXTS_MAX);
     texts_put(t, key, text);
@@ -334,6 +360,7 @@ static int attach_options(struct attach_call *c, const Tarn__Wire__AttachRequest
 
     c->options.err = c->secrets.err = &c->err;
     c->secrets.secret = true;
+    c->options.secrets = &c->secrets;
     if (c->known) {
         rc = texts_read(&c->options, c->known->options, c->known->n_options);
         if (rc == 0)

@@ -115,7 +115,10 @@ static int secret_read(struct cli *c, const char *key, const char *path, char re
     return 0;
 }
 
-/* Options that name a file here, and what is sent in their place; the first is no secret. */
+/*
+ * Options that name a file here, and what is sent in their place. The first is no secret, but shown
+ * as what was given: the file.
+ */
 static const struct {
     const char *file, *key;
 } secret_files[] = {
@@ -135,8 +138,8 @@ static int text_add(struct cli *c, const struct tarn_conf_param *p, const char *
             continue;
         rc = secret_read(c, key, value, buf, &len);
         if (rc == 0 && i == 0)
-            texts_add(&t->options, &t->n_options, text_of(secret_files[i].key, buf, len));
-        else if (rc == 0)
+            texts_add(&t->options, &t->n_options, text_of(key, value, strlen(value)));
+        if (rc == 0)
             texts_add(&t->secrets, &t->n_secrets, text_of(secret_files[i].key, buf, len));
         tarn_wipe(buf, sizeof(buf));
         return rc;

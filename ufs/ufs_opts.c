@@ -12,6 +12,7 @@
 #include "lib/base/err.h"
 #include "lib/base/hash.h"
 #include "lib/base/mem.h"
+#include "lib/base/str.h"
 
 #define TARN_CONF_STRUCT struct tarn_ufs_opts
 static const struct tarn_conf_param opts_rows[] = {
@@ -59,13 +60,28 @@ const struct tarn_conf_table tarn_ufs_opts_table = {
     .no_env = true, /* TARN_TIMEOUT and TARN_TOKEN_FILE are those of commands */
 };
 
+/* A file whose content was sent along: where it is read it may be another, or none. */
+static bool opts_sent(const char *text, const char *const *texts, size_t n)
+{
+    if (!tarn_starts_with(text, "key-file="))
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (tarn_starts_with(texts[i], "access-key="))
+            return true;
+    return false;
+}
+
 int tarn_ufs_opts_parse(const char *const *texts, size_t n, bool trusted,
                         struct tarn_ufs_opts *ret_opts, struct tarn_conf **ret_conf,
                         struct tarn_errbuf *err)
 {
     struct tarn_conf_bind bind = {&tarn_ufs_opts_table, ret_opts, TARN_CONF_FROM_OPT};
-    struct tarn_conf_input in = {.opts = texts, .n_opts = n, .opts_trusted = trusted};
+    TARN_AUTO_FREE const char **read = tarn_xcalloc(n + 1, sizeof(char *));
+    struct tarn_conf_input in = {.opts = read, .opts_trusted = trusted};
 
+    for (size_t i = 0; i < n; i++)
+        if (!trusted || !opts_sent(texts[i], texts, n))
+            read[in.n_opts++] = texts[i];
     return tarn_conf_load(&bind, 1, &in, ret_conf, err);
 }
 

@@ -36,8 +36,9 @@ extern const struct tarn_conf_table tarn_ufs_opts_table;
 
 /*
  * Reads `n` texts "K=V[,K=V...]" over the defaults. `trusted`: not from a command line, so that
- * secrets are allowed. The texts in *ret_opts live until tarn_conf_free(ret_conf). Errors: CONFIG
- * (an unknown option names the nearest one), SECRET_ARGV
+ * secrets are allowed, and a text "key-file=PATH" only says where a text "access-key=ID" is from.
+ * The texts in *ret_opts live until tarn_conf_free(ret_conf). Errors: CONFIG (an unknown option
+ * names the nearest one), SECRET_ARGV
  */
 int tarn_ufs_opts_parse(const char *const *texts, size_t n, bool trusted,
                         struct tarn_ufs_opts *ret_opts, struct tarn_conf **ret_conf,

@@ -552,6 +552,28 @@ def test_attach_sends_secrets_and_nobody_prints_them(roles, workdir, s3fault):
     assert any("KEYID,1/" in text for text in sent), sent
     said = done.out + done.err + roles.run("mounts", "--json").out + roles.run("status", "--json").out
     assert "CANARY" not in said + roles.log("master")
+    assert f"key-file={workdir}/key" in roles.json("mounts")[0]["options"]
+    assert "KEYID" not in said, "the file is shown, not what it holds"
+
+
+def test_attach_takes_another_key(roles, workdir, s3fault):
+    """An id in place of the file of another, and a file in place of an id."""
+    s3fault.bucket("bkt")
+    s3fault.put("bkt", "f", b"x")
+    for name, text in (("key", "FIRST"), ("other", "THIRD"), ("secret", "CANARY")):
+        with open(os.open(f"{workdir}/{name}", os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as f:
+            f.write(text + "\n")
+    roles.start_master()
+    more = f"endpoint={s3fault.endpoint},secret-file={workdir}/secret,"
+    for update, option, key in ((), f"key-file={workdir}/key", "FIRST"), (("--update",), "access-key=SECOND", "SECOND"), \
+            (("--update",), f"key-file={workdir}/other", "THIRD"):
+        s3fault.forget_requests()
+        done = roles.run("attach", "s3://bkt", "/", *update, "-o", more + option)
+        assert done.code == DONE, done
+        sent = [r.headers.get("Authorization", "") for r in s3fault.requests()]
+        assert sent and all(f"={key}/" in text for text in sent if text), (key, sent)
+        shown = [o for o in roles.json("mounts")[0]["options"] if o.startswith(("key-file=", "access-key="))]
+        assert shown == [option], shown
 
 
 def test_attach_says_what_failed(roles, workdir):

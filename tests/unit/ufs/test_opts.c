@@ -82,6 +82,27 @@ static void test_options(void **state)
     check_bad("dir-mode=7777", false, -TARN_E_CONFIG, "dir-mode");
     check_bad("secret-key=sekrit", false, -TARN_E_SECRET_ARGV, "secret-key");
     check_bad("secret-key=sekrit,secret-file=/x", true, -TARN_E_CONFIG, "secret-file");
+    check_bad("access-key=a,key-file=/x", true, -TARN_E_CONFIG, "key-file");
+}
+
+/* What was in a file of another host has been sent along: only there may the two stand together. */
+static void test_a_key_and_where_it_is_from(void **state)
+{
+    const char *const texts[] = {"key-file=/nowhere/key", "timeout=5s", "access-key=id"};
+    struct tarn_ufs_opts o;
+    struct tarn_conf *conf = NULL;
+    struct tarn_errbuf err = {0};
+
+    (void)state;
+    assert_int_equal(tarn_ufs_opts_parse(texts, 3, true, &o, &conf, &err), 0);
+    assert_string_equal(o.access_key, "id");
+    assert_string_equal(o.key_file, "");
+    assert_int_equal(o.timeout, 5000000000ULL);
+    tarn_conf_free(&conf);
+    assert_int_equal(tarn_ufs_opts_parse(texts, 2, true, &o, &conf, &err), 0);
+    assert_string_equal(o.key_file, "/nowhere/key"); /* of this host */
+    tarn_conf_free(&conf);
+    assert_int_equal(tarn_ufs_opts_parse(texts, 3, false, &o, &conf, &err), -TARN_E_CONFIG);
 }
 
 /* ---- credentials ---------------------------------------------------------------------------- */
@@ -303,7 +324,11 @@ static void test_cid(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_options), T(test_credentials_static), T(test_credentials_env_and_file), T(test_open),
+        T(test_options),
+        T(test_a_key_and_where_it_is_from),
+        T(test_credentials_static),
+        T(test_credentials_env_and_file),
+        T(test_open),
         T(test_cid),
     };
 

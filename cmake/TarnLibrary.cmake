@@ -11,16 +11,24 @@ function(tarn_library NAME)
   target_link_libraries(${NAME} PUBLIC ${A_DEPS} PRIVATE ${A_PRIVATE_DEPS} Threads::Threads)
 endfunction()
 
-# tarn_unit_test(NAME SOURCES ... DEPS ...): one cmocka program, run by ctest.
+# tarn_unit_test(NAME SOURCES ... DEPS ... [TIMEOUT s] [COST s] [BUSY]): one cmocka program, run by
+# ctest, which starts those of the greatest cost first. BUSY: it computes more than it waits, so that
+# under ThreadSanitizer, where that takes long, it is not to share its processor with another.
 function(tarn_unit_test NAME)
-  cmake_parse_arguments(A "" "TIMEOUT" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(A "BUSY" "TIMEOUT;COST" "SOURCES;DEPS" ${ARGN})
   add_executable(${NAME} ${A_SOURCES} ${CMAKE_SOURCE_DIR}/tests/unit/tsan.c)
   target_include_directories(${NAME} PRIVATE ${CMAKE_SOURCE_DIR})
   target_include_directories(${NAME} SYSTEM PRIVATE ${CMAKE_BINARY_DIR}/gen)
   target_link_libraries(${NAME} PRIVATE ${A_DEPS} PkgConfig::CMOCKA Threads::Threads)
   add_test(NAME ${NAME} COMMAND ${NAME} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   if(NOT A_TIMEOUT)
-    set(A_TIMEOUT 60)
+    set(A_TIMEOUT 120)
   endif()
   set_tests_properties(${NAME} PROPERTIES TIMEOUT ${A_TIMEOUT})
+  if(A_COST)
+    set_tests_properties(${NAME} PROPERTIES COST ${A_COST})
+  endif()
+  if(A_BUSY AND TARN_SANITIZE MATCHES thread)
+    set_tests_properties(${NAME} PROPERTIES PROCESSORS 2) # of two for each: tools/run-tests
+  endif()
 endfunction()

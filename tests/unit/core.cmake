@@ -12,7 +12,7 @@ tarn_unit_test(test_core_attach
 tarn_unit_test(test_core_model
   SOURCES ${core_dir}/test_core_model.c ${core_dir}/model.c ${core_dir}/model_compare.c ${core_dir}/model_gen.c
   DEPS tarn_core tarn_kv tarn_base
-  TIMEOUT 300)
+  TIMEOUT 300 COST 50 BUSY)
 tarn_unit_test(test_journal
   SOURCES ${core_dir}/test_journal.c ${core_dir}/core_fixture.c
   DEPS tarn_core tarn_net tarn_kv tarn_base)

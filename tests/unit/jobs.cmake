@@ -11,5 +11,5 @@ endforeach()
 foreach(name cluster cluster_faults cluster_soak)
   tarn_unit_test(test_jobs_${name}
     SOURCES ${jobs_dir}/test_${name}.c ${jobs_dir}/cluster_fixture.c turns.c ufs/fixture.c ufs/server.c
-    DEPS tarn_master tarn_worker tarn_tier tarn_rpc tarn_kv tarn_ufs tarn_disk tarn_base)
+    DEPS tarn_master tarn_worker tarn_tier tarn_rpc tarn_kv tarn_ufs tarn_disk tarn_base COST 20)
 endforeach()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of the process tests. Whatever a test starts or mounts is gone when it ends."""
 import os
+import signal
 import tempfile
 
 import pytest
@@ -14,6 +15,15 @@ from tests.lib.s3fault import S3Fault
 from tests.lib.swift import Swift
 from tests.lib.tarn import Tarn, binary
 from tests.lib.tls import Certificates
+
+
+def pytest_configure():
+    """TERM ends a run as Ctrl-C does: what the tests have started and mounted goes first."""
+    def interrupt(*_):
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 @pytest.fixture(scope="session")

@@ -108,25 +108,27 @@ def bad_frames():
     }
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_what_is_no_frame_ends_that_connection_only(served, role):
+def test_what_is_no_frame_ends_that_connection_only(served):
     c, content = served
-    part, address, token = target(c, role)
-    good, call = good_call(c, role, content)
-    memory = part.rss()
+    good = {role: good_call(c, role, content) for role in ROLES}
+    memory = {role: target(c, role)[0].rss() for role in ROLES}
     with contextlib.ExitStack() as stack:
         talking = []
-        for name, data in bad_frames().items():
-            for shaken in (True, False):
-                k = stack.enter_context(Connection(part.host, address, token if shaken else None))
-                k.send(data)
-                talking.append((f"{name}, {'after' if shaken else 'before'} the handshake", k))
-            call()
+        for role in ROLES:
+            part, address, token = target(c, role)
+            for name, data in bad_frames().items():
+                for shaken in (True, False):
+                    k = stack.enter_context(Connection(part.host, address, token if shaken else None))
+                    k.send(data)
+                    talking.append((f"{role}: {name}, {'after' if shaken else 'before'} the handshake", k))
+                good[role][1]()
         for name, k in talking:  # one that was told why has a moment to go by itself
             assert k.ended(15), f"{name}: the connection goes on"
-    assert part.rss() - memory < 64 << 20, "it took memory for what was only announced"
-    assert util.alive(part.pid)
-    good.close()
+    for role in ROLES:
+        part = target(c, role)[0]
+        assert part.rss() - memory[role] < 64 << 20, "it took memory for what was only announced"
+        assert util.alive(part.pid)
+        good[role][0].close()
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -143,38 +145,48 @@ def test_truncated_frames(served, role):
     good.close()
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_a_handshake_cannot_be_replayed(served, role):
+def test_a_handshake_cannot_be_replayed(served):
     c, _ = served
-    part, address, token = target(c, role)
-    with Connection(part.host, address, token) as k:
-        k.call(frames.STATUS)
-        hello, proof = k.handshake[0], k.handshake[1]
-        request = frames.frame(frames.REQUEST, 1, frames.STATUS, meta=frames.message({1: 0, 2: 0}))
-    with Connection(part.host, address) as k:
-        k.send(hello)
-        k.receive(frames.CHALLENGE)
-        k.send(proof + request)
-        assert k.receive(frames.WELCOME).status == AUTH_BAD
-        with pytest.raises((frames.Closed, TimeoutError)):
-            k.receive(frames.RESPONSE)
-    with Connection(part.host, address) as k:  # no handshake at all
-        k.send(request)
-        assert k.ended()
+    with contextlib.ExitStack() as stack:
+        replayed, naked = [], []
+        for role in ROLES:
+            part, address, token = target(c, role)
+            with Connection(part.host, address, token) as k:
+                k.call(frames.STATUS)
+                hello, proof = k.handshake[0], k.handshake[1]
+                request = frames.frame(frames.REQUEST, 1, frames.STATUS, meta=frames.message({1: 0, 2: 0}))
+            k = stack.enter_context(Connection(part.host, address))
+            k.send(hello)
+            k.receive(frames.CHALLENGE)
+            k.send(proof + request)
+            assert k.receive(frames.WELCOME).status == AUTH_BAD, role
+            replayed.append(k)
+            k = stack.enter_context(Connection(part.host, address))  # no handshake at all
+            k.send(request)
+            naked.append(k)
+        for k in replayed:  # those that were told why have a moment to go by themselves
+            with pytest.raises((frames.Closed, TimeoutError)):
+                k.receive(frames.RESPONSE)
+        for k in naked:
+            assert k.ended()
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_versions_and_tokens_that_do_not_fit(served, role):
+def test_versions_and_tokens_that_do_not_fit(served):
     c, _ = served
-    part, address, token = target(c, role)
-    for wrong in (b"", b"x", token[:-1], token + b"x", secrets.token_hex(32).encode()):
-        with Connection(part.host, address, wrong) as k:
-            assert k.welcome.status == AUTH_BAD, wrong
-    with Connection(part.host, address) as k:
-        k.send(frames.frame(frames.HELLO, body=frames.message({1: 50, 2: 60, 4: os.urandom(32)})))
-        with contextlib.suppress(frames.Closed):
-            assert k.receive().status == VERSION
-        assert k.ended(40)
+    with contextlib.ExitStack() as stack:
+        talking = []
+        for role in ROLES:
+            part, address, token = target(c, role)
+            for wrong in (b"", b"x", token[:-1], token + b"x", secrets.token_hex(32).encode()):
+                with Connection(part.host, address, wrong) as k:
+                    assert k.welcome.status == AUTH_BAD, (role, wrong)
+            k = stack.enter_context(Connection(part.host, address))
+            k.send(frames.frame(frames.HELLO, body=frames.message({1: 50, 2: 60, 4: os.urandom(32)})))
+            with contextlib.suppress(frames.Closed):
+                assert k.receive().status == VERSION, role
+            talking.append(k)
+        for k in talking:
+            assert k.ended(40)
 
 
 def test_a_capability_that_was_altered_opens_nothing(served):

@@ -27,6 +27,7 @@ from tests.lib.netns import Network  # noqa: E402  pylint: disable=wrong-import-
 from tests.lib.verify import Content, Readers  # noqa: E402  pylint: disable=wrong-import-position
 
 WIRE = "8gbit"
+STREAMS = 8
 
 
 def iperf(server, client, streams):
@@ -55,26 +56,32 @@ class Bench:
             try:
                 c.start()
                 c.cli("load", "/", seconds=900)
+                os.sync()
                 yield c, content
             finally:
                 c.close()
                 shutil.rmtree(directory, ignore_errors=True)
 
+    def sizes(self):
+        """What read() reads."""
+        return {"big": self.size, **{f"s{i}": self.size // STREAMS for i in range(STREAMS)}}
+
     def read(self, mount, streams):
-        """MiB/s of the mount; the file's pages are dropped before, the worker's stay."""
-        each = self.size // streams
-        return fio(mount.path("big"), each, "--rw=read", "--bs=1M", "--ioengine=psync", f"--numjobs={streams}",
-                   f"--offset_increment={each}", "--group_reporting", "--invalidate=1")
+        """MiB/s of the mount, of one file or of STREAMS; their pages are dropped before, the worker's stay."""
+        args = ["--rw=read", "--bs=1M", "--ioengine=psync", f"--numjobs={streams}", "--group_reporting", "--invalidate=1"]
+        if streams == 1:
+            return fio(mount.path("big"), self.size, *args)
+        return fio("", self.size // STREAMS, f"--directory={mount.mnt}", "--filename_format=s$jobnum", *args)
 
     def remote(self):
         """Reads from a worker on another host against iperf3, on a wire of 8 Gbit/s and on one without a limit."""
-        with self.cluster({"big": self.size}, workers=1, mounts=1) as (c, _):
+        with self.cluster(self.sizes(), workers=1, mounts=1) as (c, _):
             server, client = c.workers[0].host, c.mounts[0].host
             self.read(c.mounts[0], 1)
             for rate in (WIRE, None):
                 for host in (server, client):
                     host.bandwidth(rate)
-                for streams in (1, 8):
+                for streams in (1, STREAMS):
                     native = iperf(server, client, streams)
                     value = max(self.read(c.mounts[0], streams) for _ in range(3))
                     report(f"remote read, {rate or 'no limit'}, {streams} stream{'s' * (streams > 1)}", value, "MiB/s", native,
@@ -84,13 +91,13 @@ class Bench:
         """A second worker adds bandwidth or leaves it as it is."""
         found = {}
         for workers in (1, 2):
-            with self.cluster({"big": self.size}, workers=workers, mounts=1) as (c, _):
+            with self.cluster(self.sizes(), workers=workers, mounts=1) as (c, _):
                 for part in (*c.workers, *c.mounts):
                     part.host.bandwidth(WIRE)
                 self.read(c.mounts[0], 1)
-                for streams in (1, 8):
+                for streams in (1, STREAMS):
                     found[workers, streams] = max(self.read(c.mounts[0], streams) for _ in range(3))
-        for streams in (1, 8):
+        for streams in (1, STREAMS):
             report(f"two workers beside one, {streams} stream{'s' * (streams > 1)}", found[2, streams], "MiB/s", found[1, streams],
                    0.95)
 
@@ -98,20 +105,20 @@ class Bench:
         """Reads until TCP has forgotten how the way was before: BBR believes in a round trip for 10 s."""
         end = time.monotonic() + 12
         while time.monotonic() < end:
-            self.read(mount, 8)
+            self.read(mount, STREAMS)
 
     def delay(self):
         """5 ms on the way beside 0 ms, both through the same queue."""
-        with self.cluster({"big": self.size}, workers=1, mounts=1) as (c, _):
+        with self.cluster(self.sizes(), workers=1, mounts=1) as (c, _):
             self.read(c.mounts[0], 1)
             found = {}
             for ms in (0, 5):
                 c.mounts[0].host.delay(ms)
                 self.settle(c.mounts[0])
-                found[ms] = {n: self.read(c.mounts[0], n) for n in (1, 8)}
+                found[ms] = {n: self.read(c.mounts[0], n) for n in (1, STREAMS)}
                 found[ms]["random"] = fio(c.mounts[0].path("big"), self.size, "--rw=randread", "--bs=64k", "--ioengine=psync",
                                           "--numjobs=8", "--group_reporting", "--runtime=5", "--time_based", "--invalidate=1")
-            for n in (1, 8):
+            for n in (1, STREAMS):
                 report(f"sequential with 5 ms, {n} stream{'s' * (n > 1)}", found[5][n], "MiB/s", found[0][n], 0.5)
             report("random 64 KiB with 5 ms, 8 jobs", found[5]["random"], "MiB/s", found[0]["random"])
 

@@ -43,8 +43,8 @@ def report(name, value, unit, native=None, floor=None):
 
 
 def fio(path, size, *args):
-    """MiB/s of one fio job that reads `path`."""
-    out = subprocess.run(["fio", "--name=x", f"--filename={path}", f"--size={size}", "--readonly", "--output-format=json", *args],
+    """MiB/s of one fio job that reads `path`, or what the arguments name."""
+    out = subprocess.run(["fio", "--name=x", *([f"--filename={path}"] if path else []), f"--size={size}", "--readonly", "--output-format=json", *args],
                          capture_output=True, text=True, check=True).stdout
     return json.loads(out[out.index("{"):])["jobs"][0]["read"]["bw_bytes"] / 2**20
 

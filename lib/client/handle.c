@@ -27,7 +27,12 @@
 #define LOCATE_LATE_NS TARN_NS_PER_S /* then what workers have is read without */
 #define READ_PIECES    TARN_SLICES_MAX
 
-#define SEQUENTIAL_SLACK (1ull << 20) /* bytes that a sequential reader may be out of order */
+/*
+ * How far a sequential reader may be out of order: bytes, or lengths of a read. The kernel has two
+ * windows of read-ahead under way, each of twice the size after POSIX_FADV_SEQUENTIAL.
+ */
+#define SEQUENTIAL_SLACK (1ull << 20)
+#define SEQUENTIAL_READS 8u
 
 /* A part of a read that one answer brings. */
 struct read_piece {
@@ -150,8 +155,8 @@ void tarn_handle_lent(struct tarn_handle *h)
 static bool handle_goes_on(struct tarn_handle *h, uint64_t off, uint64_t end)
 {
     uint64_t next = atomic_load_explicit(&h->next_off, memory_order_relaxed);
-    bool near = off == next || (off < next + SEQUENTIAL_SLACK && next < off + SEQUENTIAL_SLACK &&
-                                next > 0 && off > 0);
+    uint64_t slack = TARN_MAX(SEQUENTIAL_SLACK, SEQUENTIAL_READS * (end - off));
+    bool near = off == next || (off < next + slack && next < off + slack && next > 0 && off > 0);
 
     atomic_store_explicit(&h->next_off, near ? TARN_MAX(next, end) : end, memory_order_relaxed);
     return near;

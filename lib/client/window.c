@@ -30,6 +30,7 @@
 #define WINDOW_IDLE_NS TARN_NS_PER_S
 #define WINDOW_SCAN    32u /* windows that are looked at for one that is idle */
 #define WINDOW_LARGE   (CLIENT_CHUNK_BYTES / 2) /* a first read as large will go on */
+#define WINDOW_BEHIND  (8 * CLIENT_CHUNK_BYTES) /* kept of what a reader has not taken */
 
 _Static_assert(TARN_SEGMENT_BYTES % CLIENT_CHUNK_BYTES == 0, "a chunk is in one segment");
 _Static_assert(TARN_READ_MAX <= CLIENT_CHUNK_BYTES, "WINDOW_SLICES");
@@ -436,8 +437,8 @@ void client_window_fill(struct tarn_handle *h)
         w->grown_off = pos / CLIENT_CHUNK_BYTES;
     }
     /* A read that was passed by others may still be under way. */
-    if (pos > CLIENT_CHUNK_BYTES)
-        window_drop(h, pos - CLIENT_CHUNK_BYTES, true);
+    if (pos > WINDOW_BEHIND)
+        window_drop(h, pos - WINDOW_BEHIND, true);
     upto = (pos / CLIENT_CHUNK_BYTES + 1 + w->depth) * CLIENT_CHUNK_BYTES;
     next = window_front(w);
     if (next < pos)

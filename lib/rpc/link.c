@@ -33,6 +33,7 @@
 #define LINK_PAUSE_BYTES    (16u << 20) /* queued: a server stops reading */
 #define LINK_HELD_MAX       (4ull * TARN_CONN_WRITE_MAX) /* held: the peer is cut */
 #define LINK_ROOM_MIN       (16u << 10) /* smaller rests are copied with what follows them */
+#define LINK_ROOM_MAX       (64u << 10) /* libuv reads 32 times before it looks at anything else */
 #define LINK_QUIET_MAX      3u          /* ticks without a sign of life */
 #define LINK_PROGRESS_BYTES 4096u       /* written: more than pings alone */
 
@@ -357,7 +358,7 @@ static uint8_t *link_room_cb(struct tarn_conn *c, void *arg, size_t *ret_n)
     if (!l->payload || l->head_have < l->f.meta_len + l->f.body_len || l->deaf || l->closing ||
         l->f.payload_len - l->payload->len < LINK_ROOM_MIN)
         return NULL;
-    *ret_n = l->f.payload_len - l->payload->len;
+    *ret_n = TARN_MIN(l->f.payload_len - l->payload->len, LINK_ROOM_MAX);
     return l->payload->p + l->payload->len;
 }
 

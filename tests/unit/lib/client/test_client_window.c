@@ -181,6 +181,32 @@ static void out_of_order(void **state)
     cluster_fini(&c);
 }
 
+/*
+ * The kernel's read-ahead for a program that said POSIX_FADV_SEQUENTIAL: four at a time, which pass
+ * each other.
+ */
+static void large_out_of_order(void **state)
+{
+    static const unsigned order[] = {1, 2, 3, 0};
+    uint64_t from = 8 * MIB, to = 40 * MIB;
+    struct tarn_handle *h;
+    struct cluster c;
+
+    (void)state;
+    cluster_init(&c, 2, NULL);
+    slow_answers(&c);
+    h = cluster_open(&c);
+    read_as_mount(&c, h, from - MIB, (uint32_t)MIB);
+    for (uint64_t off = from; off < to; off += 4 * MIB)
+        for (unsigned i = 0; i < 4; i++) {
+            read_as_mount(&c, h, off + order[i] * MIB, (uint32_t)MIB);
+            rig_run_for(&c.rig, 1000); /* the loop has other things to do */
+        }
+    assert_in_range(asked_bytes(&c), to - from, to - from + 18 * MIB);
+    tarn_handle_close(&h);
+    cluster_fini(&c);
+}
+
 static void small_file(void **state)
 {
     struct tarn_handle *h;
@@ -541,12 +567,13 @@ static void failures_ahead(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sequential_reader), cmocka_unit_test(large_reads),
-        cmocka_unit_test(random_reader),     cmocka_unit_test(out_of_order),
-        cmocka_unit_test(small_file),        cmocka_unit_test(ahead_of_the_store),
-        cmocka_unit_test(many_handles),      cmocka_unit_test(idle_window),
-        cmocka_unit_test(threads),           cmocka_unit_test(waits_through_the_end),
-        cmocka_unit_test(closed_anywhere),   cmocka_unit_test(failures_ahead),
+        cmocka_unit_test(sequential_reader),     cmocka_unit_test(large_reads),
+        cmocka_unit_test(random_reader),         cmocka_unit_test(out_of_order),
+        cmocka_unit_test(large_out_of_order),    cmocka_unit_test(small_file),
+        cmocka_unit_test(ahead_of_the_store),    cmocka_unit_test(many_handles),
+        cmocka_unit_test(idle_window),           cmocka_unit_test(threads),
+        cmocka_unit_test(waits_through_the_end), cmocka_unit_test(closed_anywhere),
+        cmocka_unit_test(failures_ahead),
     };
 
     if (argc > 1)

@@ -5,6 +5,9 @@
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <xxhash.h>
+#if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
+#include <xxh_x86dispatch.h> /* the same values, with the widest vectors of this processor */
+#endif
 
 #include "lib/base/assert.h"
 #include "lib/base/err.h"

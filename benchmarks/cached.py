@@ -13,17 +13,14 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-from run import BUILD, RESULTS, report  # noqa: E402  pylint: disable=wrong-import-position
+from common import BUILD, ROOT, report, write
 
-from tests.lib import util  # noqa: E402  pylint: disable=wrong-import-position
-from tests.lib.cluster import MIB, Cluster  # noqa: E402  pylint: disable=wrong-import-position
+from tests.lib import util  # pylint: disable=wrong-import-order
+from tests.lib.cluster import MIB, Cluster  # pylint: disable=wrong-import-order
 
 SIZE = 4096
 
@@ -167,9 +164,7 @@ def main():
         cluster.close()
         util.end_group(store)
         shutil.rmtree(scratch, ignore_errors=True)
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as f:
-            json.dump({"results": RESULTS}, f, indent=1)
+    write(args.json)
 
 
 if __name__ == "__main__":

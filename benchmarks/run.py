@@ -6,58 +6,21 @@ Each figure is measured in this run beside its native counterpart on the same di
 its name says page cache. Needs root (mounts, dropping caches), fio, nginx, curl, and the release build. Scratch: TARN_BENCH_DIR or a
 folder below /var/tmp, removed at the end.
 """
-import argparse
 import json
 import os
-import re
 import shutil
 import subprocess
-import sys
-import tempfile
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-from tests.lib import nginx, tarn, util  # noqa: E402  pylint: disable=wrong-import-position
+from common import BUILD, ROOT, drop, fio, main, report, rss_mib
 
-BUILD = os.path.join(ROOT, "build/release")
-RESULTS = []
-
-
-def drop():
-    os.sync()
-    with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as f:
-        f.write("3")
-
-
-def report(name, value, unit, native=None, floor=None):
-    """One row: a figure, its native counterpart, their ratio and the least that is asked for."""
-    ratio = value / native if native else None
-    RESULTS.append({"name": name, "value": value, "unit": unit, "native": native, "ratio": ratio, "floor": floor})
-    cells = [f"{name:44}", f"{value:12,.1f} {unit:10}"]
-    if native:
-        cells += [f"native {native:12,.1f}", f"ratio {ratio:5.2f}"]
-    if floor is not None:
-        cells.append(f"(at least {floor})")
-    print("  ".join(cells), flush=True)
-
-
-def fio(path, size, *args):
-    """MiB/s of one fio job that reads `path`, or what the arguments name."""
-    out = subprocess.run(["fio", "--name=x", *([f"--filename={path}"] if path else []), f"--size={size}", "--readonly", "--output-format=json", *args],
-                         capture_output=True, text=True, check=True).stdout
-    return json.loads(out[out.index("{"):])["jobs"][0]["read"]["bw_bytes"] / 2**20
+from tests.lib import nginx, tarn, util  # pylint: disable=wrong-import-order
 
 
 def epoch(root, manifest, threads=8, seed=1):
     out = subprocess.run([f"{BUILD}/benchmarks/epoch_reader", "-t", str(threads), "-s", str(seed), root, manifest],
                          capture_output=True, text=True, check=True).stdout
     return json.loads(out)
-
-
-def rss_mib(pid):
-    with open(f"/proc/{pid}/status", encoding="ascii") as f:
-        return int(re.search(r"VmRSS:\s+(\d+) kB", f.read())[1]) / 1024
 
 
 class Bench:
@@ -238,25 +201,5 @@ class Bench:
 ALL = ("sequential", "epochs", "cold", "names", "restart")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the data relative to the full run")
-    parser.add_argument("--only", nargs="*", choices=ALL, default=ALL)
-    parser.add_argument("--json", help="file for the figures")
-    args = parser.parse_args()
-    os.environ.setdefault("TARN_BIN", f"{BUILD}/tarn")
-    scratch = tempfile.mkdtemp(prefix="tarn-bench-", dir=os.environ.get("TARN_BENCH_DIR", "/var/tmp"))
-    try:
-        for name in args.only:
-            print(f"== {name}", flush=True)
-            getattr(Bench(scratch, args.scale), name)()
-    finally:
-        util.unmount_below(scratch)
-        shutil.rmtree(scratch, ignore_errors=True)
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as f:
-            json.dump({"results": RESULTS}, f, indent=1)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, Bench, ALL)

@@ -294,7 +294,9 @@ struct msession {
     size_t unacked_inos;
     uint64_t epoch_seq; /* it was told to forget everything, and hears of everything until it has;
                            0: not */
-    uint32_t *hear;     /* changes of the commit at hand */
+    bool forgets; /* the same, also when nobody waits for that any more: what it missed is more than
+                     the changes that it has not heard of */
+    uint32_t *hear; /* changes of the commit at hand */
     size_t hear_n, hear_cap;
 };
 const char *msession_state_name(enum msession_state s); /* as in SessionStatus */

@@ -104,6 +104,7 @@ void mpromise_epoch(struct tarn_master *m, struct msession *s)
     inv.index = m->told_index;
     inv.ack = m->args.cluster && !s->trusted && !s->transient;
     msession_send(s, &inv);
+    s->forgets = inv.ack;
     if (!inv.ack || s->state == MSESSION_CUT_OFF)
         return;
     m->sessions_all +=
@@ -532,6 +533,7 @@ void mpromise_replay(struct tarn_master *m, struct msession *s, uint64_t seen)
     struct munacked *u = unacked_new(m, &s->unacked, 0, m->recent_n, false);
     size_t n = 0;
 
+    TARN_ASSERT(!s->forgets && s->epoch_seq == 0);
     ptrs = tarn_xcalloc(m->recent_n + 1, sizeof(Tarn__Wire__InvalItem *));
     TARN_LIST_FOREACH(node, &m->recent)
     {
@@ -561,8 +563,6 @@ void mpromise_replay(struct tarn_master *m, struct msession *s, uint64_t seen)
         told->seq = s->seq;
         told->index = TARN_MIN(told->index, seen + 1);
     }
-    if (s->epoch_seq)
-        s->epoch_seq = s->seq;
     free(ptrs);
     free(items);
 }

@@ -10,7 +10,8 @@
  *     CUT_OFF -> gone  it opened another session, or its connection ended, or room is needed
  *
  * A client that comes back names the index of the journal up to which it had heard of every change.
- * If all changes behind it are known still, it misses nothing; that holds over a restart of the
+ * If all changes behind it are known still, it misses nothing, unless it was told to forget
+ * everything and has not said that it did: then it begins anew. That holds over a restart of the
  * master too, since the journal knows its last change. For one lease after a restart, inodes that
  * change are held as if every session of the process before held a promise on them, and so is what
  * that process had not told all of them (told.c).
@@ -297,20 +298,21 @@ static struct msession *session_begin(struct tarn_master *m, const struct tarn_r
                                       const Tarn__Wire__SessionRequest *req, bool *ret_resumed)
 {
     struct msession *s = session_held(m, req);
-    bool known;
+    bool known, forgets;
 
     if (s) {
-        *ret_resumed = mpromise_replayable(m, req->seen);
+        *ret_resumed = !s->forgets && mpromise_replayable(m, req->seen);
         s->state = MSESSION_LIVE;
         return s;
     }
     s = req->resume ? session_by_id(m, req->resume) : NULL;
     known = s != NULL;
+    forgets = known && s->forgets;
     if (s && !s->trusted) /* it goes on as another one */
         session_free(m, s);
     s = session_new(m, call, req);
     /* What it saw of the process before must be in the journal still: a power cut loses its end. */
-    *ret_resumed = req->resume && !s->transient && !s->trusted && m->args.cluster &&
+    *ret_resumed = req->resume && !s->transient && !s->trusted && m->args.cluster && !forgets &&
                    mpromise_replayable(m, req->seen) && (known || req->seen <= m->start_index);
     if (*ret_resumed && !s->all) { /* what it was promised is not known (any more) */
         s->all = true;
@@ -418,6 +420,7 @@ static void session_renew(void *ctx, struct tarn_rpc_call *call)
     mcluster_view_fini(&view);
     tarn_str_fini(&cap);
     mpromise_acked(m, s, seq);
+    s->forgets = s->epoch_seq != 0;
 }
 
 void msession_handlers(struct tarn_master *m, struct tarn_rpc_server *srv)

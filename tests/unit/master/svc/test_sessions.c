@@ -192,6 +192,46 @@ static void test_resumes_within_the_lease(void **state)
     mfx_free(&fx);
 }
 
+/* Who was to forget everything while it was away begins anew, within its lease and after it: the
+ * changes that it has not heard of are not all that it missed. */
+static void test_forgets_what_it_missed(void **state)
+{
+    const char *addr;
+    struct mfx *fx = peers_start(&addr);
+    struct peer a = {0};
+
+    (void)state;
+    for (unsigned late = 0; late < 2; late++) {
+        enum msession_state until = late ? MSESSION_CUT_OFF : MSESSION_AWAY;
+        struct msession *s;
+
+        peer_connect(fx, &a, addr);
+        peer_open(&a);
+        s = peers_session(fx, a.session);
+        assert_int_equal(peer_lookup(&a, ROOT, "f", NULL), 10);
+        assert_int_equal(peer_renew(&a), 0);
+        peer_cut(&a);
+        for (unsigned i = 0; i < 500 && s->state != MSESSION_AWAY; i++)
+            mfx_run_ms(fx, 10);
+        mpromise_epoch(fx->master, s);
+        assert_int_equal(s->promise_count, 0);
+        for (unsigned i = 0; i < 500 && s->state != until; i++)
+            mfx_run_ms(fx, 10);
+        a.index = fx->master->told_index; /* it heard of all changes */
+        a.seq = late ? 0 : s->seq;
+        peer_connect(fx, &a, addr);
+        peer_open(&a);
+        assert_false(a.resumed);
+        assert_int_equal(peer_renew(&a), 0);
+        assert_int_equal(a.everything, 1); /* its new session has nothing to forget */
+        assert_false(peers_session(fx, a.session)->forgets);
+        assert_int_equal(fx->master->sessions_all, 0);
+        peer_cut(&a);
+        a = (struct peer){.everything = 1};
+    }
+    mfx_free(&fx);
+}
+
 /* Over a restart of the master: nothing changed since, so nothing was missed. */
 static void test_resumes_over_a_restart(void **state)
 {
@@ -553,6 +593,7 @@ int main(void)
         cmocka_unit_test(test_answers_wait_for_the_acknowledgement),
         cmocka_unit_test(test_the_lease_ends_the_wait),
         cmocka_unit_test(test_resumes_within_the_lease),
+        cmocka_unit_test(test_forgets_what_it_missed),
         cmocka_unit_test(test_resumes_over_a_restart),
         cmocka_unit_test(test_missed_over_a_restart),
         cmocka_unit_test(test_commands_hold_nothing),

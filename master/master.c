@@ -19,6 +19,10 @@
 #define GC_EVERY_NS (2 * TARN_NS_PER_S)
 #define GC_STEP     512u
 
+/* More than a process gives between two writes that are synced. */
+#define START_INOS    (1ull << 24)
+#define START_INDEXES (1ull << 32)
+
 uint64_t master_applied(struct tarn_master *m)
 {
     uint64_t index = 0;
@@ -183,8 +187,8 @@ static void gc_run(struct tarn_timer *t, void *arg)
  * -------------------------------------------------------------------------------------------------------
  */
 
-/* Before the journal runs: one entry, applied here and synced. */
-static int master_apply_now(struct tarn_master *m, Tarn__Core__Entry *e)
+/* Before the journal runs: one entry, applied here and synced, `ahead` of the last one. */
+static int master_apply_now(struct tarn_master *m, Tarn__Core__Entry *e, uint64_t ahead)
 {
     struct tarn_core_result result = {0};
     struct tarn_str entry = {0};
@@ -195,8 +199,8 @@ static int master_apply_now(struct tarn_master *m, Tarn__Core__Entry *e)
     rc = tarn_core_entry_encode(e, &entry);
     TARN_ASSERT(rc == 0);
     b = tarn_kv_batch_new(m->args.kv);
-    rc = tarn_core_apply(m->args.kv, b, master_applied(m) + 1, (const uint8_t *)entry.p, entry.len,
-                         &result);
+    rc = tarn_core_apply(m->args.kv, b, master_applied(m) + ahead, (const uint8_t *)entry.p,
+                         entry.len, &result);
     TARN_KEEP(rc, result.rc);
     if (rc == 0)
         rc = tarn_kv_write(m->args.kv, b, true);
@@ -223,7 +227,7 @@ static int master_init_store(struct tarn_master *m, struct tarn_errbuf *err)
     tarn__core__init__init(&init);
     init.cluster_id = id;
     e.init = &init;
-    rc = master_apply_now(m, &e);
+    rc = master_apply_now(m, &e, 1);
     return rc < 0 ? tarn_err_wrap(err, rc, "write the cluster id") : 0;
 }
 
@@ -244,8 +248,27 @@ static int master_cap_key(struct tarn_master *m, struct tarn_errbuf *err)
     m->args.rng->fill(m->args.rng, m->cap_key, sizeof(m->cap_key));
     key.key = (ProtobufCBinaryData){sizeof(m->cap_key), m->cap_key};
     e.cap_key = &key;
-    rc = master_apply_now(m, &e);
+    rc = master_apply_now(m, &e, 1);
     return rc < 0 ? tarn_err_wrap(err, rc, "write the key of capabilities") : 0;
+}
+
+/*
+ * What is not synced is lost when this machine loses its power, and mounts elsewhere live on: they
+ * may know ids and versions (which are indexes) that the store does not. None of those is given
+ * once more, for something else.
+ */
+static int master_leave_out(struct tarn_master *m, struct tarn_errbuf *err)
+{
+    Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
+    Tarn__Core__Start start = TARN__CORE__START__INIT;
+    int rc;
+
+    start.inos = START_INOS;
+    e.start = &start;
+    rc = master_apply_now(m, &e, START_INDEXES);
+    if (rc == 0)
+        rc = tarn_core_applied_index(m->args.kv, &m->told_index);
+    return rc < 0 ? tarn_err_wrap(err, rc, "write that the master starts") : 0;
 }
 
 static int master_journal(struct tarn_master *m)
@@ -299,6 +322,8 @@ int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err
         rc = tarn_core_cluster_id(args->kv, m->cluster_id);
     if (rc == 0)
         rc = master_cap_key(m, err);
+    if (rc == 0 && applied > 0 && args->cluster)
+        rc = master_leave_out(m, err);
     if (rc == 0)
         rc = master_journal(m);
     if (rc < 0) {

@@ -675,7 +675,7 @@ struct tarn_master {
     size_t recent_n;
     uint64_t recent_base;    /* index: changes up to it are not remembered */
     uint64_t told_index;     /* of the last entry whose changes were pushed */
-    uint64_t start_index;    /* the same when this process began */
+    uint64_t start_index;    /* of the last entry of the processes before */
     uint64_t grace_until_ns; /* loop time: sessions of the process before us may still believe; 0:
                                 over */
     struct tarn_list grace;  /* struct munacked: held for them */

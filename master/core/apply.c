@@ -237,6 +237,20 @@ static int apply_init(struct core_tx *tx, const Tarn__Core__Init *m)
     return 0;
 }
 
+/* ---- start
+ * --------------------------------------------------------------------------------------------- */
+
+static int apply_start(struct core_tx *tx, const Tarn__Core__Start *m)
+{
+    int rc = m->inos < CORE_INO_END ? core_tx_reserve_inos(tx, m->inos) : -TARN_E_ENTRY_BAD;
+
+    if (rc < 0)
+        return rc;
+    tx->next_ino += m->inos;
+    tx->next_ino_dirty = true;
+    return 0;
+}
+
 /* ---- dispatch
  * ------------------------------------------------------------------------------------------ */
 
@@ -244,7 +258,8 @@ static bool apply_one_kind(const Tarn__Core__Entry *e)
 {
     return !!e->init + !!e->attach + !!e->detach + !!e->list_begin + !!e->list_page + !!e->found +
                !!e->gone + !!e->collect + !!e->job_put + !!e->job_lines + !!e->job_drop +
-               !!e->job_items + !!e->worker_put + !!e->past_drop + !!e->cap_key + !!e->told ==
+               !!e->job_items + !!e->worker_put + !!e->past_drop + !!e->cap_key + !!e->told +
+               !!e->start ==
            1;
 }
 
@@ -288,6 +303,8 @@ static int apply_dispatch(struct core_tx *tx, const Tarn__Core__Entry *e)
         return core_apply_cap_key(tx, e->cap_key);
     if (e->told)
         return core_apply_told(tx, e->told);
+    if (e->start)
+        return apply_start(tx, e->start);
     return core_apply_job_drop(tx, e->job_drop);
 }
 

@@ -78,8 +78,8 @@ int tarn_core_apply(struct tarn_kv *kv, struct tarn_kv_batch *b, uint64_t index,
 
 /* Encodes an entry. -TARN_E_TOO_BIG over TARN_JOURNAL_ENTRY_MAX. The caller frees *ret. */
 int tarn_core_entry_encode(const Tarn__Core__Entry *e, struct tarn_str *ret);
-/* True when losing the entry in a power cut would break a promise (jobs, attachments, members);
- * names of a store are learnt again. */
+/* True when losing the entry in a power cut would break a promise (jobs, attachments, members, what
+ * a start left out); names of a store are learnt again. */
 bool tarn_core_entry_needs_sync(const Tarn__Core__Entry *e);
 
 /* ---- reads: -TARN_E_NO_ENTRY when absent, -TARN_E_KV…, 0

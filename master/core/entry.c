@@ -20,5 +20,5 @@ int tarn_core_entry_encode(const Tarn__Core__Entry *e, struct tarn_str *ret)
 bool tarn_core_entry_needs_sync(const Tarn__Core__Entry *e)
 {
     return e->init || e->attach || e->detach || e->job_put || e->job_lines || e->job_items ||
-           e->worker_put || e->past_drop || e->cap_key;
+           e->worker_put || e->past_drop || e->cap_key || e->start;
 }

@@ -95,18 +95,27 @@ static void model_link(struct model *m, uint64_t dir, uint64_t ino)
     m->inodes[dir].children = ino;
 }
 
-/* An inode with a name in `dir`. */
-static uint64_t model_make(struct model *m, uint64_t index, uint64_t dir, const char *name,
-                           size_t len, uint32_t type, struct model_result *r)
+/* The first of `n` ids. */
+static uint64_t model_take_inos(struct model *m, uint64_t n)
 {
-    uint64_t ino = m->next_ino++;
-    struct model_inode *i;
+    uint64_t ino = m->next_ino;
 
-    if (m->next_ino > m->cap) {
+    m->next_ino += n;
+    while (m->next_ino > m->cap) {
         m->inodes = tarn_xrealloc(m->inodes, 2 * m->cap * sizeof(*m->inodes));
         memset(m->inodes + m->cap, 0, m->cap * sizeof(*m->inodes));
         m->cap *= 2;
     }
+    return ino;
+}
+
+/* An inode with a name in `dir`. */
+static uint64_t model_make(struct model *m, uint64_t index, uint64_t dir, const char *name,
+                           size_t len, uint32_t type, struct model_result *r)
+{
+    uint64_t ino = model_take_inos(m, 1);
+    struct model_inode *i;
+
     i = &m->inodes[ino];
     i->exists = true;
     i->type = type;
@@ -954,6 +963,8 @@ void model_apply(struct model *m, uint64_t index, const Tarn__Core__Entry *e,
         model_gone(m, index, e->gone, r);
     } else if (e->collect) {
         model_collect(m, index, e->collect, r);
+    } else if (e->start) {
+        (void)model_take_inos(m, e->start->inos);
     } else if (e->worker_put || e->past_drop || e->cap_key || e->told) {
         model_member(m, index, e, r);
     } else {

@@ -317,6 +317,10 @@ static void gen_member(struct gen_entry *g, const struct model *m, struct tarn_r
         tarn__core__told__init(&g->told);
         g->told.upto = chance(rng, 50) ? index - 1 : pick(rng, index + 1);
         g->e.told = &g->told;
+    } else if (kind < 85) {
+        tarn__core__start__init(&g->start);
+        g->start.inos = pick(rng, 4);
+        g->e.start = &g->start;
     } else if (kind < 93) {
         tarn__core__past_drop__init(&g->past_drop);
         g->past_drop.upto = pick(rng, index + 1);

@@ -31,6 +31,7 @@ struct gen_entry {
     Tarn__Core__PastDrop past_drop;
     Tarn__Core__CapKey cap_key;
     Tarn__Core__Told told;
+    Tarn__Core__Start start;
     uint8_t key[33];
     char uuid[16];
     Tarn__Core__Object o[GEN_OBJECTS_MAX], *p[GEN_OBJECTS_MAX];

@@ -469,6 +469,37 @@ static int fx_told(struct core_fx *fx, uint64_t upto)
     return fx_apply(fx, &e);
 }
 
+static int fx_start(struct core_fx *fx, uint64_t inos)
+{
+    Tarn__Core__Entry e = TARN__CORE__ENTRY__INIT;
+    Tarn__Core__Start m = TARN__CORE__START__INIT;
+
+    m.inos = inos;
+    e.start = &m;
+    assert_true(tarn_core_entry_needs_sync(&e));
+    return fx_apply(fx, &e);
+}
+
+/* A start leaves ids out, never to the last one. */
+static void starting(void **state)
+{
+    struct core_fx fx;
+    uint64_t a;
+
+    (void)state;
+    fx_open_attached(&fx);
+    assert_int_equal(fx_found(&fx, ROOT, fx.index, "a"), 0);
+    a = fx_ino(&fx, ROOT, "a");
+    assert_int_equal(fx_start(&fx, 1000), 0);
+    assert_int_equal(fx_found(&fx, ROOT, fx.index, "b"), 0);
+    assert_int_equal(fx_ino(&fx, ROOT, "b"), a + 1001);
+    assert_int_equal(fx_start(&fx, UINT64_MAX), -TARN_E_ENTRY_BAD);
+    assert_int_equal(fx_start(&fx, (1ull << 48) - 1), -TARN_E_TOO_BIG);
+    assert_int_equal(fx_found(&fx, ROOT, fx.index, "c"), 0);
+    assert_int_equal(fx_ino(&fx, ROOT, "c"), a + 1002);
+    fx_close(&fx);
+}
+
 static uint64_t untold(struct core_fx *fx)
 {
     uint64_t at;
@@ -898,6 +929,7 @@ int main(void)
         cmocka_unit_test(runs),
         cmocka_unit_test(skipped_names),
         cmocka_unit_test(found_and_gone),
+        cmocka_unit_test(starting),
         cmocka_unit_test(telling),
         cmocka_unit_test(told_by_nobody),
         cmocka_unit_test(collecting),

@@ -512,6 +512,37 @@ static void test_ahead_of_the_journal(void **state)
     mfx_free(&fx);
 }
 
+/* The journal lost its end, a mount lives on: what it knows by an id and a version is nothing else
+ * now. */
+static void test_a_lost_end_is_not_given_again(void **state)
+{
+    const char *addr;
+    struct mfx *fx = peers_start(&addr);
+    uint64_t f, g, last, seen;
+    struct mfx_attr attr;
+
+    (void)state;
+    assert_int_equal(mfx_lookup(fx, ROOT, "f", &attr), 0);
+    f = attr.ino;
+    last = peers_version(fx, f);
+    assert_int_equal(mfx_lookup(fx, ROOT, "g", &attr), 0);
+    g = attr.ino;
+    peers_change(fx, f, last);
+    seen = peers_version(fx, f);
+    assert_true(g > f && seen > last);
+    mfx_stop(fx);
+    assert_true(tarn_kv_mem_power_cut(&fx->kv_disk, 0) > 0);
+    mfx_start(fx);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(mfx_lookup(fx, ROOT, i ? "f" : "g", &attr), 0);
+        assert_true(attr.ino > g + 1000);
+        assert_true(attr.version > seen + 1000);
+        assert_true(attr.ino < 1ull << 48);
+    }
+    assert_true(fx->master->start_index < seen); /* whoever has seen it is not resumed */
+    mfx_free(&fx);
+}
+
 /* Who missed too much is waited for until it has said that it forgot what it believed. */
 static void test_starts_over_while_held(void **state)
 {
@@ -603,6 +634,7 @@ int main(void)
         cmocka_unit_test(test_a_removed_name_is_held),
         cmocka_unit_test(test_forget_everything_is_waited_for),
         cmocka_unit_test(test_ahead_of_the_journal),
+        cmocka_unit_test(test_a_lost_end_is_not_given_again),
         cmocka_unit_test(test_starts_over_while_held),
         cmocka_unit_test(test_replaced_while_held),
     };

@@ -343,7 +343,7 @@ int tarn_master_new(const struct tarn_master_args *args, struct tarn_errbuf *err
         return tarn_err_set(err, rc, "master: workers: %s", tarn_strerror(rc));
     }
     if (applied > 0 && args->cluster)
-        m->grace_until_ns = tarn_loop_now_ns(args->loop) + master_lease_ns(m);
+        m->grace_until_ns = tarn_loop_read_now_ns(args->loop) + msession_lease_ns(m);
     if (m->grace_until_ns && m->untold)
         tarn_info("session", "not known whether all were told: changes=%" PRIu64 "-%" PRIu64,
                   m->untold, m->start_index);

@@ -283,6 +283,7 @@ struct msession {
     uint64_t pid;
     uint64_t lease_until_ns;                       /* loop time; UINT64_MAX: for ever */
     uint64_t heard_ns;                             /* loop time */
+    bool overdue;                                  /* its lease was over at the last look */
     uint64_t seq;                                  /* of the last invalidation sent */
     uint64_t local_bytes, remote_bytes, ufs_bytes; /* delivered to applications, as last reported */
     uint64_t passthrough_opens;                    /* the same */
@@ -323,6 +324,9 @@ void mcluster_view(struct tarn_master *m, uint64_t topology, uint64_t attachment
 void mcluster_view_fini(struct mcluster_view *v);
 void mcluster_start(struct tarn_master *m); /* pushes changes to sessions from now on */
 uint64_t master_lease_ns(const struct tarn_master *m);
+/* For how long others wait for a session: the lease that it has counted from before it asked for
+ * it, and a tenth, since its clock may be slower than ours. */
+uint64_t msession_lease_ns(const struct tarn_master *m);
 void msession_start(struct tarn_master *m); /* leases are looked at from now on */
 void msession_stop(struct tarn_master *m);
 void msession_free_all(struct tarn_master *m);

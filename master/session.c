@@ -35,6 +35,11 @@ uint64_t master_lease_ns(const struct tarn_master *m)
     return m->args.lease_ns ? m->args.lease_ns : LEASE_NS;
 }
 
+uint64_t msession_lease_ns(const struct tarn_master *m)
+{
+    return master_lease_ns(m) + master_lease_ns(m) / 10;
+}
+
 const char *msession_state_name(enum msession_state s)
 {
     static const char *const names[] = {"live", "away", "cut off"};
@@ -163,6 +168,18 @@ void msession_free_all(struct tarn_master *m)
 
 /* ---- leases ---------------------------------------------------------------------------------- */
 
+/* Its lease is over. What waits to be read when that is first seen, after a turn that took long, is
+ * read before the next look. */
+static bool session_over(struct msession *s, uint64_t now)
+{
+    bool over = s->overdue;
+
+    if (s->state == MSESSION_CUT_OFF || s->lease_until_ns >= now)
+        return false;
+    s->overdue = true;
+    return over;
+}
+
 static void sessions_tick(struct tarn_timer *t, void *arg)
 {
     struct tarn_master *m = arg;
@@ -172,9 +189,11 @@ static void sessions_tick(struct tarn_timer *t, void *arg)
     {
         struct msession *s = TARN_LIST_ENTRY(n, struct msession, node);
 
-        if (s->state != MSESSION_CUT_OFF && s->lease_until_ns < now && s->transient)
+        bool over = session_over(s, now);
+
+        if (over && s->transient)
             session_free(m, s); /* its process has gone, without a word */
-        else if (s->state != MSESSION_CUT_OFF && s->lease_until_ns < now)
+        else if (over)
             session_cut_off(m, s);
         else if (s->state == MSESSION_CUT_OFF && !s->rpc &&
                  (now - s->heard_ns > CUT_OFF_NS || m->sessions_cut > CUT_OFF_KEPT))
@@ -204,8 +223,9 @@ void msession_stop(struct tarn_master *m)
 
 static void session_heard(struct tarn_master *m, struct msession *s)
 {
-    s->heard_ns = session_now(m);
-    s->lease_until_ns = s->trusted ? UINT64_MAX : s->heard_ns + master_lease_ns(m);
+    s->heard_ns = tarn_loop_read_now_ns(m->args.loop);
+    s->lease_until_ns = s->trusted ? UINT64_MAX : s->heard_ns + msession_lease_ns(m);
+    s->overdue = false;
 }
 
 /* ---- what is sent ---------------------------------------------------------------------------- */

@@ -98,6 +98,12 @@ uint64_t tarn_loop_now_ns(const struct tarn_loop *l)
     return l->ops->now_ns(l->self);
 }
 
+uint64_t tarn_loop_read_now_ns(const struct tarn_loop *l)
+{
+    tarn_loop_assert_mine(l);
+    return l->ops->read_now_ns(l->self);
+}
+
 void tarn_loop_post(struct tarn_loop *l, struct tarn_task *t, tarn_task_fn *fn)
 {
     TARN_ASSERT(l->magic == TARN_LOOP_MAGIC);

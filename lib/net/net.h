@@ -53,6 +53,8 @@ void tarn_loop_sim_faults(struct tarn_loop *l, uint64_t seed, size_t chunk_max,
 
 /* Monotonic time in ns, read once per loop turn on libuv (virtual on sim). Loop's thread. */
 uint64_t tarn_loop_now_ns(const struct tarn_loop *l);
+/* The same, read now: it is later where the turn has taken long. */
+uint64_t tarn_loop_read_now_ns(const struct tarn_loop *l);
 /* Asserts that the caller is the loop's thread (always true while it does not run). */
 void tarn_loop_assert_mine(const struct tarn_loop *l);
 

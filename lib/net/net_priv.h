@@ -25,6 +25,7 @@ struct tarn_loop_ops {
     void (*run)(struct tarn_loop *l);
     void (*stop)(struct tarn_loop *l); /* any thread */
     uint64_t (*now_ns)(struct tarn_loop *l);
+    uint64_t (*read_now_ns)(struct tarn_loop *l);
     void (*post)(struct tarn_loop *l, struct tarn_task *t); /* any thread */
     void (*timer_first)(struct tarn_loop *l);               /* the earliest timer is a new one */
     int (*poll_start)(struct tarn_loop *l, int fd, unsigned events, tarn_poll_fn *fn, void *arg,

@@ -173,6 +173,7 @@ static const struct tarn_loop_ops sim_loop_ops = {
     .run = sim_loop_run,
     .stop = sim_loop_stop,
     .now_ns = sim_loop_now,
+    .read_now_ns = sim_loop_now,
     .post = sim_loop_post,
     .timer_first = sim_loop_timer_first,
     .poll_start = sim_loop_poll_start,

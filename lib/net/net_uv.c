@@ -80,6 +80,12 @@ static uint64_t uv_loop_now(struct tarn_loop *l)
     return u->now_ns;
 }
 
+static uint64_t uv_loop_read_now(struct tarn_loop *l)
+{
+    uv_of(l)->now_valid = false;
+    return uv_loop_now(l);
+}
+
 static void uv_loop_timer_cb(uv_timer_t *h);
 
 static void uv_loop_arm(struct tarn_uv_loop *u)
@@ -361,6 +367,7 @@ static const struct tarn_loop_ops uv_loop_ops = {
     .run = uv_loop_run,
     .stop = uv_loop_stop,
     .now_ns = uv_loop_now,
+    .read_now_ns = uv_loop_read_now,
     .post = uv_loop_post,
     .timer_first = uv_loop_timer_first,
     .poll_start = uv_loop_poll_start,

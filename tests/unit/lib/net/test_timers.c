@@ -2,6 +2,7 @@
 #include "tests/unit/lib/net/net_test.h"
 
 #include <stdlib.h>
+#include <unistd.h>
 
 #define MANY 5000
 
@@ -146,6 +147,30 @@ static void test_time_advances(void **state)
         assert_int_equal(tarn_loop_now_ns(l), before + 5 * NET_MS);
 }
 
+static void slow_turn(struct tarn_timer *t, void *arg)
+{
+    struct tarn_loop *l = t->loop;
+    uint64_t before = tarn_loop_now_ns(l), ms = net_is_sim(l) ? 0 : 3 * NET_MS;
+
+    usleep((useconds_t)(ms / 1000));
+    assert_int_equal(tarn_loop_now_ns(l), before);
+    assert_true(tarn_loop_read_now_ns(l) >= before + ms);
+    assert_true(tarn_loop_now_ns(l) >= before + ms);
+    *(bool *)arg = true;
+}
+
+/* One time in a turn, unless it is read anew. */
+static void test_time_of_a_turn(void **state)
+{
+    struct tarn_loop *l = *state;
+    struct tarn_timer t = {0};
+    bool ran = false;
+
+    tarn_timer_start(l, &t, 1, slow_turn, &ran);
+    net_run_for(l, 5 * NET_MS);
+    assert_true(ran);
+}
+
 int net_test_timers(void)
 {
     const struct CMUnitTest tests[] = {
@@ -158,6 +183,8 @@ int net_test_timers(void)
         NET_TEST_SIM(test_restart_moves),
         NET_TEST_UV(test_time_advances),
         NET_TEST_SIM(test_time_advances),
+        NET_TEST_UV(test_time_of_a_turn),
+        NET_TEST_SIM(test_time_of_a_turn),
     };
 
     return cmocka_run_group_tests_name("timers", tests, NULL, NULL);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define ROOT TARN_INO_ROOT.v
 
@@ -154,6 +155,51 @@ static void test_the_lease_ends_the_wait(void **state)
     assert_true(peers_session(fx, a.session)->all);
     peer_cut(&a);
     peer_cut(&b);
+    mfx_free(&fx);
+}
+
+/* The master stood still for longer than a lease: what waits to be read then counts. */
+static void test_a_renewal_that_waits_is_read_first(void **state)
+{
+    Tarn__Wire__RenewRequest msg = TARN__WIRE__RENEW_REQUEST__INIT;
+    const char *addr;
+    struct mfx *fx = peers_start(&addr);
+    struct peer a = {0};
+    struct mfx_op op;
+
+    (void)state;
+    peer_connect(fx, &a, addr);
+    peer_open(&a);
+    msg.session = a.session;
+    peer_begin(&a, &op, TARN_RPC_session_renew, &msg.base);
+    usleep(2 * PEERS_LEASE / 1000);
+    assert_int_equal(mfx_end(&op), 0);
+    mfx_op_fini(&op);
+    assert_int_equal(peers_session(fx, a.session)->state, MSESSION_LIVE);
+    peer_cut(&a);
+    mfx_free(&fx);
+}
+
+/* Of a session, and of those of the process before. */
+static void test_a_lease_outlasts_the_clients(void **state)
+{
+    const char *addr;
+    struct mfx *fx = peers_start(&addr);
+    struct peer a = {0};
+    uint64_t begun;
+
+    (void)state;
+    peer_connect(fx, &a, addr);
+    peer_open(&a);
+    begun = tarn_now_ns();
+    assert_int_equal(peer_renew(&a), 0);
+    assert_true(peers_session(fx, a.session)->lease_until_ns >=
+                begun + PEERS_LEASE + PEERS_LEASE / 10);
+    peer_cut(&a);
+    mfx_stop(fx);
+    begun = tarn_now_ns();
+    mfx_start(fx);
+    assert_true(fx->master->grace_until_ns >= begun + PEERS_LEASE + PEERS_LEASE / 10);
     mfx_free(&fx);
 }
 
@@ -623,6 +669,8 @@ int main(void)
         cmocka_unit_test(test_directories_are_promised_whole),
         cmocka_unit_test(test_answers_wait_for_the_acknowledgement),
         cmocka_unit_test(test_the_lease_ends_the_wait),
+        cmocka_unit_test(test_a_renewal_that_waits_is_read_first),
+        cmocka_unit_test(test_a_lease_outlasts_the_clients),
         cmocka_unit_test(test_resumes_within_the_lease),
         cmocka_unit_test(test_forgets_what_it_missed),
         cmocka_unit_test(test_resumes_over_a_restart),

@@ -94,6 +94,8 @@ void master_space(struct tarn_master *m)
 {
     Tarn__Core__Counts c;
 
+    if (m->args.cluster)
+        return;
     master_sum(m, &c);
     atomic_store_explicit(&m->space_files, c.files + c.symlinks, memory_order_relaxed);
     atomic_store_explicit(&m->space_bytes, c.bytes, memory_order_relaxed);

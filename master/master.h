@@ -90,5 +90,6 @@ struct tarn_master_counts {
 /* What was asked of all stores, also of those that are closed; `running` and `queued` now. */
 void tarn_master_ufs_counts(struct tarn_master *m, struct tarn_ufs_counts *ret);
 void tarn_master_counts(struct tarn_master *m, struct tarn_master_counts *ret);
-/* Files and their bytes, as far as their names are known. Any thread. */
+/* Files and their bytes, as far as their names are known, for the mount in its process; of a
+ * cluster 0: it would be summed up over all attachments after each entry. Any thread. */
 void tarn_master_space(struct tarn_master *m, uint64_t *ret_files, uint64_t *ret_bytes);

@@ -530,6 +530,30 @@ static void test_forget_everything_is_waited_for(void **state)
     mfx_free(&fx);
 }
 
+/* The sum over all attachments is made where a mount reads it, not after each entry of a cluster.
+ */
+static void test_space_is_for_a_mount_in_the_process(void **state)
+{
+    (void)state;
+    for (unsigned cluster = 0; cluster < 2; cluster++) {
+        struct mfx *fx = mfx_new(peers_before, PEERS_OBJECTS);
+        struct tarn_master_counts counts;
+        uint64_t files = 1, bytes = 1;
+        struct mfx_attr attr;
+
+        fx->cluster = cluster;
+        mfx_start(fx);
+        mfx_script(fx, SRV_OK, 0);
+        assert_int_equal(mfx_lookup(fx, ROOT, "f", &attr), 0);
+        tarn_master_space(fx->master, &files, &bytes);
+        assert_int_equal(files, cluster ? 0 : 1);
+        assert_int_equal(bytes, cluster ? 0 : 10);
+        tarn_master_counts(fx->master, &counts);
+        assert_int_equal(counts.inodes, 2); /* "/", too */
+        mfx_free(&fx);
+    }
+}
+
 /* A journal that lost its end cannot tell what a client has missed. */
 static void test_ahead_of_the_journal(void **state)
 {
@@ -681,6 +705,7 @@ int main(void)
         cmocka_unit_test(test_no_session_no_trust),
         cmocka_unit_test(test_a_removed_name_is_held),
         cmocka_unit_test(test_forget_everything_is_waited_for),
+        cmocka_unit_test(test_space_is_for_a_mount_in_the_process),
         cmocka_unit_test(test_ahead_of_the_journal),
         cmocka_unit_test(test_a_lost_end_is_not_given_again),
         cmocka_unit_test(test_starts_over_while_held),

@@ -373,7 +373,12 @@ bool mhold_wanted(const struct tarn_master *m, tarn_ino_t ino, uint64_t changed)
 bool mhold_name_wanted(const struct tarn_master *m, tarn_ino_t parent, const char *name,
                        size_t len);
 tarn_ino_t mhold_name(tarn_ino_t parent, const char *name, size_t len);
-/* `changed`: as it was given to mhold_wanted(); 0 of a name. */
+/*
+ * An absent name may be one that an entry has just taken from the directory, of which nobody was
+ * told yet: the index of that entry, and the answer must wait; else 0.
+ */
+uint64_t mhold_removed(const struct tarn_master *m, tarn_ino_t parent);
+/* `changed`: as it was given to mhold_wanted(), or from mhold_removed(); 0 of a name. */
 void mhold_start(struct tarn_master *m, struct mhold *w, tarn_ino_t ino, uint64_t changed);
 void mhold_forget(struct mhold *w);
 void mhold_told(struct tarn_master *m); /* m->told_index grew */

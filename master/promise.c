@@ -266,8 +266,22 @@ tarn_ino_t mhold_name(tarn_ino_t parent, const char *name, size_t len)
 
 bool mhold_name_wanted(const struct tarn_master *m, tarn_ino_t parent, const char *name, size_t len)
 {
-    return m->args.cluster && !m->stopping && m->held.count > 0 &&
-           held_find(m, mhold_name(parent, name, len).v);
+    return m->args.cluster && !m->stopping &&
+           (m->held_all > 0 ||
+            (m->held.count > 0 && held_find(m, mhold_name(parent, name, len).v)));
+}
+
+uint64_t mhold_removed(const struct tarn_master *m, tarn_ino_t parent)
+{
+    Tarn__Core__DirState *st = NULL;
+    uint64_t at = 0;
+
+    if (!m->args.cluster || m->stopping)
+        return 0;
+    if (tarn_core_dir_state(m->args.kv, parent, &st) == 0 && st->removed_index > m->told_index)
+        at = st->removed_index;
+    tarn__core__dir_state__free_unpacked(st, NULL);
+    return at;
 }
 
 bool mhold_wanted(const struct tarn_master *m, tarn_ino_t ino, uint64_t changed)

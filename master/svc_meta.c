@@ -145,6 +145,7 @@ static void lookup_answer(struct svc_call *c, int rc)
     Tarn__Wire__Attr attr;
     Tarn__Core__Inode *inode = NULL;
     const char *name = (const char *)req->name.data;
+    uint64_t removed = 0;
     tarn_ino_t ino;
     uint32_t type;
 
@@ -160,6 +161,13 @@ static void lookup_answer(struct svc_call *c, int rc)
         rc = tarn_core_inode(m->args.kv, ino, &inode);
     if (rc == 0 && svc_held(c, ino, inode, lookup_answer)) {
         tarn__core__inode__free_unpacked(inode, NULL);
+        return;
+    }
+    if (rc == -TARN_E_NO_ENTRY || rc == -TARN_E_UFS_NOT_FOUND)
+        removed = mhold_removed(m, (tarn_ino_t){req->parent});
+    if (removed) {
+        svc_hold(c, mhold_name((tarn_ino_t){req->parent}, name, req->name.len), removed,
+                 lookup_answer);
         return;
     }
     if ((rc == 0 || rc == -TARN_E_NO_ENTRY || rc == -TARN_E_UFS_NOT_FOUND) &&

@@ -495,6 +495,42 @@ static void test_a_removed_name_is_held(void **state)
     mfx_free(&fx);
 }
 
+/* Nor is it between the commit that takes the name and the push, or while everything is held. */
+static void test_absence_waits_for_the_push(void **state)
+{
+    static const struct srv_object without[] = {{"g", "eg", NULL, peers_body, 11}};
+    const char *addr;
+    struct mfx *fx = peers_start(&addr);
+    struct mfx_attr attr;
+    struct mfx_op op;
+    uint64_t told, gone;
+
+    (void)state;
+    assert_int_equal(mfx_lookup(fx, ROOT, "f", &attr), 0);
+    srv_objects(fx->srv, without, 1);
+    assert_int_equal(mfx_report(fx, attr.ino, attr.version), 0);
+    assert_int_equal(mfx_lookup(fx, ROOT, "f", &attr), -TARN_E_NO_ENTRY);
+    peers_until_all_told(fx); /* nothing is journalled from here on */
+    assert_int_equal(tarn_core_last_change(fx->kv, &gone), 0);
+    for (unsigned all = 0; all < 2; all++) {
+        told = fx->master->told_index;
+        if (all)
+            fx->master->held_all++; /* somebody has too much to acknowledge */
+        else
+            fx->master->told_index = gone - 1; /* the journal has it, the loop not yet */
+        mfx_begin_lookup(fx, &op, ROOT, "f", 20000);
+        mfx_run_ms(fx, 100);
+        assert_false(op.done);
+        fx->master->held_all = 0;
+        fx->master->told_index = told;
+        mhold_told(fx->master);
+        assert_int_equal(mfx_end(&op), -TARN_E_NO_ENTRY);
+        mfx_op_fini(&op);
+    }
+    assert_int_equal(mfx_lookup(fx, ROOT, "g", &attr), 0);
+    mfx_free(&fx);
+}
+
 /* Until a session has forgotten everything it is told of everything, and waited for. */
 static void test_forget_everything_is_waited_for(void **state)
 {
@@ -704,6 +740,7 @@ int main(void)
         cmocka_unit_test(test_cancel_while_held),
         cmocka_unit_test(test_no_session_no_trust),
         cmocka_unit_test(test_a_removed_name_is_held),
+        cmocka_unit_test(test_absence_waits_for_the_push),
         cmocka_unit_test(test_forget_everything_is_waited_for),
         cmocka_unit_test(test_space_is_for_a_mount_in_the_process),
         cmocka_unit_test(test_ahead_of_the_journal),

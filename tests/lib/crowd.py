@@ -10,7 +10,8 @@ MODE: idle     connections that are through the handshake and answer pings
       session  mounts' sessions that renew their lease
       hear     the same, and each believes what it was told of /f and acknowledges what it hears
 
-Prints "on" once all are there; a line "cut N" then and when it ends: how many the server has ended.
+Prints "on" once all are there; a line "cut N" when it first sees that the server has ended some of
+them, and one at the end: how many the server has ended.
 With hear, a line "heard T" each time all have heard of a change, T: CLOCK_MONOTONIC of the last.
 Ends when its standard input does.
 """
@@ -109,13 +110,16 @@ class Crowd:
 
     def run(self):
         self.selector.register(sys.stdin, selectors.EVENT_READ)
-        looked = time.monotonic()
+        looked, told = time.monotonic(), False
         while True:
             for key, _ in self.selector.select(0.2):
                 if key.data is None:
                     return
                 if key.data in self.members and not key.data.hear():
                     self.leave(key.data)
+            if self.cut and not told:
+                told = True
+                print(f"cut {self.cut}", flush=True)
             if time.monotonic() - looked >= 0.2:
                 looked = time.monotonic()
                 for member in [m for m in self.members if m.due <= looked]:
@@ -134,7 +138,6 @@ def main():
     for _ in range(count):
         crowd.join()
     print("on", flush=True)
-    print(f"cut {crowd.cut}", flush=True)
     crowd.run()
     print(f"cut {crowd.cut}", flush=True)
 

@@ -77,6 +77,15 @@ static void status_reason(const struct status_sums *s, char ret[STATUS_REASON])
                    s->missed->addr, more);
 }
 
+static json_t *status_session(const Tarn__Wire__SessionStatus *s)
+{
+    return json_pack("{s:o, s:o, s:o, s:I, s:o, s:I, s:b, s:I, s:I}", "kind", T(s->kind),
+                     "mountpoint", T(s->mountpoint), "host", T(s->host), "pid", U(s->pid), "state",
+                     T(s->state), "heard_ms", U(s->heard_ms), "on_partition_stale",
+                     s->on_partition_stale, "promises", U(s->promises), "passthrough_opens",
+                     U(s->passthrough_opens));
+}
+
 static json_t *status_json(const Tarn__Wire__StatusResponse *st, const char *addr)
 {
     struct status_sums s = {0};
@@ -93,11 +102,7 @@ static json_t *status_json(const Tarn__Wire__StatusResponse *st, const char *add
                                T(st->masters[i]->addr[0] ? st->masters[i]->addr : addr), "role",
                                T(st->masters[i]->role), "healthy", st->masters[i]->healthy));
     for (size_t i = 0; i < st->n_sessions; i++)
-        (void)json_array_append_new(
-            sessions, json_pack("{s:o, s:o, s:o, s:I, s:I}", "kind", T(st->sessions[i]->kind),
-                                "mountpoint", T(st->sessions[i]->mountpoint), "host",
-                                T(st->sessions[i]->host), "pid", U(st->sessions[i]->pid),
-                                "passthrough_opens", U(st->sessions[i]->passthrough_opens)));
+        (void)json_array_append_new(sessions, status_session(st->sessions[i]));
     hit = s.local + s.remote + s.ufs
               ? json_real((double)(s.local + s.remote) / (double)(s.local + s.remote + s.ufs))
               : json_null();
@@ -161,6 +166,26 @@ static void status_text_worker(const Tarn__Wire__WorkerStatus *w)
     }
 }
 
+static void status_text_session(const Tarn__Wire__SessionStatus *s)
+{
+    char since[32];
+
+    (void)fputs("mount     ", stdout);
+    put(s->mountpoint);
+    (void)fputs(" on ", stdout);
+    put(s->host);
+    (void)printf(" (pid %" PRIu64 ")", s->pid);
+    if (strcmp(s->state, "live") != 0)
+        (void)printf(": %s, heard of %s ago%s", s->state,
+                     tarn_format_duration(s->heard_ms * TARN_NS_PER_MS, since),
+                     s->on_partition_stale ? ", goes on with what it knew" : "");
+    (void)putchar('\n');
+    if (s->passthrough_opens)
+        (void)printf("          %" PRIu64
+                     " large files opened that the kernel read itself, not counted above\n",
+                     s->passthrough_opens);
+}
+
 static void status_text(const Tarn__Wire__StatusResponse *st)
 {
     struct status_sums s = {0};
@@ -179,21 +204,9 @@ static void status_text(const Tarn__Wire__StatusResponse *st)
         (void)printf(" (hit ratio %.1f %%)",
                      100.0 * (double)(s.local + s.remote) / (double)(s.local + s.remote + s.ufs));
     (void)printf("\njobs      %u running, %u failed\n", st->jobs_running, st->jobs_failed);
-    for (size_t i = 0; i < st->n_sessions; i++) {
-        const Tarn__Wire__SessionStatus *session = st->sessions[i];
-
-        if (!session->mountpoint[0])
-            continue;
-        (void)fputs("mount     ", stdout);
-        put(session->mountpoint);
-        (void)fputs(" on ", stdout);
-        put(session->host);
-        (void)printf(" (pid %" PRIu64 ")\n", session->pid);
-        if (session->passthrough_opens)
-            (void)printf("          %" PRIu64
-                         " large files opened that the kernel read itself, not counted above\n",
-                         session->passthrough_opens);
-    }
+    for (size_t i = 0; i < st->n_sessions; i++)
+        if (st->sessions[i]->mountpoint[0])
+            status_text_session(st->sessions[i]);
 }
 
 static int status_run(struct cli *c)

@@ -371,6 +371,9 @@ def test_status(server):
     assert st["cache"].keys() >= {"capacity_bytes", "used_bytes"}
     assert st["jobs"] == {"running": 0, "failed": 0}
     assert st["reads"].keys() >= {"local_bytes", "remote_bytes", "ufs_bytes", "hit_ratio"}
+    mount = next(s for s in st["sessions"] if s["mountpoint"] == server.mnt)
+    assert mount.keys() >= {"kind", "host", "pid", "heard_ms", "on_partition_stale", "promises", "passthrough_opens"}
+    assert mount["state"] == "live"
 
     def counted():
         reads = server.json("status")["reads"]

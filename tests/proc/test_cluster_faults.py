@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each part of a cluster x each fault, with each part on a host of its own (tests/lib/faults.py).
 Many rounds of it with seeds: tests/fault_rounds.py."""
+import errno
 import itertools
 import os
 import random
@@ -111,6 +112,62 @@ def test_a_change_that_not_all_know_waits_over_a_restart(cluster, network):
     assert believed < shown, f"the old version was shown {believed - shown:.2f} s after the new one"
     util.wait_until("the new version at the mount that was cut off",
                     lambda: size_of(cut_off.path("o")) == new, 20, 0.1)
+
+
+CUT_OFF = {  # --on-partition: what is believed of a name that is trusted for a minute, and of one for ever
+    "fail": (False, False),
+    "stale": (True, True),
+    "auto": (False, True),
+}
+
+
+def session_of(c, mount):
+    """Its entry in `tarn status`."""
+    return next(s for s in c.status()["sessions"] if s["pid"] == mount.pid)
+
+
+def test_what_a_mount_that_is_cut_off_believes(cluster, network):
+    """Both objects are replaced meanwhile: the old one or an error, as --on-partition says; never the
+    new one, which all have when they can be reached again."""
+    old, new = 1000, 2000
+    c = cluster(start=False, network=network, workers=1, mounts=0, master_args=["--lease", "1s"])
+    c.store.put(BKT, "o", b"o" * old)
+    c.store.bucket("ever")
+    c.store.put("ever", "o", b"o" * old)
+    mounts = {said: c.add_mount("--on-partition", said) for said in CUT_OFF}
+    asks = c.add_mount()
+    c.start()
+    c.attach("/ever", "ever", "--meta-ttl", "forever")
+    for mount in c.mounts:
+        util.wait_until(f"{mount.name}: both", lambda m=mount: [
+            size_of(m.path(p)) for p in ("o", "ever/o")] == [old, old], 10, 0.05)
+        assert session_of(c, mount)["state"] == "live"
+    for mount in mounts.values():
+        mount.host.partition()
+    util.wait_until("they are known to be cut off", lambda: all(
+        session_of(c, m)["state"] == "cut off" for m in mounts.values()), 10, 0.1)
+    text = c.cli("status").out
+    for said, mount in mounts.items():
+        session = session_of(c, mount)
+        assert session["heard_ms"] >= 1000 and session["on_partition_stale"] == (said == "stale")
+        line = next(x for x in text.splitlines() if f"(pid {mount.pid})" in x)
+        assert ": cut off, heard of " in line and ("with what it knew" in line) == (said == "stale"), line
+    c.store.put(BKT, "o", b"n" * new)
+    c.store.put("ever", "o", b"n" * new)
+    for path in ("o", "ever/o"):
+        util.run("cat", asks.path(path), check=False)  # the worker meets another object
+        util.wait_until(f"the new {path}", lambda p=path: size_of(asks.path(p)) == new, 10, 0.05)
+    for said, mount in mounts.items():
+        want = [old if believed else -errno.EIO for believed in CUT_OFF[said]]
+        assert [size_of(mount.path(p)) for p in ("o", "ever/o")] == want, said
+    for mount in mounts.values():
+        mount.host.heal()
+    for said, mount in mounts.items():
+        for path in ("o", "ever/o"):
+            util.wait_until(f"{said}: the new {path}", lambda m=mount, p=path: size_of(m.path(p)) == new, 20, 0.1)
+            assert mount.read(path) == b"n" * new, said
+        assert session_of(c, mount)["state"] == "live"
+    assert "cut off" not in c.cli("status").out
 
 
 @pytest.mark.timeout(300)

@@ -111,6 +111,23 @@ int cli_refuse(struct cli *c, const char *key, const char *why)
     return cli_given(c, key) ? tarn_err_set(&c->err, -TARN_E_CONFIG, "--%s: %s", key, why) : 0;
 }
 
+int cli_only_flags(struct cli *c, const char *word, const char *const *keys)
+{
+    size_t n;
+    const struct tarn_conf_arg *args = tarn_flags_conf(c->flags, &n);
+
+    for (size_t i = 0; i < n; i++) {
+        bool taken = tarn_conf_find(&cli_remote_table, args[i].key) ||
+                     tarn_conf_find(&cli_common_table, args[i].key);
+
+        for (size_t k = 0; keys && keys[k]; k++)
+            taken |= strcmp(keys[k], args[i].key) == 0;
+        if (!taken)
+            return tarn_err_set(&c->err, -TARN_E_USAGE, "%s: takes no %s", word, args[i].shown);
+    }
+    return 0;
+}
+
 /* ---- connection ------------------------------------------------------------------------------ */
 
 #define CONNECT_NS (10 * TARN_NS_PER_S)

@@ -125,6 +125,11 @@ int cli_call_waiting(struct cli *c, struct tarn_rpc_req *req, uint32_t method,
 bool cli_given(const struct cli *c, const char *key);
 /* CONFIG with "--KEY: WHY" when the hidden flag `key` was given. */
 int cli_refuse(struct cli *c, const char *key, const char *why);
+/*
+ * USAGE when the line has a flag that is none of a command which talks to a master, and none of
+ * `keys` (NULL-terminated; NULL: no more). For words of commands that serve without one.
+ */
+int cli_only_flags(struct cli *c, const char *word, const char *const *keys);
 /* The token for the masters of --master: that of --token-file, else this user's for the port; none
  * there is none. */
 int cli_token(struct cli *c, struct tarn_str *ret);

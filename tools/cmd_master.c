@@ -259,8 +259,11 @@ static int master_run(struct cli *c)
 
     if (!word[0])
         return master_serve(c);
-    if (strcmp(word, "ls") == 0)
-        return master_ls(c);
+    if (strcmp(word, "ls") == 0) {
+        int rc = cli_only_flags(c, word, NULL);
+
+        return rc < 0 ? rc : master_ls(c);
+    }
     if (strcmp(word, "add") == 0 || strcmp(word, "remove") == 0)
         return tarn_err_set(&c->err, -TARN_E_USAGE, "%s: groups of masters are not offered yet",
                             word);

@@ -15,20 +15,36 @@ static const struct tarn_conf_param worker_rows[] = {
 const struct tarn_conf_table cli_worker_table =
     TARN_CONF_TABLE("worker", "A worker (tarn worker)", worker_rows);
 
+static const char *const drain_flags[] = {"undo", "wait", "force", NULL};
+static const char *const remove_flags[] = {"force", NULL};
 static const struct worker_word {
     const char *name;
+    const char *const *flags;  /* that it takes beside those of every command; NULL: none */
     int (*all)(struct cli *c); /* of all workers */
     int (*one)(struct cli *c, const char *id);
-} worker_words[] = {
-    {"ls", worker_ls, NULL}, {"drain", NULL, worker_drain}, {"remove", NULL, worker_remove}};
+} worker_words[] = {{"ls", NULL, worker_ls, NULL},
+                    {"drain", drain_flags, NULL, worker_drain},
+                    {"remove", remove_flags, NULL, worker_remove}};
+
+/* A server takes none of the words' own flags. */
+static int worker_start(struct cli *c)
+{
+    for (size_t i = 0; drain_flags[i]; i++)
+        if (cli_given(c, drain_flags[i]))
+            return tarn_err_set(&c->err, -TARN_E_USAGE, "--%s: is for `tarn worker drain%s`",
+                                drain_flags[i],
+                                strcmp(drain_flags[i], "force") == 0 ? "` and `remove" : "");
+    return worker_serve(c);
+}
 
 static int worker_run(struct cli *c)
 {
     const char *word = c->n_args ? c->args[0] : "";
     struct tarn_suggest near = {.word = word};
+    int rc;
 
     if (c->n_args == 0)
-        return worker_serve(c);
+        return worker_start(c);
     for (size_t i = 0; i < TARN_ARRAY_LEN(worker_words); i++) {
         const struct worker_word *w = &worker_words[i];
 
@@ -39,6 +55,9 @@ static int worker_run(struct cli *c)
             return tarn_err_set(&c->err, -TARN_E_USAGE, "%s: %s", word,
                                 w->one ? "ID is missing; `tarn worker ls` shows them"
                                        : "takes no ID");
+        rc = cli_only_flags(c, word, w->flags);
+        if (rc < 0)
+            return rc;
         return w->one ? w->one(c, c->args[1]) : w->all(c);
     }
     return tarn_err_set(&c->err, -TARN_E_USAGE,

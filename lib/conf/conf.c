@@ -322,7 +322,7 @@ static int conf_apply_env(struct tarn_conf *c, const struct tarn_conf_input *in,
         char name[72];
         int rc;
 
-        if (!(en->bind->from & TARN_CONF_FROM_ENV) || en->table->no_env)
+        if (!(en->bind->from & TARN_CONF_FROM_ENV) || !tarn_param_has_env(en->table, en->p))
             continue;
         text = conf_env_get(in->env, tarn_param_env(en->p, name));
         if (!text || !text[0]) /* empty is unset, as shells leave it */

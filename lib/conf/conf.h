@@ -92,10 +92,12 @@ enum tarn_conf_flag {
     TARN_CONF_F_RUNTIME = 2,
     TARN_CONF_F_HIDDEN = 4,
     TARN_CONF_F_BARE = 8,
+    TARN_CONF_F_LINE = 16, /* given on the command line alone: it is about one run */
     TARN_CONF_F_SECRET_HIDDEN = 1 | 4,
     TARN_CONF_F_RUNTIME_HIDDEN = 2 | 4,
     TARN_CONF_F_BARE_RUNTIME = 8 | 2,
-    TARN_CONF_F_BARE_HIDDEN = 8 | 4
+    TARN_CONF_F_BARE_HIDDEN = 8 | 4,
+    TARN_CONF_F_LINE_HIDDEN = 16 | 4
 };
 
 /* The elements of a LIST, borrowed from the struct tarn_conf that loaded them. */

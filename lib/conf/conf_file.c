@@ -174,6 +174,8 @@ static void yaml_map_add_table(struct yaml_map *m, const struct tarn_conf_table 
         char dashed[64];
         const char *names[2] = {tarn_conf_key(&t->params[i], dashed), t->params[i].name};
 
+        if (t->params[i].flags & TARN_CONF_F_LINE)
+            continue;
         for (size_t k = 0; k < 2; k++) {
             struct yaml_key *key;
 

@@ -381,7 +381,7 @@ void tarn_conf_markdown(const struct tarn_conf_table *t, struct tarn_str *out)
         if (p->flags & TARN_CONF_F_HIDDEN)
             continue;
         tarn_str_addf(out, "| `%s` | ", tarn_conf_key(p, key));
-        if (!t->no_env)
+        if (tarn_param_has_env(t, p))
             tarn_str_addf(out, "`%s`", tarn_param_env(p, env));
         tarn_str_addf(out, " | %s | ", type_names[p->type]);
         if (p->def[0]) {
@@ -396,6 +396,8 @@ void tarn_conf_markdown(const struct tarn_conf_table *t, struct tarn_str *out)
             tarn_str_adds(out, "secret: not on a command line");
         if (p->flags & TARN_CONF_F_RUNTIME)
             tarn_str_adds(out, "changeable while running");
+        if (p->flags & TARN_CONF_F_LINE)
+            tarn_str_adds(out, "on the command line alone");
         tarn_str_adds(out, " | ");
         markdown_cell(out, p->help);
         tarn_str_adds(out, " |\n");

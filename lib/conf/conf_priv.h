@@ -64,6 +64,8 @@ int tarn_param_check_count(const struct tarn_conf_param *p, const char *shown, s
 /* True if `text` is one of the row's names, '-' and '_' being equal. */
 bool tarn_param_is(const struct tarn_conf_param *p, const char *text);
 bool tarn_param_key_equal(const char *a, const char *b);
+/* Whether an environment variable gives it. */
+bool tarn_param_has_env(const struct tarn_conf_table *t, const struct tarn_conf_param *p);
 /* TARN_CACHE_SIZE; returns buf. */
 const char *tarn_param_env(const struct tarn_conf_param *p, char buf[72]);
 /* "SIZE", or "a|b|c" of an ENUM; the placeholder in help. */

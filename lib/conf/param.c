@@ -48,6 +48,11 @@ bool tarn_param_is(const struct tarn_conf_param *p, const char *text)
     return tarn_param_key_equal(p->name, text);
 }
 
+bool tarn_param_has_env(const struct tarn_conf_table *t, const struct tarn_conf_param *p)
+{
+    return !t->no_env && !(p->flags & TARN_CONF_F_LINE);
+}
+
 const char *tarn_conf_key(const struct tarn_conf_param *p, char buf[64])
 {
     size_t i;
@@ -348,7 +353,7 @@ int tarn_conf_refuse_secret(const struct tarn_conf_table *t, const struct tarn_c
         (void)snprintf(file, sizeof(file), "%s-file", strrchr(key, '-') + 1); /* fits */
     if (tarn_conf_find(t, file))
         (void)snprintf(hint, sizeof(hint), "%s=FILE, ", file); /* fits */
-    if (!t->no_env) {
+    if (tarn_param_has_env(t, p)) {
         n = strlen(hint);
         (void)snprintf(hint + n, sizeof(hint) - n, "the environment variable %s, ",
                        tarn_param_env(p, env)); /* fits */

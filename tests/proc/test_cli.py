@@ -943,6 +943,41 @@ def test_store_options_are_not_read_from_the_environment(alone):
         assert "TARN_SECRET_KEY" not in f.read()
 
 
+def test_what_a_line_is_to_say_itself(alone, workdir):
+    """Neither a variable nor a file arms a command; and a word takes no flag of another one."""
+    path = os.path.join(workdir, "tarn.yaml")
+    for section, key in (("load", "force"), ("worker", "force"), ("worker", "undo"), ("worker", "wait"),
+                         ("master", "init"), ("attach", "update")):
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(f"{section}: {{{key}: true}}\n")
+        code, out, err = alone("config", "--config", path)
+        assert (code, out) == (USAGE, "") and f"{section}.{key}" in err, err
+    env = {f"TARN_{key}": "true" for key in ("FORCE", "UNDO", "WAIT", "INIT", "UPDATE", "ADVERTISE")}
+    for role in ("master", "worker"):
+        code, out, err = alone("config", role, "--json", env=env)
+        assert code == DONE, err
+        shown = {p["key"]: p["source"] for p in json.loads(out)["parameters"]}
+        assert {shown.get(k, "default") for k in ("force", "undo", "wait", "init")} == {"default"}, shown
+    code, _, err = alone("master", env=env)
+    assert code == USAGE and "--dir is needed" in err, err
+    tier = f"SSD:{workdir}/w:64MiB"
+    for args, what in ((["worker", "--tier", tier, "--undo"], "--undo"),
+                       (["worker", "--tier", tier, "--wait"], "--wait"),
+                       (["worker", "--tier", tier, "--force"], "--force"),
+                       (["worker", "ls", "--undo"], "ls: takes no --undo"),
+                       (["worker", "ls", "--tier", tier], "--tier"),
+                       (["worker", "remove", "1", "--wait"], "remove: takes no --wait"),
+                       (["worker", "drain", "1", "-d"], "drain: takes no -d"),
+                       (["master", "ls", "--dir", "/x"], "ls: takes no --dir"),
+                       (["master", "ls", "--listen", "127.0.0.1:0"], "--listen")):
+        code, out, err = alone(*args)
+        assert (code, out) == (USAGE, "") and what in err, (args, err)
+    assert not os.path.exists(f"{workdir}/w")
+    for args in (["worker", "ls"], ["worker", "drain", "1", "--force"], ["master", "ls", "--timeout", "1s"]):
+        assert alone(*args, env=env)[0] == UNREACH, args
+    assert "drain, remove: also the last worker" in " ".join(alone("worker", "--help")[1].split())
+
+
 def test_config_hides_secrets(alone, workdir):
     path = os.path.join(workdir, "tarn.yaml")
     with open(path, "w", encoding="utf-8") as f:

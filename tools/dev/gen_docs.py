@@ -152,7 +152,8 @@ def param_row(p, env):
     default = f"`{cell(p.default)}`" if p.default else ""
     notes = "secret: not on a command line" if "SECRET" in flags else ""
     notes += "changeable while running" if "RUNTIME" in flags else ""
-    variable = f"`TARN_{p.name.upper()}`" if env else ""
+    notes += "on the command line alone" if "LINE" in flags else ""
+    variable = f"`TARN_{p.name.upper()}`" if env and "LINE" not in flags else ""
     return (f"| `{p.name.replace('_', '-')}` | {variable} | {p.type.lower()} | {default} | "
             f"{param_allowed(p)} | {p.unit} | {notes} | {cell(p.help)} |\n")
 

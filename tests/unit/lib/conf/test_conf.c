@@ -340,6 +340,34 @@ static void test_no_environment(void **state)
     tarn_str_fini(&out);
 }
 
+/* A row may be of the command line alone. */
+static void test_of_the_line_alone(void **state)
+{
+    const char *env[] = {"TARN_ONCE=true", NULL};
+    const struct tarn_conf_arg arg = {"once", "true", "--once"};
+    struct tarn_conf_input in = {.env = env};
+    struct tarn_errbuf e = {{0}};
+    struct tarn_str out = {0};
+    struct tarn_conf *c = NULL;
+    struct test_params p;
+    const struct tarn_conf_bind bind = {&test_params_table, &p, TARN_CONF_FROM_COMMAND};
+
+    (void)state;
+    assert_int_equal(tarn_conf_load(&bind, 1, &in, &c, &e), 0);
+    assert_false(p.once);
+    tarn_conf_free(&c);
+    in.args = &arg;
+    in.n_args = 1;
+    assert_int_equal(tarn_conf_load(&bind, 1, &in, &c, &e), 0);
+    assert_true(p.once);
+    tarn_conf_free(&c);
+    tarn_conf_markdown(&test_params_table, &out);
+    assert_null(strstr(tarn_str_z(&out), "TARN_ONCE"));
+    assert_non_null(strstr(tarn_str_z(&out), "| `once` |  | bool | `false` |  |  | on the command "
+                                             "line alone | Of this run alone. |"));
+    tarn_str_fini(&out);
+}
+
 /* What stands in front of the '@' of a URL is for nobody's eyes. */
 static void test_urls(void **state)
 {
@@ -465,13 +493,21 @@ static void test_markdown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),     cmocka_unit_test(test_values),
-        cmocka_unit_test(test_ttl_and_bare), cmocka_unit_test(test_precedence),
-        cmocka_unit_test(test_environment),  cmocka_unit_test(test_lists),
-        cmocka_unit_test(test_options),      cmocka_unit_test(test_secrets),
-        cmocka_unit_test(test_print),        cmocka_unit_test(test_runtime),
-        cmocka_unit_test(test_markdown),     cmocka_unit_test(test_no_environment),
-        cmocka_unit_test(test_urls),         cmocka_unit_test(test_manual_page),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_values),
+        cmocka_unit_test(test_ttl_and_bare),
+        cmocka_unit_test(test_precedence),
+        cmocka_unit_test(test_environment),
+        cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_options),
+        cmocka_unit_test(test_secrets),
+        cmocka_unit_test(test_print),
+        cmocka_unit_test(test_runtime),
+        cmocka_unit_test(test_markdown),
+        cmocka_unit_test(test_no_environment),
+        cmocka_unit_test(test_of_the_line_alone),
+        cmocka_unit_test(test_urls),
+        cmocka_unit_test(test_manual_page),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -81,6 +81,7 @@ static const struct {
      ": there is no key \"test.regoin\"; did you mean \"region\"? (line 2)"},
     {"cache-size: 1G\ncache_size: 2G\n", ": cache_size is given twice"},
     {"cache-size: 1G\ntest:\n  cache-size: 2G\n", ": test.cache-size is given twice"},
+    {"once: true\n", ": there is no key \"once\""},
     {"threads: [1, 2]\n", ": threads: takes one value, not a list or a map (line 1)"},
     {"tier: MEM:/a:1G\n", ": tier: takes a list (lines of \"- value\") (line 1)"},
     {"threads: {a: b}\n", ": threads: takes one value, not a list or a map (line 1)"},

@@ -4,10 +4,10 @@
 
     tests/fault_rounds.py --rounds 20 --seed 7 [--only worker:kill] [--keep DIR]
 
-Each round runs every cell of tests/lib/faults.py in an order drawn from its seed, and prints a line
-for each: calls that were under way when the fault began and at its end, calls, the longest in seconds, how long until
-all went on, errors. A cell that fails is told with its logs, and with the line that repeats it. Exit 1
-then. Root; TARN_BIN names the binary (default: build/release/tarn).
+Each round runs every cell of tests/lib/faults.py, those with a real store too, in an order drawn from
+its seed, and prints a line for each: calls that were under way when the fault began and at its end, calls,
+the longest in seconds, how long until all went on, errors. A cell that fails is told with its logs, and
+with the line that repeats it. Exit 1 then. Root; TARN_BIN names the binary (default: build/release/tarn).
 """
 import argparse
 import os
@@ -33,11 +33,11 @@ def arguments():
 
 def cells(only):
     """[(target, fault)] that were asked for."""
-    every = [(t, f) for t in faults.TARGETS for f in faults.FAULTS]
+    every = [(t, f) for t in faults.TARGETS for f in faults.FAULTS] + list(faults.REAL)
     found = [(t, f) for t, f in every
              if not only or any(o in (t, f"{t}:{f}") for o in only)]
     if not found:
-        sys.exit(f"no such cell; targets: {' '.join(faults.TARGETS)}; faults: {' '.join(faults.FAULTS)}")
+        sys.exit(f"no such cell; targets: {' '.join(faults.TARGETS)} swift; faults: {' '.join(faults.FAULTS)}")
     return found
 
 

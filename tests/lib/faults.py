@@ -3,22 +3,34 @@
 mounts and a running load. tests/proc/test_cluster_faults.py runs it once, tests/fault_rounds.py many
 times with seeds.
 
-What must hold in each cell: the fault met calls under way and a running load; no wrong byte; no call
-longer than its deadline; errors only where the part's loss cannot be hidden; afterwards everything
-goes on by itself and the load is done.
+What must hold in each cell: the fault met calls under way and a running load, and was met itself where
+that is not certain (Cell.trace); no wrong byte; no call longer than its deadline; errors only where the
+part's loss cannot be hidden; afterwards everything goes on by itself and the load is done.
+
+What a fault is:
+    kill        kill -9; of the store: its port refuses and open connections end
+    stop        SIGSTOP; of the store: it takes requests and answers none
+    partition, reset, loss     of the part's host
+    disk-full   nothing is left where a master has its directory, a worker its tier, a mount its log, and
+                what is freed is taken; the store has none: it answers 503 SlowDown to everything
+The store is a scripted one, in the process of the test. In REAL it is a Swift, and the faults are
+kill -9 of all its processes and SIGSTOP of its front: outside CI, for the time that its start takes.
 """
 import os
 import random
+import threading
 import time
 from dataclasses import dataclass, field
 
 from tests.lib import util
 from tests.lib.cluster import BKT, Cluster
 from tests.lib.netns import Network
+from tests.lib.swift import Swift
 from tests.lib.verify import Content, Readers
 
 TARGETS = ("master", "worker", "mount", "store")
 FAULTS = ("kill", "stop", "partition", "reset", "loss", "disk-full")
+REAL = (("swift", "kill"), ("swift", "stop"))
 LONG = 12.0       # seconds that a part stands still or is cut off: longer than a lease
 SHORT = 2.5       # of the other faults
 DEADLINE = 32.0   # of a call: the default timeout of a store or a peer, and time to be scheduled
@@ -27,7 +39,37 @@ RESUME = 40.0     # within which every reader goes on after a fault
 DISK = "64M"      # of the parts whose disk fills up
 
 READ = {f"r{i % 5}/f{i:02d}": 50_000 + 61_001 * i for i in range(24)}
+BAD = "bad"       # an object that the store refuses to everyone: reading it is an error, and logged
+MANY = 8000       # names that are long: more than the journal has taken room for
 LOAD = {f"l/o{i:03d}": 100_000 + 1009 * i for i in range(100)}
+
+
+class Filler:
+    """Takes all room of a file system that there is, or will be, until it is closed."""
+
+    def __init__(self, path):
+        self.path, self.ended = path, threading.Event()
+        self.file = open(path, "ab", buffering=0)
+        self._fill()
+        self.thread = threading.Thread(target=self._go_on, daemon=True)
+        self.thread.start()
+
+    def _fill(self):
+        for size in (65536, 4096, 1):
+            try:
+                while True:
+                    self.file.write(b"\n" * size)
+            except OSError:
+                pass
+
+    def _go_on(self):
+        while not self.ended.wait(0.005):
+            self._fill()
+
+    def close(self):
+        self.ended.set()
+        self.thread.join()
+        self.file.close()
 
 
 @dataclass
@@ -64,14 +106,28 @@ class Cell:
         self.target, self.fault, self.seed = target, fault, seed
         self.rng = random.Random(f"{seed}/{target}/{fault}")
         self.result = Result(target, fault, str(seed))
-        self.disk = None
-        self.cluster = Cluster(directory, network=network)
+        self.disk = self.rule = self.filler = None
+        self.lines = 0        # bytes of a mount's log when its disk was full
         self.content = Content({**READ, **LOAD})
-        self.content.put(self.cluster.store, BKT)
+        store = Swift(f"{directory}/swift", network.host("store")) if target == "swift" else None
+        self.cluster = Cluster(directory, network=network, store=store)
         self.part = {"master": self.cluster.master, "worker": self.cluster.workers[0],
-                     "mount": self.cluster.mounts[0], "store": self.cluster.store}[target]
+                     "mount": self.cluster.mounts[0]}.get(target, self.cluster.store)
         if fault == "disk-full" and target != "store":
             self._small_disk()
+
+    def _fill_store(self):
+        if self.target != "swift":
+            self.content.put(self.cluster.store, BKT)
+            if (self.target, self.fault) == ("mount", "disk-full"):
+                self.cluster.store.put(BKT, BAD, b"x")
+                self.cluster.store.fail("status", op="get", key=BAD, code=403, error="AccessDenied")
+            if (self.target, self.fault) == ("master", "disk-full"):
+                for i in range(MANY):
+                    self.cluster.store.put(BKT, f"many/{i:06d}{'x' * 230}", b"")
+            return
+        self.part.start().bucket(BKT)
+        self.part.seed(BKT, ((path, self.content.data(path)) for path in self.content.sizes))
 
     def _small_disk(self):
         """What this part writes to gets a file system of its own."""
@@ -84,6 +140,8 @@ class Cell:
         util.run("mount", "-t", "tmpfs", "-o", f"size={DISK},mode=755", "tmpfs", self.disk)
 
     def close(self):
+        if self.filler:
+            self.filler.close()
         self.cluster.close()
         if self.disk:
             util.unmount(self.disk)
@@ -101,7 +159,7 @@ class Cell:
         elif self.fault == "kill":
             self.part.kill()
         elif self.fault == "stop":
-            self.part.pause()
+            self.part.stall() if self.target == "swift" else self.part.pause()
         else:
             self._fill()
 
@@ -109,17 +167,15 @@ class Cell:
         if self.fault == "kill":
             self.part.stop()
         elif self.fault == "stop":
-            self.part.fail("stall_headers")
+            self.rule = self.part.fail("stall_headers")
         else:
-            self.part.fail("status", code=503, error="SlowDown")
+            self.rule = self.part.fail("status", code=503, error="SlowDown")
 
     def _fill(self):
-        with open(f"{self.disk}/filler", "wb", buffering=0) as f:
-            try:
-                while True:
-                    f.write(b"\0" * 65536)
-            except OSError:
-                pass
+        self.filler = Filler(f"{self.disk}/filler")
+        if self.target == "mount":  # what is left of the page that it writes to
+            Filler(self.part.log).close()
+            self.lines = os.path.getsize(self.part.log)
 
     def end(self):
         if self.fault in ("partition", "reset", "loss"):
@@ -130,11 +186,60 @@ class Cell:
             else:
                 self.part.heal()
         elif self.fault == "kill":
-            self.part.start()
+            self.part.restart() if self.target == "swift" else self.part.start()
         elif self.fault == "stop":
             self.part.go_on()
         else:
-            os.unlink(f"{self.disk}/filler")
+            self.filler.close()
+            os.unlink(self.filler.path)
+
+    # ---- that it struck ----
+
+    def want(self):
+        """What makes a part need the disk while it is full: names beyond the room of the journal, and
+        errors that are logged. A worker has the load."""
+        if (self.target, self.fault) == ("master", "disk-full"):
+            done = self.cluster.cli("ls", "/many", check=False)
+            assert done.code == 1, f"a listing found room: {done.out[:200]}"
+        if (self.target, self.fault) == ("mount", "disk-full"):
+            self.read_bad()
+
+    def read_bad(self):
+        """An error, of which a mount logs one line per second."""
+        try:
+            self.part.read(BAD)
+        except OSError:
+            return True
+        raise AssertionError(f"{BAD} was read")
+
+    def trace(self):
+        """Asked before the fault ends: whether it was met, where it might have passed unseen."""
+        workers = self.cluster.workers
+        if self.rule:
+            assert self.rule.struck > 0, "nobody asked the store"
+        elif (self.target, self.fault) == ("swift", "stop"):
+            assert any(w.metric("tarn_ufs_requests_running") for w in workers), "nobody waits for the store"
+        elif self.target in ("store", "swift") and self.fault == "kill":
+            assert any(w.metric("tarn_ufs_requests_total", status="no_answer") for w in workers), "nobody was refused"
+        elif self.fault == "disk-full":
+            getattr(self, f"_trace_full_{self.target}")()
+
+    def _trace_full_worker(self):
+        assert self.part.metric("tarn_cache_uncached_bytes_total") > 0, "there was room"
+
+    def _trace_full_master(self):
+        assert "no space for the key-value store" in self.part.log_tail(), "there was room"
+
+    def _trace_full_mount(self):
+        assert self.read_bad() and os.path.getsize(self.part.log) == self.lines, "there was room"
+
+    def _after(self):
+        """What the full disk had prevented goes on."""
+        if (self.target, self.fault) == ("master", "disk-full"):
+            assert len(self.cluster.cli("ls", "/many").out.splitlines()) == MANY
+        if (self.target, self.fault) == ("mount", "disk-full"):
+            util.wait_until("lines in the log", lambda: self.read_bad() and
+                            os.path.getsize(self.part.log) > self.lines, 10, 0.1)
 
     # ---- the story ----
 
@@ -151,6 +256,7 @@ class Cell:
         return self.result
 
     def _run(self):
+        self._fill_store()
         c = self.cluster.start()
         for top in sorted({p.split("/")[0] for p in READ}):
             c.cli("load", f"/{top}")
@@ -168,6 +274,7 @@ class Cell:
             self._note(readers)
         for r in readers:
             r.check(50)
+        self._after()
         util.wait_until("the load's end", lambda: c.job(job)["state"] != "running", 90, 0.1)
         self._load_is_told(c, job)
 
@@ -181,7 +288,10 @@ class Cell:
         state = c.job(job)["state"]
         assert state == "running", f"the load was {state}: nothing was tried"
         self.result.met = readers[0].catch(self.begin)
-        time.sleep(LONG if self.fault in ("stop", "partition") else SHORT)
+        begun = time.monotonic()
+        self.want()
+        time.sleep(max(0, begun + (LONG if self.fault in ("stop", "partition") else SHORT) - time.monotonic()))
+        self.trace()
         held = readers[0].under_way()
         ended = time.monotonic()
         self.result.held = sum(1 for r in readers for s in r.slots if 0 < s.load()[0] < ended - 1)
@@ -223,13 +333,18 @@ class Cell:
             assert any(e[0] == "ENOTCONN" for e in readers[0].errors()), "the mount was not killed"
 
     def _load_is_told(self, c, job):
-        """Done; or, where the store was away, failed by name, and done when it is asked again."""
+        """Done; or, where the store was away or there was no room for bytes or for what the job notes,
+        failed by name, and done when it is asked again."""
         self.result.job = c.job(job)["state"]
         if self.result.job != "succeeded":
-            assert self.target == "store" and self.result.job == "failed", c.job(job)
+            may_fail = self.target in ("store", "swift") or (self.fault == "disk-full" and self.target != "mount")
+            assert may_fail and self.result.job == "failed", c.job(job)
             bad = [line for line in c.manifest(job) if line["error"]]
             assert len(bad) == c.job(job)["files_failed"] > 0, "a failure without a name"
-            c.cli("load", "/l")
+            if self.fault == "disk-full" and self.target == "worker":  # for two seconds it gives what it fetched
+                util.wait_until("a load that has room", lambda: c.cli("load", "/l", check=False).code == 0, 10, 0.5)
+            else:
+                c.cli("load", "/l")
         lines = {line["path"].lstrip("/"): line for line in
                  c.manifest(c.json("job", "ls")[-1]["id"])}
         assert {p: line["bytes"] for p, line in lines.items()} == LOAD

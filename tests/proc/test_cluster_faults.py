@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each part of a cluster x each fault, with each part on a host of its own (tests/lib/faults.py).
 Many rounds of it with seeds: tests/fault_rounds.py."""
+import datetime
 import errno
 import itertools
 import os
 import random
+import re
 import subprocess
 import threading
 import time
@@ -27,18 +29,40 @@ def test_fault(root, workdir, target, fault):
     print(faults.HEADER, result.row(), f"TARN_SEED={SEED}", sep="\n")
 
 
-def test_clocks_that_are_wrong(cluster, network):
-    """Ten minutes off on one worker and one mount: leases and capabilities hold all the same."""
-    c = cluster(start=False, network=network)
+def clock_of(part):
+    """What it takes for the time, by the last line of its log."""
+    with open(part.log, encoding="utf-8") as f:
+        stamps = [m.group(0) for m in map(re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d").match, f) if m]
+    return datetime.datetime.fromisoformat(stamps[-1] + "+00:00").timestamp()
+
+
+@pytest.mark.parametrize("wrong", ({"worker0": 600, "mount0": -600}, {"master": 600}), ids=("parts", "master"))
+def test_clocks_that_are_wrong(cluster, network, wrong):
+    """Ten minutes off: leases and capabilities hold all the same. All bytes come from the one worker."""
+    c = cluster(start=False, network=network, workers=1, master_args=["--lease", "1s"],
+                attach_args=["--no-direct"])
     content = Content({f"f{i}": 200_000 for i in range(10)})
     content.put(c.store, BKT)
-    c.workers[0].env.update(clock_shift(600))
-    c.mounts[0].env.update(clock_shift(-600))
+    for part in c.parts():
+        part.env.update(clock_shift(wrong[part.name]) if part.name in wrong else {})
+    begun = time.time()
     c.start()
-    for mount in c.mounts:
-        for path in content.sizes:
-            assert content.wrong(path, 1, 0, mount.read(path)) is None
-    assert all(s == "live" for s in c.states().values())
+    for part in c.parts():
+        off = clock_of(part) - wrong.get(part.name, 0)
+        assert begun - 2 < off < time.time() + 2, f"{part.name}: its clock is off by {off - begun:.0f} s more"
+    until, passes = time.monotonic() + 3, 0  # past a lease, twice
+    while time.monotonic() < until:
+        passes += 1
+        for mount in c.mounts:
+            for path in content.sizes:
+                assert content.wrong(path, 1, 0, mount.read(path)) is None
+    sent = c.workers[0].metric("tarn_worker_sent_bytes_total")
+    assert sent >= 2 * passes * sum(content.sizes.values()), "others have sent them"
+    assert c.fetched_bytes() == sum(content.sizes.values())
+    assert all((w["state"], w["alive"]) == ("live", True) for w in c.status()["workers"])
+    assert {s["state"] for s in c.status()["sessions"] if s["mountpoint"]} == {"live"}
+    for part in c.parts():
+        assert "cut off" not in part.log_tail(1000), part.name
 
 
 def size_of(path):

@@ -40,12 +40,14 @@ class Part:
         self.env = {"UBSAN_OPTIONS": "print_stacktrace=1", **os.environ, **(env or {})}
         self.log = f"{cluster.dir}/{name}.log"
         self.process = None
+        self.pids = []  # that it has had
 
     def spawn(self, *more):
         """Start it and do not wait."""
         assert self.process is None, f"{self.name} runs already"
         with open(self.log, "ab") as log:
             self.process = self.host.popen([*self.argv, *more], stdout=log, stderr=log, env=self.env)
+        self.pids.append(self.process.pid)
         return self.process
 
     def start(self, *more, seconds=30):
@@ -101,6 +103,7 @@ class Part:
                 os.killpg(self.process.pid, signal.SIGCONT)
             util.end_group(self.process)
             self.process = None
+        util.remove_mount_records(self.pids)
 
     # ---- what it says ----
 

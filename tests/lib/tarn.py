@@ -52,6 +52,7 @@ class Tarn:
         self.port, self.http_port = util.free_port(), util.free_port()
         self.master = f"127.0.0.1:{self.port}"
         self.process = None
+        self.pids = []  # that it has had
         self.log_before = 0  # bytes of earlier starts
         os.makedirs(self.mnt, exist_ok=True)
 
@@ -74,6 +75,7 @@ class Tarn:
             self.log_before = log.tell()
             self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=log, env=self.env, start_new_session=True)
+        self.pids.append(self.process.pid)
         return self.process
 
     def _ready(self):
@@ -130,6 +132,7 @@ class Tarn:
             util.end_group(self.process)
             self.process = None
         util.unmount(self.mnt)
+        util.remove_mount_records(self.pids)
         for place in ("/run/tarn", self.env.get("XDG_RUNTIME_DIR", "/nonexistent") + "/tarn"):
             with contextlib.suppress(FileNotFoundError):  # what a killed one left
                 os.unlink(f"{place}/{self.port}.token")

@@ -190,6 +190,16 @@ def unmount(path):
     raise AssertionError(f"{path}: still mounted")
 
 
+def remove_mount_records(pids):
+    """What mounts of root that were killed left in the run directory (tools/mount_record.c)."""
+    for pid in pids:
+        if not alive(pid):
+            try:
+                os.unlink(f"/run/tarn/{pid}.mount")
+            except FileNotFoundError:
+                pass
+
+
 def unmount_below(root):
     """Detach every mount below root, the last one first."""
     prefix = os.path.realpath(root) + "/"

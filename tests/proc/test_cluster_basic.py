@@ -83,9 +83,13 @@ def test_segments_of_one_file_lie_on_both_workers(cluster):
 
 def test_one_fetch_for_readers_of_both_mounts(cluster):
     c, content = small_cluster(cluster, {"hot": 40 * MIB})
-    readers = [subprocess.Popen(["sha256sum", m.path("hot")], stdout=subprocess.PIPE)
+    readers = [subprocess.Popen(["sha256sum", m.path("hot")], stdout=subprocess.PIPE, start_new_session=True)
                for m in c.mounts for _ in range(2)]
-    sums = {p.communicate(timeout=100)[0].split()[0] for p in readers}
+    try:
+        sums = {p.communicate(timeout=100)[0].split()[0] for p in readers}
+    finally:
+        for p in readers:
+            util.end_group(p)
     assert len(sums) == 1
     check_all(c.mounts[1], content)
     assert c.fetched_although_there() == []

@@ -125,9 +125,12 @@ def test_a_change_that_not_all_know_waits_over_a_restart(cluster, network):
         time.sleep(1)
     finally:
         cut_off.host.heal()
-        for watch in watches:
-            watch.close()
-        reader.wait(timeout=30)
+        try:
+            for watch in watches:
+                watch.close()
+            reader.wait(timeout=30)
+        finally:
+            util.end_group(reader)
     said = [size for size, _ in itertools.groupby(call[2] for call in watches[1].calls)]
     assert said in ([new], [old, new]), "an error, or an older version that came back"
     shown = watches[1].said(new)[0][1]

@@ -46,9 +46,13 @@ def test_ten_thousand_objects(tarn, big_swift, workdir):
     copy = os.path.join(swift.dir, "../copy")
     os.makedirs(copy)
     folders = sorted({name.split("/")[0] for name in source})
-    copies = [subprocess.Popen(["cp", "-r", *(server.path(f) for f in folders[i::4]), copy])
+    copies = [subprocess.Popen(["cp", "-r", *(server.path(f) for f in folders[i::4]), copy], start_new_session=True)
               for i in range(4)]
-    assert [c.wait(timeout=300) for c in copies] == [0] * 4
+    try:
+        assert [c.wait(timeout=300) for c in copies] == [0] * 4
+    finally:
+        for c in copies:
+            util.end_group(c)
     found = util.run("find", copy, "-type", "f", "-printf", "%P\\n").stdout.splitlines()
     assert sorted(found) == sorted(source)
     assert sums.read(copy, source, keep=True) == source

@@ -93,6 +93,7 @@ class Roles:
     def close(self):
         for p in reversed(self.processes):
             util.end_group(p)
+        util.remove_mount_records(p.pid for p in self.processes)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"/run/tarn/{self.port}.token")
 

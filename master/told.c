@@ -18,6 +18,7 @@
  * names are held that are absent, or younger than that.
  */
 #include "lib/base/assert.h"
+#include "lib/base/log.h"
 #include "master/master_priv.h"
 
 int mtold_init(struct tarn_master *m)
@@ -27,8 +28,10 @@ int mtold_init(struct tarn_master *m)
 
 void mtold_changed(struct tarn_master *m, uint64_t index)
 {
-    if (!m->untold)
-        m->untold = index;
+    if (m->untold)
+        return;
+    m->untold = index;
+    tarn_debug("told", "a change is not known to all: index=%llu", (unsigned long long)index);
 }
 
 static void told_done(struct mproposal *p)
@@ -40,6 +43,8 @@ static void told_done(struct mproposal *p)
     /* The store may be ahead of what was pushed: then nothing is told before that is. */
     if (mproposal_rc(p) == 0 && tarn_core_untold(m->args.kv, &untold) == 0)
         m->untold = untold;
+    if (!m->untold)
+        tarn_debug("told", "every change is known to all");
 }
 
 void mtold_tick(struct tarn_master *m)

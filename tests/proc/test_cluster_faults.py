@@ -98,21 +98,29 @@ class Watch(threading.Thread):
         return [call[:2] for call in list(self.calls) if call[2] == size]
 
 
+def all_told(c):
+    """Whether the master has noted that no change is left that somebody may not know."""
+    with open(c.master.log, encoding="utf-8") as f:
+        told = [line for line in f if " told: " in line]
+    return bool(told) and "known to all" in told[-1] and "not known" not in told[-1]
+
+
 def test_a_change_that_not_all_know_waits_over_a_restart(cluster, network):
     """The master waits for a mount that is cut off, and is killed. The next one shows the new version
     to nobody while that mount, whose lease runs on, shows the old one; and to all after a lease."""
     lease, slack, old, new = 10, 6, 1000, 2000
-    c = cluster(start=False, network=network, workers=1)
+    c = cluster(start=False, network=network, workers=1, master_args=["--log-level", "debug"])
     for name in ("o", "other"):
         c.store.put(BKT, name, b"o" * old)
     c.start()
     cut_off, asks = c.mounts
     assert os.stat(cut_off.path("o")).st_size == old
-    time.sleep(1.5)  # what the attach changed is known to all, and that is on the disk
+    util.wait_until("what the attach changed is known to all", lambda: all_told(c), 20, 0.05)
     cut_off.host.partition()
     c.store.put(BKT, "o", b"n" * new)
     watches = [Watch(cut_off.path("o")), Watch(asks.path("o"))]
-    reader = subprocess.Popen(["cat", asks.path("o")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    reader = subprocess.Popen(["cat", asks.path("o")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                              start_new_session=True)
     try:
         # The worker meets another object; from then on nobody is told of the name.
         util.wait_until("an answer that waits", lambda: time.monotonic() - watches[1].begun > 1, 5, 0.05)

@@ -79,6 +79,7 @@ class Host(Here):
     def __init__(self, name, address, port=None):
         """port: its end of the cable in the bridge's namespace."""
         self.name, self.address, self.port = name, address, port
+        self.names = None     # what its programs find in /etc/hosts, once a file was given
         self.queue = None     # the process that delays
         self.shaped = False
         self.holder = subprocess.Popen(["unshare", "--net", "--uts", "sh", "-c", _HOLD, name],
@@ -89,9 +90,18 @@ class Host(Here):
         self.run("sh", "-c", "for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 >$f; done")
 
     def command(self, argv):
-        """Run by nsenter, which becomes the program: the pid stays."""
+        """Run by nsenter, which becomes the program: the pid stays. With names, in a mount namespace of
+        its own: nobody else sees what it mounts but by /proc/PID/root."""
         ns = f"/proc/{self.holder.pid}/ns"
-        return ["nsenter", f"--net={ns}/net", f"--uts={ns}/uts", "--", *map(str, argv)]
+        own = ["unshare", "--mount", "--propagation", "slave", "sh", "-c",
+               'mount --bind "$0" /etc/hosts && exec "$@"', self.names] if self.names else []
+        return ["nsenter", f"--net={ns}/net", f"--uts={ns}/uts", "--", *own, *map(str, argv)]
+
+    def readdress(self, address):
+        """It has another address from now on, and the old one no more."""
+        self.run("ip", "addr", "del", f"{self.address}/24", "dev", IFACE)
+        self.run("ip", "addr", "add", f"{address}/24", "dev", IFACE)
+        self.address = address
 
     @contextlib.contextmanager
     def inside(self):

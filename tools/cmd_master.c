@@ -225,6 +225,7 @@ static int master_ls(struct cli *c)
 {
     Tarn__Wire__StatusResponse *st;
     json_t *list = json_array();
+    const char *at;
     int rc = cli_connect(c);
 
     if (rc == 0)
@@ -233,9 +234,10 @@ static int master_ls(struct cli *c)
         json_decref(list);
         return rc;
     }
+    at = tarn_rpc_client_addr(tarn_client_rpc(c->client));
     for (size_t i = 0; i < st->n_masters; i++) {
         const Tarn__Wire__MasterStatus *m = st->masters[i];
-        const char *addr = m->addr[0] ? m->addr : c->remote.master;
+        const char *addr = m->addr[0] ? m->addr : at;
 
         if (c->common.json)
             (void)json_array_append_new(list,

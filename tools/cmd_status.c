@@ -219,7 +219,7 @@ static int status_run(struct cli *c)
     if (rc < 0)
         return rc;
     if (c->common.json)
-        cli_json(status_json(st, c->remote.master));
+        cli_json(status_json(st, tarn_rpc_client_addr(tarn_client_rpc(c->client))));
     else
         status_text(st);
     tarn__wire__status_response__free_unpacked(st, NULL);

@@ -489,6 +489,11 @@ const char *tarn_rpc_client_cluster_id(const struct tarn_rpc_client *c)
     return c->cluster_id;
 }
 
+const char *tarn_rpc_client_addr(const struct tarn_rpc_client *c)
+{
+    return c->addrs_n ? c->addrs[c->addr] : "";
+}
+
 static void client_done_cb(struct tarn_task *t)
 {
     struct tarn_rpc_client *c = TARN_CONTAINER(t, struct tarn_rpc_client, done_task);

@@ -170,6 +170,8 @@ void tarn_rpc_req_fini(struct tarn_rpc_req *req);
 void tarn_rpc_client_set_meta(struct tarn_rpc_client *c, const Tarn__Wire__CallMeta *meta);
 const char *
 tarn_rpc_client_cluster_id(const struct tarn_rpc_client *c); /* "" before the first welcome */
+/* Of `addrs`, the one that is connected, or tried now; "" with `conn`. */
+const char *tarn_rpc_client_addr(const struct tarn_rpc_client *c);
 /* Requests end with -TARN_E_SHUTDOWN; `done` runs when the connection is gone. Then free. */
 void tarn_rpc_client_stop(struct tarn_rpc_client *c, void (*done)(void *arg), void *arg);
 void tarn_rpc_client_free(struct tarn_rpc_client **c);

@@ -371,6 +371,13 @@ def test_status(server):
     assert st["cache"].keys() >= {"capacity_bytes", "used_bytes"}
     assert st["jobs"] == {"running": 0, "failed": 0}
     assert st["reads"].keys() >= {"local_bytes", "remote_bytes", "ufs_bytes", "hit_ratio"}
+    for report in (server.json("status")["masters"], server.json("master", "ls")):
+        assert [m["addr"] for m in report] == [server.master]
+    nobody = f"127.0.0.1:{util.free_port()}"  # of several masters, the one that answers
+    for args in (("status",), ("master", "ls")):
+        found = server.json(*args, "--master", f"{nobody},{server.master}")
+        found = found["masters"] if args == ("status",) else found
+        assert [m["addr"] for m in found] == [server.master], found
     mount = next(s for s in st["sessions"] if s["mountpoint"] == server.mnt)
     assert mount.keys() >= {"kind", "host", "pid", "heard_ms", "on_partition_stale", "promises", "passthrough_opens"}
     assert mount["state"] == "live"

@@ -389,11 +389,6 @@ static int worker_check(struct worker_server *w)
     if (rc == 0 && w->p->tier.n == 0)
         rc = tarn_err_set(&c->err, -TARN_E_USAGE,
                           "--tier is needed: MEDIUM:PATH:QUOTA, like SSD:/data/tarn:100GiB");
-    if (rc == 0 && w->p->tier.n > 1)
-        rc = tarn_err_set(&c->err, -TARN_E_CONFIG,
-                          "--tier %s: a worker has one tier so far; start one for each, they share "
-                          "the cluster",
-                          w->p->tier.v[1]);
     return rc < 0 ? rc : tier_spec_parse(w->p->tier.v[0], &w->tier, &c->err);
 }
 

@@ -233,6 +233,11 @@ static void help_wrap(struct tarn_str *out, size_t column, const char *text)
     tarn_str_addc(out, '\n');
 }
 
+static bool param_repeats(const struct tarn_conf_param *p)
+{
+    return p->type == TARN_CONF_T_LIST && strcmp(p->max, "1") != 0;
+}
+
 static void help_row(struct tarn_str *out, const struct tarn_conf_param *p, char letter)
 {
     struct tarn_str text = {0};
@@ -255,7 +260,7 @@ static void help_row(struct tarn_str *out, const struct tarn_conf_param *p, char
     }
     tarn_str_addf(out, "%*s", (int)(HELP_COLUMN - column), "");
     tarn_str_adds(&text, p->help);
-    if (p->type == TARN_CONF_T_LIST)
+    if (param_repeats(p))
         tarn_str_adds(&text, " May be repeated.");
     if (p->def[0] && strcmp(p->def, "false") != 0)
         tarn_str_addf(&text, " [default: %s]", p->def);
@@ -311,7 +316,7 @@ static void man_row(struct tarn_str *out, const struct tarn_conf_param *p, char 
         tarn_str_addf(out, " \\fI%s\\fR", tarn_param_meta(p));
     tarn_str_addc(out, '\n');
     tarn_conf_man_text(p->help, out);
-    if (p->type == TARN_CONF_T_LIST)
+    if (param_repeats(p))
         tarn_str_adds(out, " May be repeated.");
     if (p->def[0] && strcmp(p->def, "false") != 0) {
         tarn_str_adds(out, " Default: ");

@@ -331,6 +331,8 @@ int tarn_param_check_count(const struct tarn_conf_param *p, const char *shown, s
         TARN_ASSERT(tarn_parse_u64(p->min, &min) == 0);
     if (p->max[0])
         TARN_ASSERT(tarn_parse_u64(p->max, &max) == 0);
+    if (n > max && max == 1)
+        return tarn_err_set(e, -TARN_E_CONFIG, "%s: given %zu times, but one is allowed", shown, n);
     if (n < min || n > max)
         return tarn_err_set(e, -TARN_E_CONFIG, "%s: given %zu times, but %llu to %llu are allowed",
                             shown, n, (unsigned long long)min, (unsigned long long)max);

@@ -279,7 +279,10 @@ def test_master_in_the_background(roles, workdir):
 def test_worker_checks_its_line(roles, workdir):
     tier = f"SSD:{workdir}/w:64MiB"
     roles.refused(USAGE, "--tier", args=["worker"])
-    roles.refused(USAGE, "one tier", args=["worker", "--tier", tier, "--tier", f"HDD:{workdir}/v:64MiB"])
+    roles.refused(USAGE, "--tier: given 2 times, but one is allowed",
+                  args=["worker", "--tier", tier, "--tier", f"HDD:{workdir}/v:64MiB"])
+    told = roles.run("worker", "--help").out.partition("--tier")[2].partition("--advertise")[0]
+    assert "One for each worker" in " ".join(told.split()) and "repeated" not in told, told
     roles.refused(USAGE, "MEM, SSD or HDD", args=["worker", "--tier", f"DISK:{workdir}/w:64MiB"])
     roles.refused(USAGE, "16 MiB", args=["worker", "--tier", f"SSD:{workdir}/w:1MiB"])
     roles.refused(USAGE, "--listen", "--insecure", args=["worker", "--tier", tier, "--listen", "0.0.0.0:0"])

@@ -182,9 +182,16 @@ static const struct serve_role mount_role = {.name = "mount",
 /* -o, as mount(8) hands it to helpers. */
 static int check_options(struct mount *m)
 {
-    static const char *const ignored[] = {
-        "ro",     "_netdev", "noauto",  "auto",   "user",     "nouser", "users",
-        "nosuid", "nodev",   "noatime", "nofail", "defaults", "exec",   "default_permissions"};
+    static const char *const ignored[] = {"ro",         "_netdev",
+                                          "noauto",     "auto",
+                                          "user",       "nouser",
+                                          "users",      "nosuid",
+                                          "nodev",      "noatime",
+                                          "nofail",     "defaults",
+                                          "exec",       "default_permissions",
+                                          "async",      "relatime",
+                                          "norelatime", "lazytime",
+                                          "nodiratime", "nolazytime"};
 
     for (size_t i = 0; i < m->p->mount_option.n; i++) {
         TARN_AUTO_FREE char *text = tarn_xstrdup(m->p->mount_option.v[i]);

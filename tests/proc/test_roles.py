@@ -593,6 +593,46 @@ def test_attach_says_what_failed(roles, workdir):
     assert roles.run("attach", f"file://{workdir}/none", "/", "--no-check").code == DONE
 
 
+def refuses(code, error):
+    def how(make, _):
+        store = make()
+        store.bucket("bkt")
+        store.fail("status", code=code, error=error)
+        return store.endpoint
+    return how
+
+
+def stalls(make, _):
+    store = make()
+    store.bucket("bkt")
+    store.fail("stall_headers")
+    return store.endpoint + ",timeout=1s,retries=0"
+
+
+ATTACH_ERRORS = {  # how: (what it meets, exit code, words)
+    "403": (refuses(403, "AccessDenied"), DENIED, ("AccessDenied",)),
+    "signature": (refuses(403, "SignatureDoesNotMatch"), DENIED, ("SignatureDoesNotMatch",)),
+    "no bucket": (lambda make, _: make().endpoint, UNREACH, ("NoSuchBucket",)),
+    "name": (lambda *_: "http://store.invalid:9000", UNREACH, ("store.invalid", "resolve")),
+    "certificate": (lambda make, tls: f"{make(tls='expired').endpoint},tls-ca={tls.ca}", UNREACH,
+                    ("certificate", "expired")),
+    "time": (stalls, TIMEOUT, ("no progress for 1.0s",)),
+}
+
+
+@pytest.mark.parametrize("how", ATTACH_ERRORS)
+def test_attach_says_which_error_it_met(roles, s3fault_factory, certificates, how):
+    """And leaves nothing attached."""
+    store, code, words = ATTACH_ERRORS[how]
+    roles.start_master()
+    options = f"endpoint={store(s3fault_factory, certificates)},credentials=anonymous"
+    done = roles.run("attach", "s3://bkt/some/where", "/there", "-o", options)
+    assert done.code == code, done
+    for word in ("s3://bkt/some/where", *words):
+        assert word in done.err, (word, done.err)
+    assert len(done.err.splitlines()) == 1 and roles.json("mounts") == [], done
+
+
 # ---- metrics ----
 
 def metrics(port):

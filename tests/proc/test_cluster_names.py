@@ -39,8 +39,8 @@ def mounted_there(mount):
 def reads(mount, content, path, seconds=40):
     """Whether a file is read through the mount as it should be; asked from another process."""
     try:
-        done = subprocess.run(["dd", f"if=/proc/{mount.pid}/root{mount.path(path)}", "bs=1M", "iflag=direct", "status=none"],
-                              capture_output=True, timeout=seconds, check=False)
+        done = subprocess.run(["dd", f"if=/proc/{mount.pid}/root{mount.path(path)}", "bs=1M", "iflag=direct",
+                               "status=none"], capture_output=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         return False
     return done.returncode == 0 and content.wrong(path, 1, 0, done.stdout) is None and \

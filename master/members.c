@@ -119,6 +119,7 @@ struct mchange {
     struct tarn_list node; /* in mmembers.changes */
     uint64_t id;           /* 0: a new one */
     char uuid[TARN_WORKER_UUID_MAX + 1];
+    char addr[TARN_WORKER_ADDR_MAX + 1];
     mmember_fn *fn;
     void *arg;
 };
@@ -130,6 +131,16 @@ bool mmember_joining(const struct mmembers *s, const char *uuid)
         const struct mchange *c = TARN_LIST_ENTRY(n, struct mchange, node);
 
         if (c->id == 0 && strcmp(c->uuid, uuid) == 0)
+            return true;
+    }
+    return false;
+}
+
+bool mmember_moving(const struct mmembers *s, const char *addr)
+{
+    TARN_LIST_FOREACH(n, &s->changes)
+    {
+        if (strcmp(TARN_LIST_ENTRY(n, const struct mchange, node)->addr, addr) == 0)
             return true;
     }
     return false;
@@ -172,6 +183,7 @@ int mmember_propose(struct mmembers *s, struct mmember *w, const Tarn__Core__Wor
     e.worker_put = &put;
     c->id = put.id;
     (void)snprintf(c->uuid, sizeof(c->uuid), "%s", put.uuid); /* checked: it fits */
+    (void)snprintf(c->addr, sizeof(c->addr), "%s", put.addr); /* the same */
     c->fn = fn;
     c->arg = arg;
     rc = mpropose(s->master, &c->p, &e, change_done, c);

@@ -87,6 +87,8 @@ int mmember_propose(struct mmembers *s, struct mmember *w, const Tarn__Core__Wor
                     mmember_fn *fn, void *arg);
 /* A new one with this uuid is on its way into the journal. */
 bool mmember_joining(const struct mmembers *s, const char *uuid);
+/* A worker is on its way into the journal with this address. */
+bool mmember_moving(const struct mmembers *s, const char *addr);
 void mmembers_arm(struct mmembers *s); /* somebody may be missed earlier than the timer is due */
 struct mmember *mmember_by_uuid(struct mmembers *s, const char *uuid);
 /* It is there, over that connection. */

@@ -233,6 +233,52 @@ static int register_check(const Tarn__Wire__WorkerRegister *req, struct tarn_err
     return 0;
 }
 
+/*
+ * An address says where one worker is: asked there for another's bytes, it would answer for both.
+ * Who is not heard of loses it to whoever comes; who has just gone, or has had no time yet to come
+ * back after our start, may still be there.
+ */
+static int register_addr(const struct mmembers *s, const struct mmember *w,
+                         const struct tarn_rpc_call *call, struct tarn_errbuf *err)
+{
+    const Tarn__Wire__WorkerRegister *req = (const Tarn__Wire__WorkerRegister *)call->request;
+    bool moves = !w || strcmp(w->rec->addr, req->addr) != 0;
+
+    TARN_LIST_FOREACH(n, &s->all)
+    {
+        const struct mmember *o = TARN_LIST_ENTRY(n, struct mmember, node);
+        bool missed = s->grace_ns && !o->incarnation &&
+                      (o->rec->state == TARN_WORKER_LIVE || o->rec->state == TARN_WORKER_DRAINING);
+
+        if (o == w || strcmp(o->rec->addr, req->addr) != 0 || o->rpc == call->session)
+            continue; /* one connection is one worker: it was that one before */
+        if (o->alive && o->rpc)
+            return tarn_err_set(err, -TARN_E_WORKER_ADDR,
+                                "address %s is that of worker %" PRIu64 " (host %s), which is "
+                                "alive: each needs one of its own that all others reach "
+                                "(--listen, --advertise)",
+                                req->addr, o->rec->id, o->rec->host);
+        if (moves && (missed || o->alive))
+            return -TARN_E_BUSY;
+    }
+    return moves && mmember_moving(s, req->addr) ? -TARN_E_BUSY : 0;
+}
+
+/* One that is known. */
+static int register_worker(struct mmembers *s, const struct mmember *w,
+                           const struct tarn_rpc_call *call, struct tarn_errbuf *err)
+{
+    const Tarn__Wire__WorkerRegister *req = (const Tarn__Wire__WorkerRegister *)call->request;
+
+    if (w->rec->state == TARN_WORKER_REMOVED && w->incarnation == req->incarnation)
+        return tarn_err_set(err, -TARN_E_UNKNOWN_WORKER,
+                            "worker %" PRIu64 " was removed; it joins anew when it is started anew",
+                            w->rec->id);
+    if (w->pending)
+        return -TARN_E_BUSY;
+    return register_twice(s, w, call, err);
+}
+
 /* May it join now, as far as is known before the journal? */
 static int register_admit(struct tarn_master *m, const struct mmember *w,
                           const struct tarn_rpc_call *call, struct tarn_errbuf *err)
@@ -247,15 +293,9 @@ static int register_admit(struct tarn_master *m, const struct mmember *w,
     rc = register_check(req, err);
     if (rc == 0 && !w && mmember_joining(m->members, req->uuid))
         return -TARN_E_BUSY; /* by then it is known who has the directory */
-    if (rc < 0 || !w)
-        return rc;
-    if (w->rec->state == TARN_WORKER_REMOVED && w->incarnation == req->incarnation)
-        return tarn_err_set(err, -TARN_E_UNKNOWN_WORKER,
-                            "worker %" PRIu64 " was removed; it joins anew when it is started anew",
-                            w->rec->id);
-    if (w->pending)
-        return -TARN_E_BUSY;
-    return register_twice(m->members, w, call, err);
+    if (rc == 0 && w)
+        rc = register_worker(m->members, w, call, err);
+    return rc < 0 ? rc : register_addr(m->members, w, call, err);
 }
 
 void mregister_call(void *ctx, struct tarn_rpc_call *call)

@@ -196,8 +196,19 @@ static int worker_open(void *arg)
     return 0;
 }
 
-/* The address that others are told. */
-static void worker_address(struct worker_server *w)
+/* A connection that is gone just now tells nothing; the master refuses an address told twice. */
+static bool master_on_loopback(const struct worker_server *w)
+{
+    const char *peer = tarn_rpc_client_peer(w->master);
+
+    return !peer[0] || serve_addr_is_loopback(peer);
+}
+
+/*
+ * The address that others are told. One on loopback is another process for each host: only a
+ * cluster on one host can use it.
+ */
+static int worker_address(struct worker_server *w)
 {
     const char *told = w->p->advertise, *colon = strrchr(w->rpc.addr, ':');
     size_t n = colon ? (size_t)(colon - w->rpc.addr) : 0;
@@ -212,6 +223,13 @@ static void worker_address(struct worker_server *w)
     else
         tarn_str_adds(&w->addr, w->rpc.addr);
     tarn_str_adds(&w->host, w->p->host[0] ? w->p->host : name);
+    if (!serve_addr_is_loopback(tarn_str_z(&w->addr)) || master_on_loopback(w))
+        return 0;
+    return tarn_err_set(w->serve.err, -TARN_E_CONFIG,
+                        "the address of this worker is %s, which only this host reaches, and the "
+                        "master (%s) is reached over the network: give an address that all others "
+                        "reach with --listen HOST:PORT (or --advertise HOST[:PORT])",
+                        tarn_str_z(&w->addr), w->cli->remote.master);
 }
 
 static int worker_listen_socket(struct worker_server *w)
@@ -246,7 +264,9 @@ static int worker_listen(void *arg)
         rc = worker_listen_socket(w);
     if (rc < 0)
         return rc;
-    worker_address(w);
+    rc = worker_address(w);
+    if (rc < 0)
+        return rc;
     tarn_worker_serve(w->worker.worker, w->rpc.server);
     serve_rpc_admit(&w->rpc);
     return 0;

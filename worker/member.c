@@ -333,6 +333,7 @@ static bool member_final(const struct tarn_member *m, int rc)
 {
     switch (-rc) {
     case TARN_E_WORKER_TWICE:
+    case TARN_E_WORKER_ADDR:
     case TARN_E_OTHER_CLUSTER:
     case TARN_E_UNKNOWN_WORKER: /* removed */
     case TARN_E_DENIED:

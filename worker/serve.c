@@ -396,6 +396,8 @@ static void worker_status_handler(void *ctx, struct tarn_rpc_call *call)
 
 void tarn_worker_serve(struct tarn_worker *w, struct tarn_rpc_server *s)
 {
+    w->server = s;
+    tarn_rpc_server_set_worker(s, w->args.id);
     tarn_rpc_server_handle(s, TARN_RPC_read, worker_read_handler, w);
     tarn_rpc_server_handle(s, TARN_RPC_fill, worker_fill_handler, w);
     tarn_rpc_server_handle(s, TARN_RPC_free, worker_free_handler, w);

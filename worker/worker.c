@@ -134,6 +134,8 @@ void tarn_worker_set_identity(struct tarn_worker *w, uint64_t id, const uint8_t 
     w->args.id = id;
     memcpy(w->cap_key, cap_key, sizeof(w->cap_key));
     w->ready = true;
+    if (w->server)
+        tarn_rpc_server_set_worker(w->server, id);
     worker_renew(&w->renew, w);
 }
 
@@ -174,6 +176,7 @@ void tarn_worker_stop(struct tarn_worker *w, void (*done)(void *arg), void *arg)
 
     TARN_ASSERT(!w->stopping);
     w->stopping = true;
+    w->server = NULL;
     w->stopped = done;
     w->stopped_arg = arg;
     for (struct tarn_hnode *n = tarn_htab_walk(&w->units, &slot, NULL); n;

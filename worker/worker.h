@@ -50,7 +50,8 @@ void tarn_worker_set_peers(struct tarn_worker *w, struct tarn_peers *peers);
  * `max_bytes` (0: a tenth of the tier). */
 void tarn_worker_set_copies(struct tarn_worker *w, uint32_t copies, uint64_t max_bytes);
 void tarn_worker_set_master(struct tarn_worker *w, struct tarn_rpc_client *master);
-/* Registers read, fill, free, cached, take, worker_status. */
+/* Registers read, fill, free, cached, take, worker_status; the server says which worker it is. It
+ * stays the caller's, and is there until the worker's stop. */
 void tarn_worker_serve(struct tarn_worker *w, struct tarn_rpc_server *s);
 /* The short circuit for a client on the same loop. */
 void tarn_worker_local_ops(struct tarn_worker *w, struct tarn_local_ops *ret);

@@ -7,7 +7,8 @@
  * costs no call, when the worker is back.
  *
  * Whoever answers at an address but belongs to another cluster gets no call, and is left alone for
- * the longest time.
+ * the longest time. Another worker of this one gets no call either: the address changed hands, and
+ * may do so again.
  */
 #include "lib/client/peers.h"
 
@@ -289,6 +290,7 @@ static bool peer_retried(int rc)
     case TARN_E_MSG_BAD:
     case TARN_E_INVALID:
     case TARN_E_OTHER_CLUSTER:
+    case TARN_E_OTHER_WORKER:
         return false;
     default:
         return true;
@@ -318,6 +320,7 @@ static int peer_connect(struct peer *w, const struct tarn_place_worker *info)
         .token = p->token,
         .token_len = p->args.token_len,
         .cluster_id = p->cluster_id,
+        .worker = w->id,
         .connect_timeout_ns = PEER_CONNECT_NS,
         .default_timeout_ns = p->args.timeout_ns ? p->args.timeout_ns : PEERS_TIMEOUT_NS,
         .ctx = w,
@@ -369,6 +372,7 @@ bool tarn_peers_unreached(int rc)
     case TARN_E_AUTH_BAD:
     case TARN_E_AUTH_REQUIRED:
     case TARN_E_OTHER_CLUSTER:
+    case TARN_E_OTHER_WORKER:
     /* What connecting fails with; no worker answers a call with these. */
     case ENETDOWN:
     case ENETUNREACH:

@@ -445,6 +445,7 @@ int tarn_rpc_client_new(const struct tarn_rpc_client_args *args, struct tarn_rpc
     c->on_state = args->on_state;
     c->cluster_id = tarn_xstrdup("");
     c->wanted_cluster = tarn_xstrdup(args->cluster_id ? args->cluster_id : "");
+    c->wanted_worker = args->worker;
     c->trace = tarn_rng_u64(args->rng);
     tarn_list_init(&c->queued);
     tarn_list_init(&c->delayed);
@@ -482,6 +483,11 @@ void tarn_rpc_client_set_meta(struct tarn_rpc_client *c, const Tarn__Wire__CallM
     }
     protobuf_c_message_pack(&m.base, (uint8_t *)tarn_str_room(&c->meta, len));
     c->meta.len = len;
+}
+
+const char *tarn_rpc_client_peer(const struct tarn_rpc_client *c)
+{
+    return c->linked ? tarn_conn_peer(c->link.conn) : "";
 }
 
 const char *tarn_rpc_client_cluster_id(const struct tarn_rpc_client *c)

@@ -79,6 +79,7 @@ static bool conn_refusal(int rc)
     case TARN_E_MSG_BAD:
     case TARN_E_INVALID:
     case TARN_E_OTHER_CLUSTER:
+    case TARN_E_OTHER_WORKER:
         return true;
     default:
         return false;
@@ -232,10 +233,21 @@ static void conn_ready(struct tarn_rpc_client *c, const char *cluster_id)
         c->on_state(c->ctx, true, 0);
 }
 
+/* Is it who we want? An address may be told by several, or be another's by now. */
+static int conn_wanted(const struct tarn_rpc_client *c, const Tarn__Wire__Welcome *m)
+{
+    if (c->wanted_cluster[0] && strcmp(m->cluster_id, c->wanted_cluster) != 0)
+        return -TARN_E_OTHER_CLUSTER;
+    if (c->wanted_worker == 0 || m->worker == c->wanted_worker)
+        return 0;
+    return m->worker ? -TARN_E_OTHER_WORKER : -TARN_E_CONN_REFUSED; /* it is about to register */
+}
+
 static int conn_welcome(struct tarn_rpc_client *c, const struct tarn_frame *f, const uint8_t *body)
 {
     bool auth = c->token && c->addrs_n;
     Tarn__Wire__Welcome *m;
+    int rc;
 
     if (f->status)
         return conn_refused_status(f);
@@ -247,13 +259,11 @@ static int conn_welcome(struct tarn_rpc_client *c, const struct tarn_frame *f, c
         protobuf_c_message_free_unpacked(&m->base, NULL);
         return -TARN_E_AUTH_BAD;
     }
-    if (c->wanted_cluster[0] && strcmp(m->cluster_id, c->wanted_cluster) != 0) {
-        protobuf_c_message_free_unpacked(&m->base, NULL);
-        return -TARN_E_OTHER_CLUSTER;
-    }
-    conn_ready(c, m->cluster_id);
+    rc = conn_wanted(c, m);
+    if (rc == 0)
+        conn_ready(c, m->cluster_id);
     protobuf_c_message_free_unpacked(&m->base, NULL);
-    return 0;
+    return rc;
 }
 
 /* ---- frames

@@ -30,6 +30,7 @@ struct tarn_rpc_client {
     uint8_t *token;                     /* NULL: none */
     size_t token_len;                   /* bytes of token */
     char *wanted_cluster;               /* "": any */
+    uint64_t wanted_worker;             /* 0: any */
     uint64_t connect_timeout_ns;        /* of one attempt */
     uint64_t default_timeout_ns;        /* of a request */
     uint64_t lost_timeout_ns;           /* without any address; 0: no limit */

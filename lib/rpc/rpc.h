@@ -75,6 +75,8 @@ int tarn_rpc_server_new(const struct tarn_rpc_server_args *args, struct tarn_rpc
 /* Another token for handshakes from now on (copied); the port, which names its file, may be known
  * only after listening. */
 void tarn_rpc_server_set_token(struct tarn_rpc_server *s, const void *token, size_t len);
+/* The number of the worker that serves here, which clients may ask for; 0: none (yet). */
+void tarn_rpc_server_set_worker(struct tarn_rpc_server *s, uint64_t id);
 void tarn_rpc_server_handle(struct tarn_rpc_server *s, uint32_t method, tarn_rpc_handler_fn *fn,
                             void *ctx);
 /* Listens (may be called several times). Errors as tarn_listen(). */
@@ -143,6 +145,9 @@ struct tarn_rpc_client_args {
     size_t token_len;
     const char
         *cluster_id; /* copied; a server of another one is not used: OTHER_CLUSTER. NULL: any */
+    /* A server that is another worker is not used: OTHER_WORKER; none (yet): CONN_REFUSED. 0: any.
+     */
+    uint64_t worker;
     uint64_t connect_timeout_ns; /* 0: 5 s */
     uint64_t default_timeout_ns; /* 0: 30 s */
     /* Once no address has answered for so long, requests that wait end with the last one's reason;
@@ -172,6 +177,9 @@ const char *
 tarn_rpc_client_cluster_id(const struct tarn_rpc_client *c); /* "" before the first welcome */
 /* Of `addrs`, the one that is connected, or tried now; "" with `conn`. */
 const char *tarn_rpc_client_addr(const struct tarn_rpc_client *c);
+/* "HOST:PORT", "unix:..." or "pair" of the other end, valid until the next event; "" without one.
+ */
+const char *tarn_rpc_client_peer(const struct tarn_rpc_client *c);
 /* Requests end with -TARN_E_SHUTDOWN; `done` runs when the connection is gone. Then free. */
 void tarn_rpc_client_stop(struct tarn_rpc_client *c, void (*done)(void *arg), void *arg);
 void tarn_rpc_client_free(struct tarn_rpc_client **c);

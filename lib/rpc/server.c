@@ -274,6 +274,13 @@ void tarn_rpc_server_set_token(struct tarn_rpc_server *s, const void *token, siz
     s->token_len = len;
 }
 
+void tarn_rpc_server_set_worker(struct tarn_rpc_server *s, uint64_t id)
+{
+    TARN_ASSERT(s->magic == SERVER_MAGIC);
+    tarn_loop_assert_mine(s->loop);
+    s->worker = id;
+}
+
 void tarn_rpc_server_handle(struct tarn_rpc_server *s, uint32_t method, tarn_rpc_handler_fn *fn,
                             void *ctx)
 {

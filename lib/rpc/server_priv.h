@@ -20,6 +20,7 @@ struct tarn_rpc_server {
     struct tarn_loop *loop;                                    /* whose thread owns all this */
     struct tarn_rng *rng;                                      /* for nonces */
     char *cluster_id;                                          /* told in the welcome */
+    uint64_t worker;                                           /* the same; 0: none (yet) */
     uint8_t *token;                                            /* NULL: no authentication */
     size_t token_len;                                          /* bytes of token */
     void *ctx;                                                 /* for on_session and on_gone */

@@ -138,6 +138,7 @@ static int session_welcome(struct tarn_rpc_session *s, bool auth)
     session_name_principal(s);
     welcome.cluster_id = s->server->cluster_id;
     welcome.principal = s->principal.name;
+    welcome.worker = s->server->worker;
     if (auth) {
         tarn_handshake_mac(&s->shake, true, s->server->token, s->server->token_len, mac);
         welcome.mac = (ProtobufCBinaryData){sizeof(mac), mac};

@@ -347,6 +347,56 @@ def test_worker_keeps_its_number(roles, workdir):
     assert end(p) == DONE
 
 
+def test_an_address_is_one_workers(roles, workdir):
+    """Whoever tells an address that another one has is told so; gone, it gives it away."""
+    roles.start_master()
+    here = f"127.0.0.1:{util.free_port()}"
+    first = roles.start_worker("--advertise", here, tier="v", log="first")
+    roles.refused(USAGE, here, "worker 1", "--listen", "--advertise",
+                  args=roles.worker_args("--advertise", here))
+    assert [w["id"] for w in roles.json("worker", "ls")] == [1]
+    assert "ready" not in roles.log()
+    assert end(first) == DONE
+    roles.start_worker("--advertise", here)
+    roles.refused(USAGE, here, "worker 2", args=roles.worker_args("--advertise", here, tier="v"))
+
+
+@pytest.mark.parametrize("more, code", [((), USAGE), (("--listen", "127.0.0.1:0"), USAGE),
+                                        (("--listen", "{}:0"), None),
+                                        (("--listen", "0.0.0.0:0", "--advertise", "{}"), None)])
+def test_a_loopback_address_is_not_told_over_the_network(root, network, workdir, more, code):
+    """Two hosts with a worker each and no --listen would both be 127.0.0.1:7110."""
+    host, port, token = network.host("m"), util.free_port(), f"{workdir}/token"
+    other, address = network.host("w"), None
+    address = f"{host.address}:{port}"
+    with open(os.open(token, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as f:
+        f.write("5" * 64)
+    argv = [binary(), "worker", "--master", address, "--token-file", token, "--tier",
+            f"SSD:{workdir}/w:64MiB", "--http-listen", "none",
+            *[m.format(other.address) for m in more]]
+    master = host.popen([binary(), "master", "--dir", f"{workdir}/m", "--listen", address,
+                         "--token-file", token, "--http-listen", "none"])
+    log = open(f"{workdir}/worker", "w+", encoding="utf-8")
+    worker = other.popen(argv, stdout=log, stderr=log)
+
+    def said():
+        log.seek(0)
+        return log.read()
+
+    try:
+        if code is None:
+            util.wait_until("it serves", lambda: "ready: id=1" in said() or worker.poll() is not None, 30)
+            assert f"addr={other.address}:" in said()
+        else:
+            assert worker.wait(timeout=30) == code, said()
+            assert "127.0.0.1:" in said() and "--listen" in said() and "--advertise" in said()
+            assert address in said()
+    finally:
+        util.end_group(worker)
+        util.end_group(master)
+        log.close()
+
+
 def test_tier_of_another_cluster(roles, workdir):
     roles.start_master()
     end(roles.start_worker())

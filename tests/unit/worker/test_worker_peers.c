@@ -398,6 +398,7 @@ static void damaged_answer(void **state)
     cl_settled(&c);
     args.loop = c.loop;
     assert_int_equal(tarn_rpc_server_new(&args, &l.server), 0);
+    tarn_rpc_server_set_worker(l.server, 2);
     tarn_rpc_server_handle(l.server, TARN_RPC_read, liar_read, &l);
     assert_int_equal(tarn_rpc_server_listen(l.server, "127.0.0.1:0", &l.addr), 0);
     addr = c.nodes[1].addr;
@@ -463,6 +464,7 @@ static void owner_dies(void **state)
     cl_init(&c, 2, FIVE, 0);
     args.loop = c.loop;
     assert_int_equal(tarn_rpc_server_new(&args, &server), 0);
+    tarn_rpc_server_set_worker(server, 2);
     tarn_rpc_server_handle(server, TARN_RPC_read, held_read, &h);
     addr = c.nodes[1].addr;
     assert_int_equal(tarn_rpc_server_listen(server, "127.0.0.1:0", &c.nodes[1].addr), 0);

@@ -178,6 +178,7 @@ void cworker_start(struct cworker *w)
         (void)close(w->deaf_fd);
     w->deaf_fd = -1;
     assert_int_equal(tarn_rpc_server_new(&s, &w->server), 0);
+    tarn_rpc_server_set_worker(w->server, w->id);
     tarn_rpc_server_handle(w->server, TARN_RPC_read, cworker_read, w);
     assert_int_equal(tarn_rpc_server_listen(w->server, w->addr[0] ? w->addr : "127.0.0.1:0", &addr),
                      0);

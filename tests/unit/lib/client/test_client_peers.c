@@ -391,6 +391,34 @@ static void another_cluster(void **state)
     cluster_fini(&c);
 }
 
+/* Another worker's address by now, or still without a number: neither is asked for its bytes. */
+static void another_worker(void **state)
+{
+    struct tarn_peers *p;
+    struct cluster c;
+
+    (void)state;
+    cluster_init(&c, 1, NULL);
+    tarn_rpc_server_set_worker(c.w[0].server, 7);
+    p = own_peers(&c, NULL);
+    own_place(p, c.w[0].addr, "", true);
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(call_read(&c, tarn_peers_get(p, 1)), -TARN_E_OTHER_WORKER);
+    assert_true(tarn_peers_unreached(-TARN_E_OTHER_WORKER));
+    assert_false(tarn_peers_usable(p, 1));
+    assert_int_equal(c.w[0].reads, 0);
+    tarn_rpc_server_set_worker(c.w[0].server, 0);
+    assert_int_equal(call_read(&c, tarn_peers_get(p, 1)), -TARN_E_CONN_REFUSED);
+    assert_int_equal(c.w[0].reads, 0);
+    tarn_rpc_server_set_worker(c.w[0].server, 1); /* it has registered: found without a call */
+    rig_run_for(&c.rig, 2 * TARN_NS_PER_S);
+    assert_true(tarn_peers_usable(p, 1));
+    assert_int_equal(call_read(&c, tarn_peers_get(p, 1)), 0);
+    assert_int_equal(c.w[0].reads, 1);
+    own_end(&c, &p);
+    cluster_fini(&c);
+}
+
 /* Stopped at any time: before, while and after it connects. */
 static void stopped_anywhere(void **state)
 {
@@ -422,6 +450,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(sockets),
         cmocka_unit_test(presets),
         cmocka_unit_test(another_cluster),
+        cmocka_unit_test(another_worker),
         cmocka_unit_test(stopped_anywhere),
     };
 

@@ -314,11 +314,15 @@ static void mbw_flooded(struct tarn_rpc_req *req, int rc)
 static void mbw_flood_one(struct mbw *w, struct mbw_flooded *f, unsigned i)
 {
     Tarn__Wire__WorkerRegister msg = TARN__WIRE__WORKER_REGISTER__INIT;
-    char uuid[32];
+    size_t n = strlen(w->addr);
+    char uuid[32], addr[256];
 
     (void)snprintf(uuid, sizeof(uuid), "flood-%05u", i);
+    assert_true(n >= 5);
+    (void)snprintf(addr, sizeof(addr), "%.*s%05u", (int)(n - 5), w->addr,
+                   i); /* as long as it was */
     msg.uuid = uuid;
-    msg.addr = w->addr;
+    msg.addr = addr;
     msg.host = w->host;
     msg.socket = w->socket;
     msg.weight = UINT32_MAX;

@@ -197,6 +197,48 @@ static void test_twice(void **state)
     three_fini(&t);
 }
 
+/* An address is one worker's, as long as that is heard of. */
+static void test_address_twice(void **state)
+{
+    struct three t;
+    struct mbw other;
+
+    (void)state;
+    three_start(&t);
+    mbw_init(&t.fx, &other, "tier-uuid-9", t.w[0].addr);
+    assert_int_equal(mbw_start(&other), -TARN_E_WORKER_ADDR);
+    assert_non_null(strstr(other.error, "10.0.0.1:7110"));
+    assert_non_null(strstr(other.error, "worker 1"));
+    assert_non_null(strstr(other.error, "--advertise"));
+    assert_null(mbx_placed(&t.fx, 4));
+    (void)snprintf(t.w[1].addr, sizeof(t.w[1].addr), "%s",
+                   t.w[0].addr); /* nor may one move there */
+    assert_int_equal(mbw_register(&t.w[1]), -TARN_E_WORKER_ADDR);
+    assert_string_equal(mbx_placed(&t.fx, 2)->addr, "10.0.0.2:7110");
+    mbw_kill(&t.w[0]);
+    assert_int_equal(mbw_register(&other), -TARN_E_BUSY); /* it may be back in a moment */
+    mbx_run(&t.fx, 2 * MBX_S);
+    assert_int_equal(mbw_register(&other), 0);
+    assert_int_equal(other.id, 4);
+    assert_int_equal(mbw_start(&t.w[0]), -TARN_E_WORKER_ADDR);
+    /* After a start of the master, who had it comes first, for a lease. */
+    mbw_kill(&other);
+    mbw_kill(&t.w[0]);
+    mbw_kill(&t.w[1]);
+    mbw_kill(&t.w[2]);
+    mbx_stop(&t.fx);
+    mbx_start(&t.fx);
+    (void)snprintf(t.w[0].addr, sizeof(t.w[0].addr), "10.0.0.3:7110");
+    assert_int_equal(mbw_start(&t.w[0]), -TARN_E_BUSY);
+    assert_int_equal(mbw_start(&t.w[2]), 0); /* its own */
+    assert_int_equal(mbw_register(&t.w[0]), -TARN_E_WORKER_ADDR);
+    (void)snprintf(t.w[0].addr, sizeof(t.w[0].addr), "%s", other.addr);
+    mbx_run(&t.fx, LEASE + MBX_S);
+    assert_int_equal(mbw_register(&t.w[0]), 0);
+    mbw_fini(&other);
+    three_fini(&t);
+}
+
 static void settle_all(struct three *t)
 {
     for (unsigned i = 0; i < 3; i++)
@@ -648,6 +690,7 @@ static void test_flood(void **state)
     assert_int_equal(mbw_flood(w, TARN_PLACE_WORKERS_MAX - 1 + 50), 50);
     for (unsigned i = 0; i < 10; i++) {
         (void)snprintf(w->uuid, sizeof(w->uuid), "too-many-%u", i);
+        (void)snprintf(w->addr, sizeof(w->addr), "too-many-%u:7110", i);
         assert_int_equal(mbw_register(w), -TARN_E_TOO_BIG);
     }
     assert_non_null(strstr(w->error, "1024"));
@@ -794,6 +837,7 @@ int main(void)
         cmocka_unit_test(test_leave_and_kill),
         cmocka_unit_test(test_silent_for_a_lease),
         cmocka_unit_test(test_twice),
+        cmocka_unit_test(test_address_twice),
         cmocka_unit_test(test_past_is_forgotten_when_all_settled),
         cmocka_unit_test(test_drain),
         cmocka_unit_test(test_the_last_one_stays),

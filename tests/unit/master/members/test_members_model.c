@@ -235,10 +235,11 @@ static void run(uint64_t seed, unsigned *found, unsigned *forgotten, unsigned *t
     m->fx.watch_arg = m;
     mbx_start(&m->fx);
     for (unsigned i = 0; i < WORKERS; i++) {
-        char uuid[32];
+        char uuid[32], addr[32];
 
         (void)snprintf(uuid, sizeof(uuid), "tier-uuid-%u", i + 1);
-        mbw_init(&m->fx, &m->w[i], uuid, "10.0.0.1:7110");
+        (void)snprintf(addr, sizeof(addr), "10.0.0.%u:7110", i + 1);
+        mbw_init(&m->fx, &m->w[i], uuid, addr);
         assert_int_equal(mbw_start(&m->w[i]), 0);
     }
     for (unsigned i = 0; i < CHANGES; i++)

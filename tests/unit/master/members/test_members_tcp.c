@@ -119,6 +119,7 @@ static void test_a_life(void **state)
     served_start(&served, &fx, &w[0]);
     (void)snprintf(w[0].addr, sizeof(w[0].addr), "%s", served.addr);
     assert_int_equal(mbw_start(&w[0]), 0);
+    tarn_rpc_server_set_worker(served.server, w[0].id);
     ask(&fx, 1);
     assert_int_equal(served.calls, 1);
     assert_int_equal(mbw_start(&w[1]), 0);

@@ -134,6 +134,8 @@ static int64_t name_trust_until(struct tarn_master *m, struct mdir *d, const cha
     int64_t listed = d->listed_ns, until;
     bool known = type != 0;
 
+    if (d->at == &m->own)
+        return INT64_MAX; /* no store has a say in it */
     if (known && d->run_ns > listed && mdir_run_covers(d, name, len, type))
         listed = d->run_ns;
     until = mattach_trust_until(d->at, listed);

@@ -576,6 +576,29 @@ def test_attach_and_detach(roles, workdir):
     assert done.code == FAIL and "/deep/two" in done.err, done
 
 
+def test_directories_of_no_store_outlive_a_detach(roles, workdir):
+    """Nothing has a say in what lies on the way to an attachment but the master."""
+    roles.start_master()
+    roles.start_worker()
+    util.write_tree(f"{workdir}/s", [("f", b"x")])
+    uri = f"file://{workdir}/s"
+    for path in ("/a/b", "/a/b", "/x"):
+        assert roles.run("attach", uri, path).code == DONE
+        assert roles.run("ls", path).out.split() == ["f"]
+        assert roles.run("detach", path).code == DONE
+    for path in ("/", "/a"):
+        done = roles.run("ls", path)
+        assert done.code == (DONE if path == "/" else FAIL), done
+        assert "down" not in done.err
+    assert roles.run("attach", uri, "/a/c").code == DONE
+    assert roles.run("ls", "/a").out.split() == ["c"]
+    assert roles.run("ls", "/a/c").out.split() == ["f"]
+    done = roles.run("ls", "/a/b")
+    assert done.code == FAIL and "no such" in done.err, done
+    assert roles.run("attach", uri, "/a/b").code == DONE
+    assert roles.run("cat", "/a/b/f").code == DONE
+
+
 def test_attach_checks_its_line(roles, workdir):
     """Before any master is asked."""
     uri = "s3://bucket/p"

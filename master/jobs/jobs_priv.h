@@ -29,6 +29,8 @@
 #define JOB_COMMIT_BYTES (36u << 10)            /* bytes of them; the record comes on top */
 #define JOB_COMMIT_NS    (500 * TARN_NS_PER_MS) /* finished entries wait this long for others */
 #define JOB_ERROR_TEXT   300u                   /* bytes of a cause in the manifest */
+#define JOB_FAILED_PATH  1024u                  /* bytes of the first path that failed */
+#define JOB_RECORD_BYTES 1024u                  /* of a record and its cursor beside their texts */
 #define ROOM_BLOCK       4096u                  /* a file takes whole blocks of the cache's disk */
 #define JOB_SET_MAX      (1u << 20) /* inodes remembered to leave out what comes twice */
 

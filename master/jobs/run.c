@@ -43,8 +43,8 @@ void mrun_note_failure(struct mrun *r, const char *path, int rc, const char *tex
 {
     if (r->first_failed)
         return;
-    r->first_failed = tarn_xstrdup(path);
-    r->first_text = tarn_xstrdup(text ? text : tarn_strerror(rc));
+    r->first_failed = tarn_xasprintf("%.*s", (int)JOB_FAILED_PATH, path);
+    r->first_text = tarn_xasprintf("%.*s", (int)JOB_ERROR_TEXT, text ? text : tarn_strerror(rc));
 }
 
 /* ---- phases
@@ -363,9 +363,10 @@ static void run_load_cursor(struct mrun *r)
     r->noted.what = c->noted_what ? c->noted_what : MNOTED_SKIPPED; /* 0: from before it was kept */
     r->admitted = c->admitted;
     if (c->first_failed.len) {
-        r->first_failed =
+        TARN_AUTO_FREE char *path =
             tarn_xasprintf("%.*s", (int)c->first_failed.len, (const char *)c->first_failed.data);
-        r->first_text = tarn_xstrdup(c->first_error);
+
+        mrun_note_failure(r, path, 0, c->first_error);
     }
 }
 

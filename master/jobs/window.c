@@ -16,6 +16,8 @@
 
 #include "lib/base/assert.h"
 #include "lib/base/env.h"
+#include "lib/base/limits.h"
+#include "lib/base/name.h"
 
 #define LINE_BYTES 96u           /* of a line beside its texts */
 #define RETRY_NS   TARN_NS_PER_S /* of a commit that failed */
@@ -54,6 +56,15 @@ void ment_show(struct ment *e, uint64_t bytes)
     e->run->job->live.bytes_done += bytes;
     mjob_changed(e->run->job, false);
 }
+
+/* The longest path is one of a list as it was written, below the path that it is relative to. */
+_Static_assert(TARN_PATH_MAX + TARN_LOAD_LIST_LINE_MAX + JOB_ERROR_TEXT + LINE_BYTES <=
+                   JOB_COMMIT_BYTES,
+               "a line fits");
+_Static_assert(JOB_SPEC_MAX + JOB_COMMIT_BYTES + TARN_PATH_MAX + JOB_FAILED_PATH + JOB_ERROR_TEXT +
+                       JOB_RECORD_BYTES <=
+                   TARN_JOURNAL_ENTRY_MAX,
+               "specification, lines, place and first failure fit an entry");
 
 static size_t ment_line_bytes(const struct ment *e)
 {
@@ -168,7 +179,7 @@ static void window_propose(struct mrun *r, Tarn__Core__JobLine **lines, size_t n
     e.job_lines = &msg;
     tarn_timer_stop(&r->commit_timer);
     r->committing = true;
-    /* Lines, specification and cursor have their bounds. */
+    /* Lines, specification and cursor have their bounds, see above. */
     TARN_ASSERT(mpropose(r->master, &r->proposal, &e, window_committed, r) == 0);
 }
 

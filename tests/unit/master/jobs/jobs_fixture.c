@@ -302,7 +302,7 @@ void jfx_rule(struct jfx *fx, const char *key, int status, unsigned times)
 
 void jfx_put(struct jfx *fx, const char *path, size_t size)
 {
-    char full[512];
+    char full[4096];
     int fd;
 
     (void)snprintf(full, sizeof(full), "%s%s", fx->dir, path);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/base/limits.h"
 #include "lib/base/mem.h"
 #include "tests/unit/master/jobs/jobs_fixture.h"
 
@@ -269,6 +270,62 @@ static void test_a_range_of_a_file_that_got_shorter(void **state)
 }
 
 /* Without entries it would be a job of the paths, which nobody asked for. */
+/* Everything that an entry of the journal carries for a job is as long as it may be. */
+static void test_the_longest_texts(void **state)
+{
+    struct jfx *fx = *state;
+    struct list *list;
+    ProtobufCBinaryData excludes[12];
+    Tarn__Core__JobRecord *rec;
+    Tarn__Wire__Job *job;
+    char base[4096] = "/", deep[1024] = "/d", line[TARN_LOAD_LIST_LINE_MAX], glob[1019];
+    uint64_t id = 0;
+
+    for (unsigned i = 0; i < 4; i++) {
+        size_t at = strlen(deep);
+
+        deep[at] = '/';
+        memset(deep + at + 1, 'a', 250);
+    }
+    for (unsigned i = 0; i < 20; i++) {
+        char path[1100];
+
+        (void)snprintf(path, sizeof(path), "%s/%03u", deep, i);
+        jfx_put(fx, path, 1);
+    }
+    for (size_t at = 1; at + 1 < sizeof(base); at++)
+        base[at] = at % 200 ? 'b' : '/';
+    memset(line, 'x', sizeof(line));
+    memset(glob, 'g', sizeof(glob));
+    for (unsigned i = 0; i < 12; i++)
+        excludes[i] = tarn_wire_bytes(glob, sizeof(glob));
+    list = list_new(base);
+    list->spec.n_exclude = 12;
+    list->spec.exclude = excludes;
+    for (unsigned i = 0; i < 5; i++) { /* the first is told of; two lines make an entry, or three */
+        list_add(list, "x", 0, 0);
+        list->rows[i].path = tarn_wire_bytes(line, i ? 8072 : sizeof(line));
+    }
+    list_add(list, "/d", 0, 0);
+    fx->hold_after = 0;
+    jfx_start(fx);
+    assert_int_equal(jfx_create(fx, "load", &list->spec, &id), 0);
+    jfx_run_until(fx, holds);
+    jfx_run_ms(fx, 800); /* what is done is committed after 500 */
+    assert_int_equal(tarn_core_job(fx->kv, id, &rec), 0);
+    assert_in_range(rec->cursor.len, 500, 2000); /* of the first failure, not all of it */
+    tarn__core__job_record__free_unpacked(rec, NULL);
+    jfx_stop(fx);
+    fx->hold_after = UINT32_MAX;
+    jfx_start(fx);
+    job = jfx_wait(fx, id);
+    assert_string_equal(job->state, "failed");
+    assert_int_equal(job->files_failed, 5);
+    assert_int_equal(job->files_done, 20);
+    tarn__wire__job__free_unpacked(job, NULL);
+    free(list);
+}
+
 static void test_an_empty_list_is_not_a_job_of_the_paths(void **state)
 {
     struct jfx *fx = *state;
@@ -303,6 +360,7 @@ int main(void)
         T(test_bad_items_are_refused),
         T(test_ranges_that_are_not_there),
         T(test_a_range_of_a_file_that_got_shorter),
+        T(test_the_longest_texts),
         T(test_an_empty_list_is_not_a_job_of_the_paths),
     };
 

@@ -623,9 +623,13 @@ struct mspread {
     int missed_rc;        /* out: why */
     struct tarn_list ops; /* from here on: spread.c's */
     size_t pending, early;
-    uint64_t *best; /* bytes of each segment of all items */
-    uint8_t *whole; /* workers that have all of it */
-    size_t *first;  /* where those of an item begin */
+    struct tarn_htab table;  /* ops by worker, until all items are dealt out */
+    size_t dealt;            /* items before this one are */
+    uint64_t dealt_segments; /* and so many segments of it */
+    bool dealing;            /* that is not over; nothing was sent */
+    uint64_t *best;          /* bytes of each segment of all items */
+    uint8_t *whole;          /* workers that have all of it */
+    size_t *first;           /* where those of an item begin */
     bool cancelled;
     int rc;
     struct tarn_task task;

@@ -20,6 +20,7 @@
 
 #include "lib/base/assert.h"
 #include "lib/base/env.h"
+#include "lib/base/hash.h"
 
 #define PATIENCE_NS     (3 * TARN_NS_PER_S)
 #define CAP_LIFE_NS     (3600 * TARN_NS_PER_S)
@@ -30,6 +31,7 @@
 #define CACHED_ASK_NS   (10 * TARN_NS_PER_S)
 #define CACHED_LATE_NS  (3 * TARN_NS_PER_S) /* with nobody's patience */
 #define FREE_TIMEOUT_NS (120 * TARN_NS_PER_S)
+#define DEAL_SLICE      256u /* segments in one turn of the loop */
 
 /* ---- workers
  * ---------------------------------------------------------------------------------------------------------
@@ -196,7 +198,8 @@ unsigned mtargets(const struct tarn_master *m, const tarn_cid_t *cid, uint32_t s
  */
 
 struct spread_op {
-    struct tarn_list node; /* spread->ops */
+    struct tarn_list node;   /* spread->ops */
+    struct tarn_hnode hnode; /* spread->table, while items are dealt out */
     struct mspread *spread;
     uint64_t worker;
     uint32_t *items; /* what it is asked about */
@@ -521,24 +524,6 @@ static void op_send(struct spread_op *op)
     free(cids);
 }
 
-/* Whether the worker is to be asked about an item. */
-static bool item_for(struct mspread *s, struct mspread_item *it, uint64_t worker)
-{
-    uint64_t ids[TARN_PLACE_PICK_MAX], segments = mspread_segments(it->size);
-
-    if (!s->owners || segments > MSPREAD_SEGMENTS_MAX)
-        return true;
-    for (uint64_t g = 0; g < segments; g++) {
-        unsigned n = mtargets(s->master, &it->cid, (uint32_t)g, it->replicas, ids);
-
-        if (has_id(ids, n, 0) || n < TARN_MAX(it->replicas, 1u))
-            it->sure = false;
-        if (has_id(ids, n, worker))
-            return true;
-    }
-    return false;
-}
-
 static void spread_to(struct mspread *s, const struct tarn_place_worker *w)
 {
     struct spread_op *op = tarn_xnew(struct spread_op);
@@ -548,17 +533,106 @@ static void spread_to(struct mspread *s, const struct tarn_place_worker *w)
     op->early = w->state == TARN_WORKER_DRAINING;
     op->waiting = true;
     op->items = tarn_xcalloc(s->count, sizeof(*op->items));
-    for (size_t i = 0; i < s->count; i++)
-        if (item_for(s, &s->items[i], w->id))
-            op->items[op->count++] = (uint32_t)i;
-    if (op->count == 0) {
-        free(op->items);
-        free(op);
-        return;
-    }
     tarn_list_push(&s->ops, &op->node);
+    tarn_htab_insert(&s->table, &op->hnode, tarn_hash_u64(op->worker));
     s->pending++;
     s->early += op->early;
+}
+
+static struct spread_op *op_of(const struct mspread *s, uint64_t worker)
+{
+    uint64_t h = tarn_hash_u64(worker);
+
+    for (struct tarn_hnode *n = tarn_htab_first(&s->table, h); n; n = tarn_htab_next(n, h)) {
+        struct spread_op *op = TARN_CONTAINER(n, struct spread_op, hnode);
+
+        if (op->worker == worker)
+            return op;
+    }
+    return NULL;
+}
+
+/* Items come in order. */
+static void op_add(struct spread_op *op, size_t item)
+{
+    if (op->count == 0 || op->items[op->count - 1] != item)
+        op->items[op->count++] = (uint32_t)item;
+}
+
+static void deal_segment(struct mspread *s, size_t item, uint32_t segment)
+{
+    struct mspread_item *it = &s->items[item];
+    uint64_t ids[TARN_PLACE_PICK_MAX];
+    unsigned n = mtargets(s->master, &it->cid, segment, it->replicas, ids);
+
+    if (n < TARN_MAX(it->replicas, 1u))
+        it->sure = false;
+    for (unsigned i = 0; i < n; i++) {
+        struct spread_op *op = op_of(s, ids[i]);
+
+        if (op)
+            op_add(op, item);
+        else
+            it->sure = false; /* nobody can be asked, or it came meanwhile */
+    }
+}
+
+static void deal_to_all(struct mspread *s, size_t item)
+{
+    TARN_LIST_FOREACH(n, &s->ops)
+    {
+        op_add(TARN_LIST_ENTRY(n, struct spread_op, node), item);
+    }
+}
+
+/* False: there is more. Whom a segment concerns takes as many steps as there are workers. */
+static bool deal_some(struct mspread *s)
+{
+    unsigned budget = DEAL_SLICE;
+
+    for (; s->dealt < s->count; s->dealt++, s->dealt_segments = 0) {
+        uint64_t segments = mspread_segments(s->items[s->dealt].size);
+
+        if (!s->owners || segments > MSPREAD_SEGMENTS_MAX) {
+            deal_to_all(s, s->dealt);
+            continue;
+        }
+        for (; s->dealt_segments < segments; s->dealt_segments++) {
+            if (budget-- == 0)
+                return false;
+            deal_segment(s, s->dealt, (uint32_t)s->dealt_segments);
+        }
+    }
+    return true;
+}
+
+static void spread_deal(struct tarn_task *t)
+{
+    struct mspread *s = TARN_CONTAINER(t, struct mspread, task);
+
+    if (!s->cancelled && !deal_some(s)) {
+        tarn_loop_post(s->master->args.loop, t, spread_deal);
+        return;
+    }
+    s->dealing = false;
+    tarn_htab_fini(&s->table);
+    s->pending++; /* nothing ends or is sent before all of them were looked at */
+    s->early++;
+    TARN_LIST_FOREACH_SAFE(n, &s->ops)
+    {
+        struct spread_op *op = TARN_LIST_ENTRY(n, struct spread_op, node);
+
+        if (s->cancelled)
+            op_failed(op, -TARN_E_CANCELLED);
+        else if (op->count == 0)
+            op_free(op);
+    }
+    s->pending--;
+    s->early--;
+    if (s->pending == 0)
+        spread_settle(s);
+    else
+        spread_send(s, s->early > 0);
 }
 
 static void spread_room(struct mspread *s)
@@ -584,6 +658,9 @@ void mspread_start(struct mspread *s)
 
     TARN_ASSERT(s->count > 0 && s->pending == 0 && s->early == 0);
     tarn_list_init(&s->ops);
+    s->table = (struct tarn_htab){0};
+    s->dealt = 0;
+    s->dealt_segments = 0;
     spread_room(s);
     for (unsigned i = 0; place && i < tarn_place_count(place); i++) {
         const struct tarn_place_worker *w = tarn_place_at(place, i);
@@ -597,10 +674,12 @@ void mspread_start(struct mspread *s)
             spread_missed(s, w->id, -TARN_E_NO_WORKER);
     }
     if (s->pending == 0) {
+        tarn_htab_fini(&s->table);
         spread_settle(s);
         return;
     }
-    spread_send(s, s->early > 0);
+    s->dealing = true;
+    tarn_loop_post(s->master->args.loop, &s->task, spread_deal);
 }
 
 void mspread_cancel(struct mspread *s)
@@ -608,6 +687,8 @@ void mspread_cancel(struct mspread *s)
     if (s->cancelled || s->pending == 0)
         return; /* its end is on its way */
     s->cancelled = true;
+    if (s->dealing)
+        return; /* they end with it */
     TARN_LIST_FOREACH_SAFE(n, &s->ops)
     {
         struct spread_op *op = TARN_LIST_ENTRY(n, struct spread_op, node);

@@ -641,6 +641,79 @@ static void test_the_largest_topology(void **state)
     three_fini(&t);
 }
 
+/* ---- a question to many ---- */
+
+#define MANY_WORKERS 128u
+#define MANY_FILES   512u
+#define MANY_SEGS    16u
+
+static void many_ended(struct mspread *s, int rc)
+{
+    *(int *)s->arg = rc;
+}
+
+/*
+ * Whom many large files concern is found out once for each segment, and not in one turn of the
+ * loop: that holds up the beats of all.
+ */
+static void test_a_question_about_many_files_to_many(void **state)
+{
+    struct mspread_item *items = tarn_xcalloc(MANY_FILES, sizeof(*items));
+    struct mspread s = {
+        .items = items, .count = MANY_FILES, .owners = true, .patient = true, .fn = many_ended};
+    uint64_t begun, longest = 0, until;
+    unsigned turns = 0, asked = 0;
+    struct three t;
+    int rc = 1;
+
+    (void)state;
+    three_init(&t);
+    assert_int_equal(mbw_start(&t.w[0]), 0);
+    assert_int_equal(mbw_flood(&t.w[0], MANY_WORKERS - 1), 0);
+    mbx_run(&t.fx, 100 * MBX_MS);
+    assert_true(mbx_alive(&t.fx, MANY_WORKERS)); /* for a second yet */
+    for (size_t i = 0; i < MANY_FILES; i++) {
+        items[i] = (struct mspread_item){.size = MANY_SEGS * TARN_SEGMENT_BYTES, .replicas = 2};
+        memcpy(items[i].cid.b, &i, sizeof(i));
+    }
+    s.master = t.fx.master;
+    s.arg = &rc;
+    begun = tarn_now_ns();
+    mspread_start(&s);
+    assert_true(s.dealing && tarn_now_ns() - begun < MBX_S / 2);
+    for (until = tarn_loop_now_ns(t.fx.loop); s.dealing; turns++) {
+        begun = tarn_now_ns();
+        assert_true(tarn_loop_sim_step(t.fx.loop));
+        longest = TARN_MAX(longest, tarn_now_ns() - begun);
+    }
+    assert_true(longest < MBX_S / 2);
+    assert_true(turns >= MANY_FILES * MANY_SEGS / 256);
+    assert_int_equal(tarn_loop_now_ns(t.fx.loop), until);
+    TARN_LIST_FOREACH(n, &s.ops)
+    {
+        asked++;
+    }
+    assert_int_equal(asked, MANY_WORKERS - 1); /* the first is too small to own anything */
+    mspread_cancel(&s);
+    mbx_run(&t.fx, 10 * MBX_MS);
+    assert_int_equal(rc, -TARN_E_CANCELLED);
+    /* Given up before anybody is asked. */
+    s = (struct mspread){.master = t.fx.master,
+                         .items = items,
+                         .count = MANY_FILES,
+                         .owners = true,
+                         .fn = many_ended,
+                         .arg = &rc};
+    rc = 1;
+    mspread_start(&s);
+    mspread_cancel(&s);
+    assert_int_equal(rc, 1);
+    mbx_run(&t.fx, MBX_MS);
+    assert_int_equal(rc, -TARN_E_CANCELLED);
+    three_fini(&t);
+    free(items);
+}
+
 static void test_malformed(void **state)
 {
     struct three t;
@@ -849,6 +922,7 @@ int main(void)
         cmocka_unit_test(test_master_restart_is_no_change),
         cmocka_unit_test(test_lost_after_a_restart),
         cmocka_unit_test(test_no_cluster),
+        cmocka_unit_test(test_a_question_about_many_files_to_many),
         cmocka_unit_test(test_malformed),
         cmocka_unit_test(test_the_largest_topology),
         cmocka_unit_test(test_flood),

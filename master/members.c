@@ -254,6 +254,7 @@ static void member_set_state(struct mmembers *s, struct mmember *w, uint32_t sta
         return;
     rec.draining = state == TARN_WORKER_LOST && rec.state == TARN_WORKER_DRAINING;
     rec.state = state;
+    rec.incarnation = mmember_incarnation(w);
     tarn_info("members", "worker=%" PRIu64 " addr=%s: %s", rec.id, rec.addr,
               tarn_worker_state_name(state));
     TARN_ASSERT(mmember_propose(s, w, &rec, lost_put, NULL) == 0); /* as large as it was */

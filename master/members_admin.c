@@ -115,6 +115,7 @@ static void admin_state(struct tarn_master *m, struct tarn_rpc_call *call, struc
     }
     rec.state = state;
     rec.draining = false;
+    rec.incarnation = mmember_incarnation(w);
     tarn_info("members", "worker=%" PRIu64 " addr=%s: %s, as asked", rec.id, rec.addr,
               tarn_worker_state_name(state));
     rc = mmember_propose(m->members, w, &rec, admin_put, call);

@@ -93,6 +93,11 @@ void mmembers_arm(struct mmembers *s); /* somebody may be missed earlier than th
 struct mmember *mmember_by_uuid(struct mmembers *s, const char *uuid);
 /* It is there, over that connection. */
 void mmember_heard(struct mmembers *s, struct mmember *w, struct tarn_rpc_session *rpc);
+/* Of its process, as far as we or the journal know; 0: not known. */
+static inline uint64_t mmember_incarnation(const struct mmember *w)
+{
+    return w->incarnation ? w->incarnation : w->rec->incarnation;
+}
 /* What it is when it comes back. */
 uint32_t mmember_state_back(const Tarn__Core__Worker *rec);
 /* NULL: larger than what is kept. */

@@ -180,6 +180,7 @@ static bool register_record(const Tarn__Core__Worker *old, const Tarn__Wire__Wor
     ret->host = req->host;
     ret->socket = req->socket;
     ret->copies = req->copies;
+    ret->incarnation = req->incarnation; /* alone it is nothing new */
     ret->state = TARN_WORKER_LIVE;
     for (size_t i = 0; i < req->n_tiers; i++)
         ret->capacity += TARN_MIN(req->tiers[i]->capacity, UINT64_MAX / MEMBER_TIERS_MAX);
@@ -270,7 +271,7 @@ static int register_worker(struct mmembers *s, const struct mmember *w,
 {
     const Tarn__Wire__WorkerRegister *req = (const Tarn__Wire__WorkerRegister *)call->request;
 
-    if (w->rec->state == TARN_WORKER_REMOVED && w->incarnation == req->incarnation)
+    if (w->rec->state == TARN_WORKER_REMOVED && mmember_incarnation(w) == req->incarnation)
         return tarn_err_set(err, -TARN_E_UNKNOWN_WORKER,
                             "worker %" PRIu64 " was removed; it joins anew when it is started anew",
                             w->rec->id);

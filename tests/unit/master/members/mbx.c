@@ -408,10 +408,15 @@ int mbw_register(struct mbw *w)
 
 int mbw_start(struct mbw *w)
 {
+    w->incarnation = 1 + tarn_rng_u64(tarn_rng_system()) / 2;
+    return mbw_back(w);
+}
+
+int mbw_back(struct mbw *w)
+{
     int rc;
 
     assert_null(w->client);
-    w->incarnation = 1 + tarn_rng_u64(tarn_rng_system()) / 2;
     w->client = mbx_client(w->fx, w, mbw_notice);
     rc = mbw_register(w);
     if (rc == 0)

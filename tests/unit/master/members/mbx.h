@@ -76,6 +76,7 @@ void mbx_run(struct mbx *fx, uint64_t ns); /* lets time go on */
 void mbw_init(struct mbx *fx, struct mbw *w, const char *uuid, const char *addr);
 /* A new process with it connects and registers: 0, or why not (w->error). It beats from then on. */
 int mbw_start(struct mbw *w);
+int mbw_back(struct mbw *w); /* the same process as before connects and registers */
 /* Many registrations at a time, each with a uuid of its own: how many were refused (TOO_BIG). */
 unsigned mbw_flood(struct mbw *w, unsigned n);
 int mbw_register(struct mbw *w);        /* once more, over its connection */

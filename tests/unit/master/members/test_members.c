@@ -239,6 +239,31 @@ static void test_address_twice(void **state)
     three_fini(&t);
 }
 
+/* The same process does not come back, also when the master was started anew meanwhile. */
+static void test_removed_while_away(void **state)
+{
+    struct three t;
+
+    (void)state;
+    three_start(&t);
+    mbw_kill(&t.w[0]);
+    mbw_kill(&t.w[1]);
+    mbx_run(&t.fx, 2 * MBX_S);
+    assert_int_equal(mbx_admin(&t.fx, REMOVE, 1, false, true, NULL, NULL), 0);
+    mbw_kill(&t.w[2]);
+    mbx_stop(&t.fx);
+    mbx_start(&t.fx);
+    assert_int_equal(mbx_admin(&t.fx, REMOVE, 2, false, true, NULL, NULL), 0); /* not seen since */
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(mbw_back(&t.w[i]), -TARN_E_UNKNOWN_WORKER);
+        assert_non_null(strstr(t.w[i].error, "was removed"));
+        mbw_kill(&t.w[i]);
+        assert_int_equal(mbw_start(&t.w[i]), 0); /* another process may */
+        assert_int_equal(mbx_placed(&t.fx, i + 1)->state, TARN_WORKER_LIVE);
+    }
+    three_fini(&t);
+}
+
 static void settle_all(struct three *t)
 {
     for (unsigned i = 0; i < 3; i++)
@@ -911,6 +936,7 @@ int main(void)
         cmocka_unit_test(test_silent_for_a_lease),
         cmocka_unit_test(test_twice),
         cmocka_unit_test(test_address_twice),
+        cmocka_unit_test(test_removed_while_away),
         cmocka_unit_test(test_past_is_forgotten_when_all_settled),
         cmocka_unit_test(test_drain),
         cmocka_unit_test(test_the_last_one_stays),

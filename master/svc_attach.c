@@ -157,6 +157,10 @@ static int texts_add(void *arg, char *part)
                                       : "option %s: is a secret, and "
                                         "not given as an option",
                             key);
+    if (!t->secret && strcmp(p->name, "proxy") == 0 && strchr(text, '@'))
+        return tarn_err_set(t->err, -TARN_E_CONFIG,
+                            "option proxy: one with a password is a secret, and not given as an "
+                            "option");
     texts_key(t, key);
     if (t->n == TEXTS_MAX)
         return tarn_err_set(t->err, -TARN_E_TOO_BIG, "more than %u options", TEXTS_MAX);

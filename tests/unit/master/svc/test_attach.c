@@ -378,6 +378,9 @@ static void test_refusals(void **state)
     assert_int_equal(attach_with(&t, "/a", t.uri, "secret-key=" SECRET, NULL, false),
                      -TARN_E_CONFIG);
     assert_null(strstr(t.text, SECRET));
+    assert_int_equal(attach_with(&t, "/a", t.uri, "proxy=http://me:" SECRET "@p:1", NULL, false),
+                     -TARN_E_CONFIG); /* it would be shown */
+    assert_null(strstr(t.text, SECRET));
     assert_int_equal(attach_with(&t, "/a", t.uri, NULL, "timeout=3s", false), -TARN_E_CONFIG);
     assert_int_equal(attach_with(&t, "/a", t.uri, "timeout=3s", NULL, true), -TARN_E_NO_ATTACH);
     assert_int_equal(detach(&t, "/a"), -TARN_E_NO_ATTACH);

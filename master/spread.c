@@ -664,7 +664,9 @@ void mspread_start(struct mspread *s)
     spread_room(s);
     for (unsigned i = 0; place && i < tarn_place_count(place); i++) {
         const struct tarn_place_worker *w = tarn_place_at(place, i);
-        bool member = w->state == TARN_WORKER_LIVE || w->state == TARN_WORKER_DRAINING;
+        /* Bytes of a lost one do not count, but it comes back with them. */
+        bool member = w->state == TARN_WORKER_LIVE || w->state == TARN_WORKER_DRAINING ||
+                      (s->free && w->state == TARN_WORKER_LOST);
 
         if (away_has(s->away, w->id))
             s->missed = w->id; /* not waited for again */

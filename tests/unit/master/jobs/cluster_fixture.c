@@ -157,7 +157,9 @@ void cfx_publish(struct cfx *fx)
         rows[t.n_workers].addr = w->addr;
         rows[t.n_workers].host = tarn_wire_text(w->addr); /* each its own */
         rows[t.n_workers].weight = 1;
-        rows[t.n_workers].state = w->drains ? TARN_WORKER_DRAINING : TARN_WORKER_LIVE;
+        rows[t.n_workers].state = w->lost     ? TARN_WORKER_LOST
+                                  : w->drains ? TARN_WORKER_DRAINING
+                                              : TARN_WORKER_LIVE;
         rows[t.n_workers].alive = w->alive;
         t.n_workers++;
     }

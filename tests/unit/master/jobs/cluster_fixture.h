@@ -35,7 +35,7 @@ struct cfx_worker {
     struct tarn_rpc_server *server; /* NULL: cut off */
     char addr[64];                  /* the same each time */
     bool member, alive;             /* in the topology */
-    bool drains;                    /* the same */
+    bool drains, lost;              /* the same */
     uint64_t quota;                 /* of the tier */
     bool hangs;                     /* answers no fill */
     unsigned held;                  /* fills */

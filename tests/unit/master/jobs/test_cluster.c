@@ -323,7 +323,15 @@ static void test_free_over_all(void **state)
     job = cfx_show(fx, id);
     assert_int_equal(job->bytes_done, 2 * FILES * 100000 - held); /* the others' copies, all */
     tarn__wire__job__free_unpacked(job, NULL);
+    fx->workers[0].lost = true; /* it has them when it is found again */
+    fx->workers[0].alive = false;
+    cfx_publish(fx);
+    id = cfx_create(fx, "free", &spec);
+    cfx_expect_text(fx, id, TARN_E_JOB_PARTIAL, worker, "its copies stay");
 
+    fx->workers[0].lost = false;
+    fx->workers[0].alive = true;
+    cfx_publish(fx);
     cfx_back(fx, 0);
     du = cfx_du(fx, "/");
     while (du.partial) { /* it was not asked for a moment */

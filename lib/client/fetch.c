@@ -9,8 +9,8 @@
  *           -> nothing for as long as that worker's answers may take: the next is asked too
  *              (a hedge); the first that verifies wins, the other call is cancelled
  *     the round is over -> nobody was reached: `direct`, where that may read the store
- *                       -> it may pass: another round after a pause
- *                       -> else done, with what the last one answered, or NO_WORKER
+ *                       -> one of its failures may pass: another round after a pause
+ *                       -> else done, with what an owner answered rather than others, or NO_WORKER
  *
  * A hedge costs a second worker's time, and the store's if that has not got the bytes: a part is
  * hedged once, few at a time are, unless the first worker is known not to answer, and as long as
@@ -63,6 +63,9 @@ struct fetch_try {
     bool renewed; /* asked again since there was another capability */
 };
 
+/* Who answered: what an owner says counts more than the word of others. */
+enum fetch_heard { HEARD_NOBODY, HEARD_OTHERS, HEARD_OWNER };
+
 struct client_fetch {
     uint32_t magic;
     struct tarn_client *client;
@@ -79,10 +82,11 @@ struct client_fetch {
     uint64_t asked[FETCH_ASKED_MAX]; /* whom, in this round */
     unsigned n, at;                  /* of them; the next */
     unsigned rounds;
-    bool reached;            /* somebody answered, in this round */
+    enum fetch_heard heard;  /* in this round, best */
+    bool passes;             /* the same: one of its failures may be over soon */
     bool direct_tried;       /* in this round */
     bool hedged, hedger;     /* once; counts in client->hedging */
-    int rc;                  /* the last failure, an answer rather than a silence */
+    int rc;                  /* the last failure, of the best that was heard */
     uint64_t rc_worker;      /* whose */
     int final_rc;            /* of the store, from one of two that were asked; or 0 */
     int end_rc;              /* with which `task` ends it */
@@ -304,19 +308,37 @@ static bool fetch_passes(int rc)
     }
 }
 
+/* `worker` should have the bytes: it owns them, or there is nobody who does. */
+static bool fetch_owns(const struct client_fetch *f, uint64_t worker)
+{
+    const struct tarn_place_worker *owners[TARN_PLACE_PICK_MAX];
+    const struct tarn_place *place = tarn_peers_place(f->client->peers);
+    unsigned n = 0;
+
+    if (worker && place)
+        n = tarn_place_owners(place, &f->cid, tarn_segment_of(f->off_bytes), f->replicas, owners);
+    for (unsigned i = 0; i < n; i++)
+        if (owners[i]->id == worker)
+            return true;
+    return n == 0;
+}
+
 static int try_send(struct fetch_try *t);
 
 static void fetch_failed(struct client_fetch *f, struct fetch_try *t, int rc)
 {
-    bool unreached = tarn_peers_unreached(rc) || rc == -TARN_E_CANCELLED;
+    enum fetch_heard heard = fetch_owns(f, t->worker) ? HEARD_OWNER : HEARD_OTHERS;
 
+    if (tarn_peers_unreached(rc) || rc == -TARN_E_CANCELLED)
+        heard = HEARD_NOBODY;
     tarn_debug("client", "read: ino=%" PRIu64 " offset=%" PRIu64 " worker=%" PRIu64 ": %s", f->ino,
                f->off_bytes, t->worker, tarn_strerror(rc));
-    if (!f->reached || !unreached) {
+    if (heard >= f->heard) {
+        f->heard = heard;
         f->rc = rc;
         f->rc_worker = t->worker;
     }
-    f->reached |= !unreached;
+    f->passes |= fetch_passes(rc);
     if (fetch_final(rc) && f->final_rc == 0)
         f->final_rc = rc;
     if (f->final_rc < 0) {
@@ -469,7 +491,8 @@ static bool fetch_ask_next(struct client_fetch *f)
         t->summed = t->renewed = false;
         if (try_send(t) == 0)
             return true;
-        if (!f->reached) {
+        f->passes = true;
+        if (f->heard == HEARD_NOBODY) {
             f->rc = -TARN_E_CONN_REFUSED;
             f->rc_worker = t->worker;
         }
@@ -593,7 +616,10 @@ static bool fetch_again(struct client_fetch *f, uint64_t *ret_pause_ns)
     uint64_t until = f->rc == -TARN_E_BUSY ? f->deadline_ns : f->began_ns + grace;
 
     *ret_pause_ns = ROUND_PAUSE_NS << TARN_MIN(f->rounds, ROUND_SHIFTS);
-    return !c->stopping && f->n > 0 && f->asked[0] != 0 && fetch_passes(f->rc) &&
+    /* Who is silent may have what others have not; but that can be asked of the master as well. */
+    if (f->bare && f->rc == -TARN_E_NOT_CACHED)
+        return false;
+    return !c->stopping && f->n > 0 && f->asked[0] != 0 && f->passes &&
            now + *ret_pause_ns < TARN_MIN(until, f->deadline_ns);
 }
 
@@ -607,7 +633,7 @@ static void fetch_step(struct client_fetch *f)
     if (fetch_running(f))
         return;
     tarn_timer_stop(&f->timer);
-    if (!f->reached && now < f->deadline_ns && direct_allowed(f)) {
+    if (f->heard == HEARD_NOBODY && now < f->deadline_ns && direct_allowed(f)) {
         direct_start(f);
     } else if (f->rc == -TARN_E_NO_ATTACH && !f->bare && now >= f->began_ns + NO_ATTACH_NS) {
         f->bare = true; /* detached: what is cached of it can be read all the same */
@@ -616,9 +642,9 @@ static void fetch_step(struct client_fetch *f)
         f->rounds++;
         fetch_watch(f, pause);
     } else if (now >= f->deadline_ns) {
-        fetch_end(f, f->reached ? f->rc : -TARN_E_DEADLINE);
+        fetch_end(f, f->heard ? f->rc : -TARN_E_DEADLINE);
     } else {
-        fetch_end(f, f->reached || (f->n > 0 && f->asked[0] == 0) ? f->rc : -TARN_E_NO_WORKER);
+        fetch_end(f, f->heard || (f->n > 0 && f->asked[0] == 0) ? f->rc : -TARN_E_NO_WORKER);
     }
 }
 
@@ -649,7 +675,8 @@ static void fetch_candidates(struct client_fetch *f)
 
 static void fetch_round(struct client_fetch *f)
 {
-    f->reached = false;
+    f->heard = HEARD_NOBODY;
+    f->passes = false;
     f->direct_tried = false;
     f->rc = -TARN_E_NO_WORKER;
     f->rc_worker = 0;

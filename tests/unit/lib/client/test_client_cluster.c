@@ -447,6 +447,35 @@ static void busy_passes(void **state)
     cluster_fini(&c);
 }
 
+/* The owner is too busy for a while, and nobody else is of any use: it is waited for. */
+static void a_busy_owner(void **state)
+{
+    static const int rcs[] = {-TARN_E_TIER_OFFLINE, -TARN_E_NOT_CACHED, -TARN_E_MSG_BAD,
+                              -TARN_E_NO_SUCH_RPC, -TARN_E_INTERNAL};
+    struct tarn_handle *h;
+    struct cluster c;
+
+    (void)state;
+    cluster_init(&c, 3, NULL);
+    h = cluster_open(&c);
+    for (unsigned i = 0; i < TARN_ARRAY_LEN(rcs); i++) {
+        struct cworker *owner = cluster_owner(&c, scattered(3 * i), 0);
+        unsigned before = owner->reads;
+
+        for (unsigned k = 0; k < c.n; k++) {
+            c.w[k].fault = FAIL;
+            c.w[k].faults = 100;
+            c.w[k].rc = rcs[i];
+        }
+        owner->faults = 4;
+        owner->rc = -TARN_E_BUSY;
+        assert_int_equal(cluster_read(&c, h, scattered(3 * i), LEN), 0);
+        assert_int_equal(owner->reads, before + 5);
+    }
+    tarn_handle_close(&h);
+    cluster_fini(&c);
+}
+
 static void final_answers(void **state)
 {
     static const struct {
@@ -1034,6 +1063,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(damaged_answers),
         cmocka_unit_test(others_are_asked),
         cmocka_unit_test(busy_passes),
+        cmocka_unit_test(a_busy_owner),
         cmocka_unit_test(final_answers),
         cmocka_unit_test(capability_renewed),
         cmocka_unit_test(all_dead),

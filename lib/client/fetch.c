@@ -4,7 +4,11 @@
  * tarn_peers_readers() names (one on this host that keeps copies comes first), in rounds:
  *
  *     asked -> verified                                            done
- *           -> the store or the request is at fault                done: others would say the same
+ *           -> the request is at fault, or an owner says that the store is: done, others would say
+ *              the same
+ *           -> a worker that owns nothing says that the store is at fault: owners that are there
+ * are asked for what they have, and nobody for the store
+ *           -> an owner is busy: it is asked again before others are
  *           -> damaged: the same worker once more, then the next; refused or gone: the next
  *           -> nothing for as long as that worker's answers may take: the next is asked too
  *              (a hedge); the first that verifies wins, the other call is cancelled
@@ -84,11 +88,13 @@ struct client_fetch {
     unsigned rounds;
     enum fetch_heard heard;  /* in this round, best */
     bool passes;             /* the same: one of its failures may be over soon */
+    bool owner_passes;       /* the same, what an owner answered */
     bool direct_tried;       /* in this round */
     bool hedged, hedger;     /* once; counts in client->hedging */
     int rc;                  /* the last failure, of the best that was heard */
     uint64_t rc_worker;      /* whose */
-    int final_rc;            /* of the store, from one of two that were asked; or 0 */
+    int final_rc;            /* of one of two that were asked; or 0 */
+    int store_rc;            /* of the store, from a worker that owns nothing; or 0 */
     int end_rc;              /* with which `task` ends it */
     struct tarn_timer timer; /* to look after the call, or the pause between rounds */
     struct tarn_task task;   /* ends it, out of start */
@@ -273,7 +279,7 @@ static int try_take(const struct fetch_try *t, struct client_bytes *ret)
     return fetch_tag(f, resp->tag);
 }
 
-/* The answer would be the same everywhere: the store's, or about the request itself. */
+/* The answer is about the request itself: it would be the same everywhere. */
 static bool fetch_final(int rc)
 {
     switch (-rc) {
@@ -283,7 +289,7 @@ static bool fetch_final(int rc)
     case TARN_E_TOO_BIG:
         return true;
     default:
-        return tarn_err_of_store(rc);
+        return false;
     }
 }
 
@@ -327,7 +333,8 @@ static int try_send(struct fetch_try *t);
 
 static void fetch_failed(struct client_fetch *f, struct fetch_try *t, int rc)
 {
-    enum fetch_heard heard = fetch_owns(f, t->worker) ? HEARD_OWNER : HEARD_OTHERS;
+    bool owner = fetch_owns(f, t->worker), of_store = tarn_err_of_store(rc);
+    enum fetch_heard heard = owner ? HEARD_OWNER : HEARD_OTHERS;
 
     if (tarn_peers_unreached(rc) || rc == -TARN_E_CANCELLED)
         heard = HEARD_NOBODY;
@@ -339,8 +346,11 @@ static void fetch_failed(struct client_fetch *f, struct fetch_try *t, int rc)
         f->rc_worker = t->worker;
     }
     f->passes |= fetch_passes(rc);
-    if (fetch_final(rc) && f->final_rc == 0)
+    f->owner_passes |= heard == HEARD_OWNER && fetch_passes(rc);
+    if ((fetch_final(rc) || (of_store && owner && !f->owner_passes)) && f->final_rc == 0)
         f->final_rc = rc;
+    else if (of_store && f->store_rc == 0)
+        f->store_rc = rc;
     if (f->final_rc < 0) {
         /* Of two that were asked, the other may have the bytes that this one asked the store for.
          */
@@ -358,6 +368,8 @@ static void fetch_failed(struct client_fetch *f, struct fetch_try *t, int rc)
         if (try_send(t) == 0)
             return;
     }
+    if (f->store_rc < 0 && fetch_running(f))
+        fetch_watch(f, SILENT_NS / 10);
     fetch_step(f);
 }
 
@@ -453,7 +465,7 @@ static int try_send(struct fetch_try *t)
     if (!rpc || now >= f->deadline_ns)
         return -TARN_E_CONN_REFUSED;
     msg.locator = locator_text(f, &bare);
-    msg.cached_only = f->bare;
+    msg.cached_only = f->bare || f->store_rc < 0;
     msg.offset = f->off_bytes;
     msg.length = f->len_bytes;
     msg.ahead = fetch_ahead(f);
@@ -481,6 +493,20 @@ static struct fetch_try *fetch_free_try(struct client_fetch *f)
     TARN_UNREACHABLE("a call more than there may be");
 }
 
+/* The store is known to be at fault: only who may have the bytes is asked. */
+static bool fetch_skips(const struct client_fetch *f, uint64_t worker)
+{
+    return f->store_rc < 0 &&
+           !(fetch_owns(f, worker) && tarn_peers_usable(f->client->peers, worker));
+}
+
+/* An owner that is busy will soon have time; who has not got the bytes would ask the store. */
+static bool fetch_waits(struct client_fetch *f)
+{
+    return f->rounds == 0 && f->heard == HEARD_OWNER && f->rc == -TARN_E_BUSY &&
+           !fetch_running(f) && f->at < f->n && !fetch_owns(f, f->asked[f->at]);
+}
+
 /* Asks the next worker that there is a way to; false when there is none. */
 static bool fetch_ask_next(struct client_fetch *f)
 {
@@ -488,6 +514,8 @@ static bool fetch_ask_next(struct client_fetch *f)
         struct fetch_try *t = fetch_free_try(f);
 
         t->worker = f->asked[f->at++];
+        if (fetch_skips(f, t->worker))
+            continue;
         t->summed = t->renewed = false;
         if (try_send(t) == 0)
             return true;
@@ -628,12 +656,14 @@ static void fetch_step(struct client_fetch *f)
 {
     uint64_t now = tarn_loop_now_ns(f->client->args.loop), pause;
 
-    if (now < f->deadline_ns && fetch_ask_next(f))
+    if (now < f->deadline_ns && !fetch_waits(f) && fetch_ask_next(f))
         return;
     if (fetch_running(f))
         return;
     tarn_timer_stop(&f->timer);
-    if (f->heard == HEARD_NOBODY && now < f->deadline_ns && direct_allowed(f)) {
+    if (f->store_rc < 0 && !f->owner_passes) {
+        fetch_end(f, f->store_rc);
+    } else if (f->heard == HEARD_NOBODY && now < f->deadline_ns && direct_allowed(f)) {
         direct_start(f);
     } else if (f->rc == -TARN_E_NO_ATTACH && !f->bare && now >= f->began_ns + NO_ATTACH_NS) {
         f->bare = true; /* detached: what is cached of it can be read all the same */
@@ -676,7 +706,7 @@ static void fetch_candidates(struct client_fetch *f)
 static void fetch_round(struct client_fetch *f)
 {
     f->heard = HEARD_NOBODY;
-    f->passes = false;
+    f->passes = f->owner_passes = false;
     f->direct_tried = false;
     f->rc = -TARN_E_NO_WORKER;
     f->rc_worker = 0;
@@ -705,20 +735,27 @@ static uint64_t hedge_wait_ns(struct client_fetch *f, const struct fetch_try *fi
     return c->hedging < c->fetching / HEDGE_SHARE + HEDGE_FREE ? 0 : HEDGE_AGAIN_NS;
 }
 
+/* Whether one that answers nothing at all is waited for no longer than SILENT_NS. */
+static bool fetch_replaces(const struct client_fetch *f)
+{
+    if (f->store_rc < 0)
+        return true; /* there is an answer already */
+    return f->at < f->n && tarn_peers_usable(f->client->peers, f->asked[f->at]);
+}
+
 /* Of two that were asked, one that answers nothing at all makes way for the next. */
 static void fetch_replace(struct client_fetch *f)
 {
     struct tarn_client *c = f->client;
     uint64_t now = tarn_loop_now_ns(c->args.loop);
 
-    if (f->at >= f->n || f->final_rc < 0)
+    if ((f->at >= f->n && f->store_rc == 0) || f->final_rc < 0)
         return; /* the calls end by their deadlines, or with their connections */
     for (unsigned i = 0; i < FETCH_TRIES; i++) {
         struct fetch_try *t = &f->tries[i];
 
         if (!t->running || now < t->sent_ns + SILENT_NS ||
-            tarn_peers_heard_ns(c->peers, t->worker) > t->sent_ns ||
-            !tarn_peers_usable(c->peers, f->asked[f->at]))
+            tarn_peers_heard_ns(c->peers, t->worker) > t->sent_ns || !fetch_replaces(f))
             continue;
         tarn_peers_overtaken(c->peers, t->worker, t->sent_ns);
         try_cancel(t); /* its end asks the next */
@@ -736,7 +773,7 @@ static void fetch_look(struct client_fetch *f, struct fetch_try *first)
         fetch_end(f, f->rc);
         return;
     }
-    if (f->hedged || f->at >= f->n || f->final_rc < 0) {
+    if (f->hedged || f->at >= f->n || f->final_rc < 0 || f->store_rc < 0) {
         fetch_replace(f);
         return;
     }

@@ -46,6 +46,7 @@ struct cworker {
     uint64_t tag;          /* of answers */
     bool uncached;         /* questions by cid alone find nothing */
     unsigned bare;         /* questions by cid alone */
+    unsigned held_only;    /* for what it has, though it could ask the store */
     const uint8_t *wanted; /* the only capability that is taken, if not NULL: one byte */
     unsigned reads, cancels, in_flight, most_in_flight;
     uint64_t bytes;         /* asked for */

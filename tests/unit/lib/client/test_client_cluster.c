@@ -404,10 +404,10 @@ static void damaged_answers(void **state)
 
 static void others_are_asked(void **state)
 {
-    static const int rcs[] = {-TARN_E_BUSY,        -TARN_E_NOT_CACHED, -TARN_E_TIER_OFFLINE,
-                              -TARN_E_NO_SUCH_RPC, -TARN_E_NO_ATTACH,  -TARN_E_CANCELLED,
-                              -TARN_E_NO_MEMORY,   -TARN_E_CAP_BAD,    -TARN_E_CAP_EXPIRED,
-                              -TARN_E_INTERNAL,    -TARN_E_SHUTDOWN};
+    static const int rcs[] = {-TARN_E_NOT_CACHED, -TARN_E_TIER_OFFLINE, -TARN_E_NO_SUCH_RPC,
+                              -TARN_E_NO_ATTACH,  -TARN_E_CANCELLED,    -TARN_E_NO_MEMORY,
+                              -TARN_E_CAP_BAD,    -TARN_E_CAP_EXPIRED,  -TARN_E_INTERNAL,
+                              -TARN_E_SHUTDOWN};
     struct cworker *w;
     struct cluster c;
 
@@ -427,7 +427,8 @@ static void others_are_asked(void **state)
     cluster_fini(&c);
 }
 
-/* All are too busy: asked again after a pause, in rounds, until one has time. */
+/* All are too busy: asked again after a pause, in rounds (of which the first is the owner's alone),
+ * until one has time. */
 static void busy_passes(void **state)
 {
     struct tarn_handle *h;
@@ -442,7 +443,7 @@ static void busy_passes(void **state)
         c.w[i].rc = -TARN_E_BUSY;
     }
     assert_int_equal(cluster_read(&c, h, scattered(1), LEN), 0);
-    assert_int_equal(cluster_reads(&c), 9);
+    assert_int_equal(cluster_reads(&c), 4 + 3 + 1);
     tarn_handle_close(&h);
     cluster_fini(&c);
 }
@@ -472,6 +473,100 @@ static void a_busy_owner(void **state)
         assert_int_equal(cluster_read(&c, h, scattered(3 * i), LEN), 0);
         assert_int_equal(owner->reads, before + 5);
     }
+    tarn_handle_close(&h);
+    cluster_fini(&c);
+}
+
+/* It is asked again before those who would have to ask the store. */
+static void a_busy_owner_first(void **state)
+{
+    struct cworker *owner;
+    struct tarn_handle *h;
+    struct cluster c;
+
+    (void)state;
+    cluster_init(&c, 3, NULL);
+    h = cluster_open(&c);
+    owner = cluster_owner(&c, scattered(1), 0);
+    owner->fault = FAIL;
+    owner->faults = 1;
+    owner->rc = -TARN_E_BUSY;
+    assert_int_equal(cluster_read(&c, h, scattered(1), LEN), 0);
+    assert_int_equal(owner->reads, 2);
+    assert_int_equal(cluster_reads(&c), 2);
+    tarn_handle_close(&h);
+    cluster_fini(&c);
+}
+
+/* What a store does says nothing of the bytes that an owner has, once it has time. */
+static void store_error_of_another(void **state)
+{
+    struct cworker *owner, *next, *home;
+    struct tarn_handle *h;
+    struct cluster c;
+
+    (void)state;
+    cluster_init(&c, 3, NULL);
+    h = cluster_open(&c);
+    owner = cluster_owner(&c, scattered(1), 0);
+    next = cluster_owner(&c, scattered(1), 1);
+    home = cluster_owner(&c, scattered(1), 2);
+    next->fault = home->fault = FAIL;
+    next->faults = home->faults = 1000;
+    next->rc = home->rc = -TARN_E_UFS_DOWN;
+    owner->fault = FAIL;
+    owner->faults = 5;
+    owner->rc = -TARN_E_BUSY;
+    assert_int_equal(cluster_read(&c, h, scattered(1), LEN), 0);
+    assert_int_equal(owner->reads, 6);
+    assert_int_equal(owner->held_only, 4); /* all but the first two: the store is not asked again */
+    assert_int_equal(next->reads, 1);
+    assert_int_equal(home->reads, 0);
+
+    home->at_home = true; /* it comes first now */
+    home->copies = 2;
+    cluster_publish(&c);
+    owner->held_only = 0;
+    assert_int_equal(cluster_read(&c, h, scattered(1) + 3 * MIB, LEN), 0);
+    assert_int_equal(home->reads, 1);
+    assert_int_equal(owner->reads, 7);
+    assert_int_equal(owner->held_only, 1);
+
+    owner->faults = 1; /* it has not got them, and the store's word stands */
+    owner->rc = -TARN_E_NOT_CACHED;
+    assert_int_equal(cluster_read(&c, h, scattered(1) + 5 * MIB, LEN), -TARN_E_UFS_DOWN);
+    assert_int_equal(owner->reads, 8);
+    assert_int_equal(next->reads, 1);
+    cworker_stop(owner); /* nobody can have them */
+    assert_int_equal(cluster_read(&c, h, scattered(1) + 5 * MIB, LEN), -TARN_E_UFS_DOWN);
+    assert_int_equal(next->reads, 1);
+    tarn_handle_close(&h);
+    cluster_fini(&c);
+}
+
+/* Nor does it wait long for an owner that answers nothing at all. */
+static void store_error_and_a_frozen_owner(void **state)
+{
+    struct cworker *owner, *home;
+    struct tarn_handle *h;
+    struct cluster c;
+    uint64_t began;
+
+    (void)state;
+    cluster_init(&c, 2, NULL);
+    h = cluster_open(&c);
+    owner = cluster_owner(&c, scattered(1), 0);
+    home = cluster_owner(&c, scattered(1), 1);
+    home->at_home = true;
+    home->copies = 2;
+    cluster_publish(&c);
+    home->fault = FAIL;
+    home->rc = -TARN_E_UFS_DOWN;
+    owner->fault = HANG;
+    owner->faults = home->faults = 1000;
+    began = now_ms();
+    assert_int_equal(cluster_read(&c, h, scattered(1), LEN), -TARN_E_UFS_DOWN);
+    assert_in_range(now_ms() - began, 4000, 9000);
     tarn_handle_close(&h);
     cluster_fini(&c);
 }
@@ -1064,6 +1159,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(others_are_asked),
         cmocka_unit_test(busy_passes),
         cmocka_unit_test(a_busy_owner),
+        cmocka_unit_test(a_busy_owner_first),
+        cmocka_unit_test(store_error_of_another),
+        cmocka_unit_test(store_error_and_a_frozen_owner),
         cmocka_unit_test(final_answers),
         cmocka_unit_test(capability_renewed),
         cmocka_unit_test(all_dead),

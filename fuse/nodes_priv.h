@@ -56,6 +56,12 @@ void fnode_outdate(struct tarn_fnodes *t, uint64_t id);
 void fnode_retire(struct tarn_fnodes *t, uint64_t id);
 
 /*
+ * Whose bytes the kernel's pages of a file's node are, for all that opens it; the caller's
+ * reference. NULL: no such node, or no file's.
+ */
+struct tarn_object *fnode_object(struct tarn_fnodes *t, uint64_t id);
+
+/*
  * The master says that inode `ino` changed; version 0: it is gone. An answer may have told of a
  * later version before.
  */

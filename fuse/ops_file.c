@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Open files. A node is one version, so its pages are kept between opens. Opening asks nobody while
- * the attributes are trusted; else the store or master is asked, and another version is ESTALE,
- * upon which the kernel looks the name up again and finds the new node.
+ * Open files. A node is one version, so its pages are kept between opens; once it turned out that
+ * not all of it can be read as one object, the next open gets another node. Opening asks nobody
+ * while the attributes are trusted; else the store or master is asked, and another version is
+ * ESTALE, upon which the kernel looks the name up again and finds the new node.
  *
  * Large files that are whole in the cache are read by the kernel itself (pass.c). Else a read of
  * cached bytes is a pread on the FUSE thread. What was read ahead from workers is answered there
@@ -75,6 +76,22 @@ static struct ffile *ffile_of(const struct fuse_file_info *fi)
     return file;
 }
 
+/*
+ * The kernel keeps pages of a node while nobody has it open: what is read later is of the same
+ * object. False: of this node nobody can read all.
+ */
+static bool ffile_share(struct ffile *file, uint64_t id)
+{
+    struct tarn_object *o =
+        tarn_handle_remote(file->handle) ? fnode_object(file->f->nodes, id) : NULL;
+    bool mixed = o && tarn_object_mixed(o);
+
+    if (o && !mixed)
+        tarn_handle_share(file->handle, o);
+    tarn_object_unref(&o);
+    return !mixed;
+}
+
 void ffile_open(struct tarn_fuse *f, fuse_req_t req, uint64_t id, const struct tarn_attr *attr,
                 struct fuse_file_info *fi)
 {
@@ -82,7 +99,7 @@ void ffile_open(struct tarn_fuse *f, fuse_req_t req, uint64_t id, const struct t
 
     fi->fh = (uintptr_t)file;
     fi->noflush = 1;
-    if (!fpass_open(file, id, fi)) {
+    if (!ffile_share(file, id) || !fpass_open(file, id, fi)) {
         fnode_retire(f->nodes, id);
         ffile_put(file);
         fop_reply_err(req, FOP_NAME, -TARN_E_STALE);

@@ -49,6 +49,7 @@ int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **re
     if (args->direct)
         c->direct = *args->direct;
     tarn_list_init(&c->fetches);
+    tarn_list_init(&c->reports);
     tarn_list_init(&c->windows);
     c->ahead_max = args->readahead_bytes ? args->readahead_bytes : CLIENT_AHEAD_BYTES;
     c->cache = client_cache_new(args->cache_entries ? args->cache_entries : CLIENT_CACHE_ENTRIES);
@@ -127,7 +128,7 @@ void tarn_client_free(struct tarn_client **pc)
 
     if (!c)
         return;
-    TARN_ASSERT(c->fetch_count == 0);
+    TARN_ASSERT(c->fetch_count == 0 && c->report_count == 0);
     tarn_peers_free(&c->peers);
     tarn_rpc_client_free(&c->rpc);
     client_cache_free(&c->cache);

@@ -105,6 +105,20 @@ struct tarn_handle; /* an open file version */
 /* Opens a version for reading; costs no call. The attributes are copied. Any thread. */
 struct tarn_handle *tarn_handle_open(struct tarn_client *c, const struct tarn_attr *attr);
 void tarn_handle_close(struct tarn_handle **h); /* any thread; reads under way must have ended */
+
+/*
+ * Whose bytes were given out of a version: those of another object in its place, which some worker
+ * may have, are UFS_CHANGED to the same handle, and to all that share this. Any thread.
+ */
+struct tarn_object;
+struct tarn_object *tarn_object_new(void); /* the first reference is the caller's */
+struct tarn_object *tarn_object_ref(struct tarn_object *o);
+void tarn_object_unref(struct tarn_object **o);      /* NULL inside is good */
+bool tarn_object_mixed(const struct tarn_object *o); /* that has happened */
+/* The bytes come from workers. */
+bool tarn_handle_remote(const struct tarn_handle *h);
+/* Before the first read; the handle takes a reference of its own. */
+void tarn_handle_share(struct tarn_handle *h, struct tarn_object *o);
 const struct tarn_attr *tarn_handle_attr(const struct tarn_handle *h);
 /* True once a read found that the object is another one now: uncached ranges of this handle are
  * EIO. */

@@ -55,6 +55,8 @@ struct tarn_client {
     unsigned fetch_count;     /* all, those that only wait for their end too */
     unsigned hedging;         /* of `fetching`, those that ask two workers */
     _Atomic uint64_t hedges;  /* since the start */
+    struct tarn_list reports; /* struct object_report (object.c) */
+    unsigned report_count;    /* of them */
     struct tarn_list
         windows; /* struct client_window with chunks; those to be looked at for idle ones first */
     unsigned window_count;        /* of them */
@@ -202,10 +204,9 @@ struct tarn_handle {
     struct client_window win;  /* without `file` */
     /* The client's loop: */
     Tarn__Wire__LocateResponse *located; /* once known */
-    bool bare;     /* reads go on without it: what workers have is found by its cid */
-    int locate_rc; /* how the last question ended */
-    bool have_tag; /* of the bytes that were given out: all are of one object */
-    uint64_t tag;
+    bool bare;                  /* reads go on without it: what workers have is found by its cid */
+    int locate_rc;              /* how the last question ended */
+    struct tarn_object *object; /* whose bytes were given out; NULL: none yet */
     struct tarn_timer bare_timer;
     struct tarn_list waiting; /* struct tarn_read that wait for it */
     struct tarn_client_op locate_op;
@@ -213,6 +214,10 @@ struct tarn_handle {
     uint32_t ahead; /* units to fetch ahead, grows with a sequential reader */
     struct tarn_task close_task;
 };
+
+/* The loop: bytes of `h` came under `tag`. UFS_CHANGED: others of another object were given out;
+ * the master is told. */
+int client_object_take(struct tarn_handle *h, uint64_t tag);
 
 /* What the bytes of a handle are, without where they come from: enough to find them cached. */
 struct client_locator {

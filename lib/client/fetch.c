@@ -240,21 +240,6 @@ static enum client_source try_source(const struct fetch_try *t, const char *sour
     return CLIENT_REMOTE;
 }
 
-/*
- * A store may know one version by several ETags; then the bytes of a cid are told apart by the tag
- * of the one that they came under. Another one than before is another object in the same place.
- */
-static int fetch_tag(const struct client_fetch *f, uint64_t tag)
-{
-    struct tarn_handle *h = f->handle;
-
-    if (h->have_tag && h->tag != tag)
-        return -TARN_E_UFS_CHANGED;
-    h->have_tag = true;
-    h->tag = tag;
-    return 0;
-}
-
 /* Compares the granules of an answer with their checksums; the bytes stay the answer's. */
 static int try_take(const struct fetch_try *t, struct client_bytes *ret)
 {
@@ -276,7 +261,7 @@ static int try_take(const struct fetch_try *t, struct client_bytes *ret)
     *ret = (struct client_bytes){.buf = buf,
                                  .off = (size_t)(f->off_bytes - resp->offset),
                                  .source = try_source(t, resp->source)};
-    return fetch_tag(f, resp->tag);
+    return client_object_take(f->handle, resp->tag);
 }
 
 /* The answer is about the request itself: it would be the same everywhere. */
@@ -562,7 +547,7 @@ static int direct_take(const struct client_fetch *f, struct tarn_local_read *lr,
     } else {
         ret->buf = direct_join(lr, len);
     }
-    return ret->buf ? fetch_tag(f, lr->tag) : -TARN_E_NO_MEMORY;
+    return ret->buf ? client_object_take(f->handle, lr->tag) : -TARN_E_NO_MEMORY;
 }
 
 static void direct_done(struct tarn_local_read *lr, int rc)

@@ -70,6 +70,17 @@ struct tarn_handle *tarn_handle_open(struct tarn_client *c, const struct tarn_at
     return h;
 }
 
+bool tarn_handle_remote(const struct tarn_handle *h)
+{
+    return !h->file && h->attr.size_bytes > 0;
+}
+
+void tarn_handle_share(struct tarn_handle *h, struct tarn_object *o)
+{
+    TARN_ASSERT(!h->object && !atomic_load(&h->used_loop));
+    h->object = tarn_object_ref(o);
+}
+
 static void handle_free(struct tarn_handle *h)
 {
     client_window_fini(h);
@@ -77,6 +88,7 @@ static void handle_free(struct tarn_handle *h)
         h->client->local.close(h->client->local.ctx, h->file);
     if (h->located)
         tarn__wire__locate_response__free_unpacked(h->located, NULL);
+    tarn_object_unref(&h->object);
     h->magic = 0;
     free(h);
 }

@@ -10,6 +10,9 @@ foreach(name cluster window)
     TIMEOUT 180 COST 15
     DEPS tarn_client tarn_rpc tarn_base)
 endforeach()
+tarn_unit_test(test_client_objects
+  SOURCES lib/client/test_client_objects.c lib/client/cluster_rig.c lib/client/client_rig.c turns.c
+  DEPS tarn_client tarn_rpc tarn_base)
 tarn_unit_test(test_client_peers
   SOURCES lib/client/test_client_peers.c lib/client/cluster_rig.c lib/client/client_rig.c turns.c
   DEPS tarn_client tarn_rpc tarn_base COST 12)

@@ -253,6 +253,31 @@ static void a_retired_node_is_not_found(void **state)
     fnodes_free(&t);
 }
 
+/* What all opens of a node share is gone with it, and another node begins anew. */
+static void a_node_is_of_one_object(void **state)
+{
+    struct tarn_fnodes *t = fnodes_new(TARN_INO_ROOT);
+    struct tarn_attr file = file_attr(5, 1), dir = dir_attr(6, 1);
+    uint64_t id = fnode_ref(t, &file, fnodes_gen(t)), young;
+    struct tarn_object *first = fnode_object(t, id), *again = fnode_object(t, id), *other;
+
+    (void)state;
+    assert_non_null(first);
+    assert_ptr_equal(first, again);
+    assert_null(fnode_object(t, fnode_ref(t, &dir, fnodes_gen(t))));
+    fnode_retire(t, id);
+    young = fnode_ref(t, &file, fnodes_gen(t));
+    other = fnode_object(t, young);
+    assert_ptr_not_equal(other, first);
+    fnode_forget(t, id, 1);
+    assert_null(fnode_object(t, id));
+    assert_false(tarn_object_mixed(first)); /* it is still there for who has it */
+    tarn_object_unref(&first);
+    tarn_object_unref(&again);
+    tarn_object_unref(&other);
+    fnodes_free(&t); /* with the node that has one */
+}
+
 /* Attributes read before an invalidation and put in after it are not trusted. */
 static void old_attributes_are_not_trusted(void **state)
 {
@@ -451,6 +476,7 @@ int test_nodes(void)
         cmocka_unit_test(fresh_attributes_tell_versions_apart),
         cmocka_unit_test(an_invalidation_outdates),
         cmocka_unit_test(a_retired_node_is_not_found),
+        cmocka_unit_test(a_node_is_of_one_object),
         cmocka_unit_test(old_attributes_are_not_trusted),
         cmocka_unit_test(old_invalidations_do_not_outdate),
         cmocka_unit_test(what_is_found_is_not_outdated),

@@ -117,6 +117,27 @@ static void on_read(void *ctx, struct tarn_rpc_call *call)
     tarn_buf_unref(&b);
 }
 
+static void changed_reply(struct tarn_rpc_call *call)
+{
+    Tarn__Wire__Empty resp = TARN__WIRE__EMPTY__INIT;
+
+    tarn_rpc_reply(call, 0, &resp.base, NULL, 0, 0);
+}
+
+static void on_changed(void *ctx, struct tarn_rpc_call *call)
+{
+    const Tarn__Wire__ChangedRequest *req = (const Tarn__Wire__ChangedRequest *)call->request;
+    struct rig *r = ctx;
+
+    assert_int_equal(req->ino, 10);
+    assert_int_equal(req->version, 3);
+    r->changed++;
+    if (r->hold_changed)
+        hold(r, call);
+    else
+        changed_reply(call);
+}
+
 static void open_reply(struct rig *r, struct tarn_rpc_call *call)
 {
     Tarn__Wire__SessionResponse resp = TARN__WIRE__SESSION_RESPONSE__INIT;
@@ -186,6 +207,8 @@ void rig_release(struct rig *r)
             locate_reply(r, r->held[i]);
         else if (r->held[i]->method->nr == TARN_RPC_session_renew)
             renew_reply(r, r->held[i]);
+        else if (r->held[i]->method->nr == TARN_RPC_report_changed)
+            changed_reply(r->held[i]);
         else
             open_reply(r, r->held[i]);
     }
@@ -254,6 +277,7 @@ void rig_init_with(struct rig *r, const struct tarn_local_ops *local,
     tarn_rpc_server_handle(r->server, TARN_RPC_lookup, on_lookup, r);
     tarn_rpc_server_handle(r->server, TARN_RPC_locate, on_locate, r);
     tarn_rpc_server_handle(r->server, TARN_RPC_read, on_read, r);
+    tarn_rpc_server_handle(r->server, TARN_RPC_report_changed, on_changed, r);
     assert_int_equal(tarn_rpc_server_listen(r->server, "127.0.0.1:0", &r->addr), 0);
     c.addrs = r->addr;
     if (tweak)

@@ -32,7 +32,8 @@ struct rig {
     uint64_t told[8];                 /* bytes read, as the last of them said, by session */
     uint64_t seq;                     /* of the last notice */
     unsigned lookups, locates, reads; /* calls */
-    bool hold_lookup, hold_locate, hold_open, hold_renew;
+    unsigned changed;                 /* report_changed calls, of the file */
+    bool hold_lookup, hold_locate, hold_open, hold_renew, hold_changed;
     bool mute_renew; /* renewals are not answered until rig_release() */
     struct tarn_rpc_call *held[64];
     unsigned held_n;

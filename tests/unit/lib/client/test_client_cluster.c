@@ -1055,34 +1055,7 @@ static void stopped_anywhere(void **state)
     }
 }
 
-/* ---- one version, and nobody to ask where it is ---------------------------------------------- */
-
-/* Bytes that came under another ETag are of another object, whichever worker has them. */
-static void another_tag(void **state)
-{
-    struct cworker *first, *other;
-    struct tarn_handle *h;
-    struct cluster c;
-    unsigned i = 0;
-
-    (void)state;
-    cluster_init(&c, 2, NULL);
-    h = cluster_open(&c);
-    first = cluster_owner(&c, scattered(0), 0);
-    do {
-        other = cluster_owner(&c, scattered(++i), 0);
-    } while (other == first);
-    first->tag = 7;
-    other->tag = 7;
-    assert_int_equal(cluster_read(&c, h, scattered(0), LEN), 0);
-    assert_int_equal(cluster_read(&c, h, scattered(i), LEN), 0);
-    other->tag = 8;
-    assert_int_equal(cluster_read(&c, h, scattered(i), LEN), -TARN_E_UFS_CHANGED);
-    assert_true(tarn_handle_stale(h));
-    assert_int_equal(cluster_read(&c, h, scattered(0), LEN), 0); /* what it knows goes on */
-    tarn_handle_close(&h);
-    cluster_fini(&c);
-}
+/* ---- nobody to ask where it is ---------------------------------------------- */
 
 /* While the master does not answer, what workers have is read by cid; the rest waits for it. */
 static void without_the_master(void **state)
@@ -1141,7 +1114,6 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(owners_are_asked),
-        cmocka_unit_test(another_tag),
         cmocka_unit_test(without_the_master),
         cmocka_unit_test(located_meanwhile),
         cmocka_unit_test(over_a_border),

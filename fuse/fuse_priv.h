@@ -168,7 +168,7 @@ struct fop {
     struct fuse_file_info fi;     /* open */
     struct ffile *file;           /* read; referenced */
     struct fdir *dir;             /* readdir; referenced */
-    char name[TARN_NAME_MAX + 1]; /* lookup */
+    char name[TARN_NAME_MAX + 1]; /* lookup, getxattr */
 };
 
 /* ---- times (stats.c) ----------------------------------------------------------------------- */

@@ -236,15 +236,15 @@ static void where_asked(struct mspread *s, int rc)
     where_reply(s->arg, rc);
 }
 
-static void where_resolved(struct mpath_req *p, int rc)
+/* version 0: any. */
+static void where_ask(struct where_call *w, tarn_ino_t ino, uint64_t version, int rc)
 {
-    struct where_call *w = p->arg;
     Tarn__Core__Inode *inode = NULL;
 
-    if (rc == 0 && w->report.cancelled)
-        rc = -TARN_E_CANCELLED;
     if (rc == 0)
-        rc = tarn_core_inode(w->master->args.kv, p->ino, &inode);
+        rc = tarn_core_inode(w->master->args.kv, ino, &inode);
+    if (rc == 0 && version && inode->version != version)
+        rc = -TARN_E_STALE;
     if (rc == 0 && inode->type == TARN_UFS_DIR)
         rc = -TARN_E_IS_DIR;
     if (rc == 0 && inode->ufs && inode->ufs->size > 0 && inode->cid.len == sizeof(tarn_cid_t)) {
@@ -265,6 +265,13 @@ static void where_resolved(struct mpath_req *p, int rc)
     tarn__core__inode__free_unpacked(inode, NULL);
 }
 
+static void where_resolved(struct mpath_req *p, int rc)
+{
+    struct where_call *w = p->arg;
+
+    where_ask(w, p->ino, 0, rc == 0 && w->report.cancelled ? -TARN_E_CANCELLED : rc);
+}
+
 static void svc_where(void *ctx, struct tarn_rpc_call *call)
 {
     const Tarn__Wire__WhereRequest *req = (const Tarn__Wire__WhereRequest *)call->request;
@@ -273,6 +280,11 @@ static void svc_where(void *ctx, struct tarn_rpc_call *call)
 
     w->master = ctx;
     report_begin(&w->report, w->master, call, where_cancel);
+    if (req->ino) {
+        where_ask(w, (tarn_ino_t){req->ino}, req->version,
+                  w->master->stopping ? -TARN_E_SHUTDOWN : 0);
+        return;
+    }
     rc = mreport_path(&req->path, w->text);
     if (rc < 0) {
         where_reply(w, rc);

@@ -326,6 +326,7 @@ static int client_take(struct tarn_client_op *op, int rc)
         return tarn_client_attr_decode(((const Tarn__Wire__LocateResponse *)op->rpc.resp)->attr,
                                        now, &op->attr);
     case TARN_CLIENT_READLINK:
+    case TARN_CLIENT_WHERE:
     case TARN_CLIENT_LOOKUP:
         break;
     }
@@ -335,7 +336,7 @@ static int client_take(struct tarn_client_op *op, int rc)
 static bool client_gives_message(enum tarn_client_kind kind)
 {
     return kind == TARN_CLIENT_READDIR || kind == TARN_CLIENT_READLINK ||
-           kind == TARN_CLIENT_LOCATE;
+           kind == TARN_CLIENT_LOCATE || kind == TARN_CLIENT_WHERE;
 }
 
 static void client_answered(struct tarn_rpc_req *req, int rc)
@@ -360,6 +361,7 @@ static void client_run(struct tarn_task *t)
     Tarn__Wire__ReadlinkRequest readlink = TARN__WIRE__READLINK_REQUEST__INIT;
     Tarn__Wire__ResolveRequest resolve = TARN__WIRE__RESOLVE_REQUEST__INIT;
     Tarn__Wire__LocateRequest locate = TARN__WIRE__LOCATE_REQUEST__INIT;
+    Tarn__Wire__WhereRequest where = TARN__WIRE__WHERE_REQUEST__INIT;
     struct tarn_rpc_req *req = &op->rpc;
 
     if (op->cancelled || (op->kind == TARN_CLIENT_LOOKUP && op->name_len > TARN_NAME_MAX)) {
@@ -412,6 +414,12 @@ static void client_run(struct tarn_task *t)
         locate.version = op->version;
         req->method = TARN_RPC_locate;
         req->msg = &locate.base;
+        break;
+    case TARN_CLIENT_WHERE:
+        where.ino = op->ino.v;
+        where.version = op->version;
+        req->method = TARN_RPC_where;
+        req->msg = &where.base;
         break;
     }
     tarn_rpc_start(op->client->rpc, req);

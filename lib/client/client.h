@@ -64,14 +64,15 @@ enum tarn_client_kind {
     TARN_CLIENT_READDIR,  /* ino, cookie, max -> resp (ReaddirResponse); fills the cache */
     TARN_CLIENT_READLINK, /* ino -> resp (ReadlinkResponse) */
     TARN_CLIENT_RESOLVE,  /* name (a path) -> attr */
-    TARN_CLIENT_LOCATE    /* ino, version -> resp (LocateResponse) */
+    TARN_CLIENT_LOCATE,   /* ino, version -> resp (LocateResponse) */
+    TARN_CLIENT_WHERE     /* ino, version -> resp (WhereResponse) */
 };
 
 /* Embedded by the caller, valid until cb, which may free it. */
 struct tarn_client_op {
     enum tarn_client_kind kind; /* in */
     tarn_ino_t ino;             /* in */
-    uint64_t version;           /* in: LOCATE */
+    uint64_t version;           /* in: LOCATE, WHERE */
     uint64_t cookie;            /* in: READDIR */
     uint32_t max;               /* in: READDIR, entries */
     bool fresh;                 /* in: GETATTR, LOOKUP */

@@ -67,6 +67,25 @@ def test_a_cold_read_spreads_and_a_second_asks_the_store_nothing(cluster):
         util.wait_until(source, lambda s=source: c.status()["reads"][s] > 0, 20, 0.2)
 
 
+def test_what_is_cached_as_extended_attributes(cluster):
+    """As `tarn stat` says it; what is not known, since a worker is away, is empty."""
+    def told(path):
+        return [os.getxattr(path, f"user.tarn.{name}").decode() for name in ("cached", "workers")]
+
+    c, content = small_cluster(cluster, {"two": 2 * SEGMENT, "cold": 4711, "empty": 0}, mounts=1)
+    two, cold, empty = (c.mounts[0].path(name) for name in ("two", "cold", "empty"))
+    assert set(os.listxattr(two)) == {f"user.tarn.{n}" for n in ("cached", "version", "workers")}
+    assert told(two) == told(cold) == ["0.0000", ""] and told(empty) == ["1.0000", ""]
+    assert c.load("/two")["state"] == "succeeded"
+    ids = c.json("stat", "/two")["workers"]
+    assert told(two) == ["1.0000", ",".join(map(str, ids))] and ids
+    assert told(cold) == ["0.0000", ""]
+    holder = next(w for w in c.workers if w.id in ids)
+    number = holder.id
+    holder.kill()
+    assert told(two) == ["", ",".join(str(i) for i in ids if i != number)]
+
+
 def test_segments_of_one_file_lie_on_both_workers(cluster):
     """Of 24 segments all on one worker is a chance of 1 in 8 million."""
     size = 24 * SEGMENT

@@ -146,6 +146,8 @@ static void test_part_of_a_file(void **state)
     struct cfx *fx = *state;
     Tarn__Wire__LoadItem rows[2], *items[2] = {&rows[0], &rows[1]};
     Tarn__Wire__WhereRequest ask = TARN__WIRE__WHERE_REQUEST__INIT;
+    Tarn__Wire__WhereRequest of = TARN__WIRE__WHERE_REQUEST__INIT;
+    Tarn__Wire__ResolveRequest named = TARN__WIRE__RESOLVE_REQUEST__INIT;
     Tarn__Wire__WhereResponse *where;
     Tarn__Wire__DuResponse du;
     Tarn__Wire__LoadSpec spec;
@@ -177,6 +179,18 @@ static void test_part_of_a_file(void **state)
     where = cfx_where(fx, "/d/empty");
     assert_int_equal(where->cached_bytes + where->n_workers, 0);
     protobuf_c_message_free_unpacked(&where->base, NULL);
+    named.path = tarn_wire_bytes("/d/big", 6);
+    assert_int_equal(cfx_call(fx, TARN_RPC_resolve, &named.base, &resp), 0);
+    of.ino = ((Tarn__Wire__ResolveResponse *)resp)->attr->ino; /* as who has it open asks */
+    of.version = ((Tarn__Wire__ResolveResponse *)resp)->attr->version;
+    protobuf_c_message_free_unpacked(resp, NULL);
+    assert_int_equal(cfx_call(fx, TARN_RPC_where, &of.base, &resp), 0);
+    assert_int_equal(((Tarn__Wire__WhereResponse *)resp)->cached_bytes, 20 * MIB);
+    protobuf_c_message_free_unpacked(resp, NULL);
+    of.version += 1;
+    assert_int_equal(cfx_call(fx, TARN_RPC_where, &of.base, &resp), -TARN_E_STALE);
+    if (resp)
+        protobuf_c_message_free_unpacked(resp, NULL);
     ask.path = tarn_wire_bytes("/d", 2);
     assert_int_equal(cfx_call(fx, TARN_RPC_where, &ask.base, &resp), -TARN_E_IS_DIR);
     if (resp)

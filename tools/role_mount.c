@@ -10,7 +10,6 @@
 #include "worker/stores.h"
 
 #define FUSE_TIMEOUT_NS (30 * TARN_NS_PER_S)
-#define LOST_NS         (10 * TARN_NS_PER_S) /* as long as a lease: then what must be asked fails */
 
 static void mount_invalidate(void *ctx, const Tarn__Wire__Invalidate *inv)
 {
@@ -64,8 +63,6 @@ int role_mount_connect(struct serve *s, struct role_mount *m, struct tarn_client
     args->rng = tarn_rng_system();
     args->kind = "mount";
     args->ctx = m;
-    if (args->addrs)
-        args->lost_timeout_ns = LOST_NS;
     args->direct_ok = mount_direct_ok;
     args->on_attachments = mount_attachments;
     args->on_invalidate = mount_invalidate;

@@ -245,7 +245,8 @@ struct tarn_client_args {
     size_t cache_entries;     /* names kept; 0: 262,144 */
     size_t readahead_bytes;   /* read ahead from workers, all handles together; 0: 64 MiB */
     uint64_t timeout_ns;      /* of calls and reads; 0: 30 s, reads 60 s */
-    uint64_t lost_timeout_ns; /* without any master; 0: calls wait for their deadlines */
+    uint64_t lost_timeout_ns; /* without any master; 0: calls wait for their deadlines. With a
+                                 lease: that is it */
     uint64_t no_worker_ns;    /* a read waits so long for a worker to come back; 0: 5 s */
     bool transient; /* a command: believes nothing for long, is told of no changes, has no lease */
     enum tarn_on_partition on_partition;

@@ -8,8 +8,9 @@
  *                          again says up to which index of the journal it has heard of every
  *                          change, and goes on where the master can tell it the rest
  *     lease over           cut off: on-partition says what is believed on, and whatever must be
- *                          asked fails at once. Nothing is dropped: the kernel was never allowed to
- *                          believe beyond the lease, and who comes back may have missed nothing
+ *                          asked fails at once, or after a lease without any master. Nothing is
+ * dropped: the kernel was never allowed to believe beyond the lease, and who comes back may have
+ * missed nothing
  *
  * A lease counts from the time at which its renewal was sent, so it ends here before it does there.
  * Inside one process there is no lease. A gap in the numbers of the invalidations is a loss, too.
@@ -281,6 +282,8 @@ static void session_opened(struct tarn_rpc_req *req, int rc)
         c->session = resp->session;
         c->lease_ms = TARN_MAX(resp->lease_ms, (uint64_t)100);
         c->leased = resp->kernel_trust_ms != UINT64_MAX && !c->args.transient;
+        if (c->leased)
+            tarn_rpc_client_set_lost_timeout(c->rpc, c->lease_ms * TARN_NS_PER_MS);
         c->have_seq = resp->index != 0; /* an older master does not tell */
         c->seq = resp->seq;
         if (c->connected_once && !resp->resumed) /* nobody would tell the end of what is known */

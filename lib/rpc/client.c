@@ -466,6 +466,11 @@ int tarn_rpc_client_new(const struct tarn_rpc_client_args *args, struct tarn_rpc
     return 0;
 }
 
+void tarn_rpc_client_set_lost_timeout(struct tarn_rpc_client *c, uint64_t ns)
+{
+    c->lost_timeout_ns = ns;
+}
+
 void tarn_rpc_client_set_meta(struct tarn_rpc_client *c, const Tarn__Wire__CallMeta *meta)
 {
     Tarn__Wire__CallMeta m = *meta;

@@ -173,6 +173,8 @@ void tarn_rpc_req_fini(struct tarn_rpc_req *req);
  * not fit TARN_FRAME_META_MAX are left out.
  */
 void tarn_rpc_client_set_meta(struct tarn_rpc_client *c, const Tarn__Wire__CallMeta *meta);
+/* tarn_rpc_client_args.lost_timeout_ns from now on. */
+void tarn_rpc_client_set_lost_timeout(struct tarn_rpc_client *c, uint64_t ns);
 const char *
 tarn_rpc_client_cluster_id(const struct tarn_rpc_client *c); /* "" before the first welcome */
 /* Of `addrs`, the one that is connected, or tried now; "" with `conn`. */

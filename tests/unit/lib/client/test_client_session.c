@@ -140,6 +140,35 @@ static void a_frozen_master(void **state)
     rig_fini(&r);
 }
 
+static void server_stopped(void *arg)
+{
+    ++*(unsigned *)arg;
+}
+
+/* Nobody is there any more: what must be asked waits as long as the lease, whatever its deadline.
+ */
+static void no_master_for_a_lease(void **state)
+{
+    struct tarn_rpc_server_args none = {.rng = tarn_rng_system(), .cluster_id = "c"};
+    struct rig r = {.resumed = true, .index = 7};
+    unsigned stopped = 0;
+    struct op op;
+    uint64_t begun;
+
+    (void)state;
+    rig_init_with(&r, NULL, NULL);
+    tarn_rpc_server_stop(r.server, server_stopped, &stopped);
+    rig_until(&r, &stopped, 1);
+    tarn_rpc_server_free(&r.server);
+    begun = tarn_now_ns();
+    op_start(&op, &r, TARN_CLIENT_LOOKUP, "a"); /* of 20 s */
+    assert_true(op_wait(&op) < 0);
+    assert_in_range(tarn_now_ns() - begun, LEASE_NS / 2, 10 * LEASE_NS);
+    none.loop = r.loop;
+    assert_int_equal(tarn_rpc_server_new(&none, &r.server), 0);
+    rig_fini(&r);
+}
+
 static void acknowledged_at_once(void **state)
 {
     struct rig r = {.resumed = true, .index = 7};
@@ -170,6 +199,7 @@ int main(void)
         cmocka_unit_test(for_ever_goes_on),
         cmocka_unit_test(stale_goes_on),
         cmocka_unit_test(a_frozen_master),
+        cmocka_unit_test(no_master_for_a_lease),
         cmocka_unit_test(acknowledged_at_once),
     };
 

@@ -13,6 +13,7 @@
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
 #include "lib/base/name.h"
+#include "lib/base/units.h"
 #include "tools/cli.h"
 #include "tools/metrics.h"
 #include "tools/roles.h"
@@ -20,6 +21,7 @@
 #include "worker/stores.h"
 
 #define MOUNT_HTTP_PORT 7120u
+#define RETRY_NS        (200 * TARN_NS_PER_MS) /* until a master is looked for again */
 
 struct cli_mount {
 #define TARN_PARAM TARN_CONF_FIELD
@@ -61,9 +63,8 @@ static int mount_open_direct(void *arg)
     return role_worker_open(&m->serve, &m->direct, &args);
 }
 
-static int mount_connect(void *arg)
+static int mount_try(struct mount *m, uint64_t timeout_ns)
 {
-    struct mount *m = arg;
     struct cli *c = m->serve.cli;
     struct tarn_str token = {0};
     struct tarn_local_ops direct;
@@ -80,11 +81,48 @@ static int mount_connect(void *arg)
     args.token_len = token.len;
     tarn_worker_local_ops(m->direct.worker, &direct);
     m->mount.stores = m->stores;
-    rc = role_mount_connect(&m->serve, &m->mount, &args, c->remote.timeout);
+    rc = role_mount_connect(&m->serve, &m->mount, &args, timeout_ns);
     if (token.p)
         tarn_wipe(token.p, token.cap);
     tarn_str_fini(&token);
     return rc < 0 ? cli_connect_error(c, rc) : 0;
+}
+
+/* Nobody answered there: a master may be about to start. */
+static bool mount_absent(int rc)
+{
+    return tarn_err_exit(rc) == TARN_EXIT_UNREACH ||
+           rc > -TARN_E_NO_MEMORY; /* the errno class: of connect(2) */
+}
+
+/* Waits for a master, too, for --timeout in all. */
+static int mount_connect(void *arg)
+{
+    struct mount *m = arg;
+    struct serve *s = &m->serve;
+    const struct cli_remote *remote = &s->cli->remote;
+    uint64_t now = tarn_loop_now_ns(s->loop), until = now + remote->timeout;
+    char limit[32];
+    int rc;
+
+    while ((rc = mount_try(m, until - now)) < 0) {
+        now = tarn_loop_now_ns(s->loop);
+        if (!mount_absent(rc) || atomic_load(&s->stop_wanted))
+            return rc;
+        if (now + RETRY_NS >= until)
+            return tarn_err_set(s->err, -TARN_E_ABSENT_DAEMON, "%s: no master within %s: %s",
+                                remote->master, tarn_format_duration(remote->timeout, limit),
+                                tarn_strerror(rc));
+        tarn_warn_limited("mount", "waiting for a master: addr=%s: %s", remote->master,
+                          tarn_strerror(rc));
+        role_mount_stop(&m->mount);
+        serve_sleep(s, RETRY_NS);
+        if (atomic_load(&s->stop_wanted))
+            return -TARN_E_CANCELLED;
+        now = TARN_MIN(tarn_loop_now_ns(s->loop), until - 1);
+        s->err->text[0] = 0;
+    }
+    return 0;
 }
 
 /* The directory of --path, which is the root of what is mounted. */
@@ -269,6 +307,7 @@ static const struct tarn_flags_spec mount_spec = {
     .text =
         "MOUNTPOINT is an empty directory; a dead mount there is replaced. It needs no cache\n"
         "directory: bytes are kept by the cluster's workers, one of which may be on this host.\n"
+        "Where no master answers yet, it waits for one for --timeout.\n"
         "\n  tarn mount /mnt/data --master 10.0.0.1:7100 --token-file /etc/tarn/token -d",
     .tables = mount_tables,
     .shorts = mount_shorts,

@@ -441,8 +441,24 @@ def mount_args(workdir, *args):
 
 def test_mount_without_a_master(roles, workdir):
     for more in ([], ["-d", "--log-file", f"{workdir}/l"]):
-        roles.refused(UNREACH, roles.master, args=mount_args(workdir, *more))
+        begun = time.monotonic()
+        roles.refused(UNREACH, roles.master, "no master within 1",
+                      args=mount_args(workdir, "--timeout", "1s", *more))
+        assert 0.5 < time.monotonic() - begun < 5
         assert not util.mounted(f"{workdir}/mnt")
+
+
+def test_mount_before_its_master(roles, workdir):
+    p = roles.spawn(*mount_args(workdir), log="mount")
+    util.wait_until("it waits", lambda: "waiting for a master" in roles.log("mount"), 10)
+    assert p.poll() is None
+    roles.start_master()
+    roles.serves(p, "mount", "mount")
+    assert util.mounted(f"{workdir}/mnt") and end(p) == DONE
+    roles.close()
+    p = roles.spawn(*mount_args(workdir), log="again")
+    util.wait_until("it waits", lambda: "waiting for a master" in roles.log("again"), 10)
+    assert end(p, 3) == DONE and not util.mounted(f"{workdir}/mnt")
 
 
 def test_mount_checks_its_line(roles, workdir):

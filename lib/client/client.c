@@ -62,6 +62,7 @@ int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **re
         return rc;
     }
     atomic_init(&c->lease_until_ns, UINT64_MAX);
+    c->slept_ns = client_slept_ns();
     c->peers = tarn_peers_new(&peers);
     *ret = c;
     return 0;

@@ -84,6 +84,7 @@ struct tarn_client {
     bool leased;                     /* what is believed ends with the lease */
     _Atomic uint64_t lease_until_ns; /* of client_lease_clock(); UINT64_MAX: no lease */
     _Atomic bool cut_off;            /* it is over */
+    uint64_t slept_ns;               /* client_slept_ns() that the kernel knows of */
     struct tarn_timer lease_timer;
     struct tarn_timer renew_timer;
     struct tarn_rpc_req session_req;
@@ -242,6 +243,8 @@ uint64_t client_topology_version(const struct tarn_client *c); /* 0: none yet */
 
 /* The clock of leases, ns: it goes on while the host sleeps. Any thread. */
 uint64_t client_lease_clock(void);
+/* How long the host has slept since it started. */
+uint64_t client_slept_ns(void);
 void client_session_start(struct tarn_client *c);
 /* Ends the session, then the connection; then `stopped` runs. */
 void client_session_stop(struct tarn_client *c);

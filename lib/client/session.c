@@ -12,7 +12,9 @@
  * dropped: the kernel was never allowed to believe beyond the lease, and who comes back may have
  * missed nothing
  *
- * A lease counts from the time at which its renewal was sent, so it ends here before it does there.
+ * A lease counts from the time at which its renewal was sent, so it ends here before it does there,
+ * and goes on while the host sleeps. What the kernel was allowed to believe does not: after a sleep
+ * it is told, within WATCH_NS, to ask again.
  * Inside one process there is no lease. A gap in the numbers of the invalidations is a loss, too.
  * A client without a local worker is a command that ends soon: its stop tells first what was read
  * since the last renewal.
@@ -31,15 +33,22 @@
 #include "lib/base/log.h"
 
 #define LAST_WORD_NS TARN_NS_PER_S
+#define WATCH_NS     (250 * TARN_NS_PER_MS)
+#define SLEPT_MIN_NS (100 * TARN_NS_PER_MS) /* less is forgotten: the master waits longer */
 
-static void session_everything(struct tarn_client *c)
+static void session_ask_again(struct tarn_client *c)
 {
     Tarn__Wire__Invalidate inv = TARN__WIRE__INVALIDATE__INIT;
 
-    client_cache_clear(c->cache);
     inv.everything = true;
     if (c->args.on_invalidate)
         c->args.on_invalidate(c->args.ctx, &inv);
+}
+
+static void session_everything(struct tarn_client *c)
+{
+    client_cache_clear(c->cache);
+    session_ask_again(c);
 }
 
 static void session_renew_now(struct tarn_client *c);
@@ -110,6 +119,13 @@ uint64_t client_lease_clock(void)
     return (uint64_t)t.tv_sec * TARN_NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
+uint64_t client_slept_ns(void)
+{
+    uint64_t all = client_lease_clock(), awake = tarn_now_ns(); /* in this order: rather less */
+
+    return all > awake ? all - awake : 0;
+}
+
 bool tarn_client_cut_off(const struct tarn_client *c)
 {
     /* A process that slept is late with its timer. */
@@ -124,7 +140,21 @@ bool tarn_client_trusts(const struct tarn_client *c, uint64_t until_ns)
            (c->args.on_partition == TARN_PARTITION_AUTO && until_ns == UINT64_MAX);
 }
 
-static void session_lease_over(struct tarn_timer *t, void *arg)
+/* The kernel's clock stood still meanwhile; names here are believed by the lease's. */
+static void session_slept(struct tarn_client *c)
+{
+    uint64_t slept = client_slept_ns();
+    int64_t since = (int64_t)(slept - c->slept_ns);
+
+    if (since <= (int64_t)SLEPT_MIN_NS)
+        return;
+    tarn_info("client", "the host slept for %lld ms: the kernel asks for names again",
+              (long long)since / (long long)TARN_NS_PER_MS);
+    c->slept_ns = slept;
+    session_ask_again(c);
+}
+
+static void session_lease_watch(struct tarn_timer *t, void *arg)
 {
     static const char *const names[] = {"auto: what is trusted for ever is believed on",
                                         "fail: nothing is believed",
@@ -132,8 +162,9 @@ static void session_lease_over(struct tarn_timer *t, void *arg)
     struct tarn_client *c = arg;
     uint64_t until = atomic_load(&c->lease_until_ns), now = client_lease_clock();
 
-    if (until > now) { /* it was renewed meanwhile */
-        tarn_timer_start(c->args.loop, t, until - now, session_lease_over, c);
+    session_slept(c);
+    if (until > now) {
+        tarn_timer_start(c->args.loop, t, TARN_MIN(until - now, WATCH_NS), session_lease_watch, c);
         return;
     }
     tarn_warn("client", "cut off from the master for longer than the lease: on-partition=%s",
@@ -154,8 +185,8 @@ static void session_lease(struct tarn_client *c, uint64_t sent_ns)
     if (atomic_exchange(&c->cut_off, false))
         tarn_info("client", "the master answers again");
     if (!tarn_timer_running(&c->lease_timer) && !c->stopping)
-        tarn_timer_start(c->args.loop, &c->lease_timer, sent_ns + lease - now, session_lease_over,
-                         c);
+        tarn_timer_start(c->args.loop, &c->lease_timer, TARN_MIN(sent_ns + lease - now, WATCH_NS),
+                         session_lease_watch, c);
 }
 
 static void session_renew_later(struct tarn_client *c);

@@ -140,6 +140,23 @@ static void a_frozen_master(void **state)
     rig_fini(&r);
 }
 
+/* After a sleep of the host the kernel asks again: its times stood still. */
+static void the_host_slept(void **state)
+{
+    struct rig r = {.resumed = true, .index = 7};
+
+    (void)state;
+    rig_init_with(&r, NULL, NULL);
+    assert_int_equal(lookup(&r, "a"), 0);
+    rig_run_for(&r, LEASE_NS);
+    assert_int_equal(r.everything, 0);
+    r.client->slept_ns -= TARN_NS_PER_S; /* as if it had, since */
+    rig_run_for(&r, LEASE_NS);
+    assert_int_equal(r.everything, 1);
+    assert_int_equal(cached(&r, "a"), TARN_CACHED_HIT); /* the lease knows of it */
+    rig_fini(&r);
+}
+
 static void server_stopped(void *arg)
 {
     ++*(unsigned *)arg;
@@ -199,6 +216,7 @@ int main(void)
         cmocka_unit_test(for_ever_goes_on),
         cmocka_unit_test(stale_goes_on),
         cmocka_unit_test(a_frozen_master),
+        cmocka_unit_test(the_host_slept),
         cmocka_unit_test(no_master_for_a_lease),
         cmocka_unit_test(acknowledged_at_once),
     };

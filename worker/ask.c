@@ -8,9 +8,13 @@
  *                -> whoever owns or owned it: "what is in your cache"
  *                -> nobody has it: the store
  *
- * Questions have a short deadline; a fetch at the owner has that of the store, and ends as soon as
- * the topology says that the owner is not alive any more. Each answer is compared with its
- * checksums, and its tag with what is known of the file, before anybody sees a byte of it.
+ * Who sends nothing at all for a second, whatever it is asked, does not answer. Who sends others
+ * what they asked for, or says that it is busy, is waited for and asked again for half of the
+ * store's timeout: many readers of the same bytes must not turn to the store because their owner
+ * has much to do. When the store then fails, the bytes may still be there: the unit fails as BUSY,
+ * which passes. A fetch at the owner has the deadline of the store, and ends as soon as the
+ * topology says that the owner is not alive any more. Each answer is compared with its checksums,
+ * and its tag with what is known of the file, before anybody sees a byte of it.
  *
  * No loops: what comes from another worker, or from a load, is never passed on (unit->forward is
  * off), and a unit that waits for an owner stops doing so when such a request joins it. Questions
@@ -26,16 +30,24 @@
 #include "lib/client/peers.h"
 #include "worker/worker_priv.h"
 
-#define ASK_NS        TARN_NS_PER_S        /* without an answer */
-#define ASK_STORE_NS  (30 * TARN_NS_PER_S) /* of a fetch there, when the store is not known here */
-#define ASK_MORE_NS   (5 * TARN_NS_PER_S)  /* for the way */
-#define ASK_WATCH_NS  (500 * TARN_NS_PER_MS)
-#define ASK_LEVEL_MAX TARN_VERIFIED_STORE_CHECKSUM
+#define ASK_NS         TARN_NS_PER_S        /* the least time of a question */
+#define ASK_STORE_NS   (30 * TARN_NS_PER_S) /* of a fetch there, when the store is not known here */
+#define ASK_MORE_NS    (5 * TARN_NS_PER_S)  /* for the way */
+#define ASK_WATCH_NS   (250 * TARN_NS_PER_MS)
+#define ASK_SILENT_MAX 4u                    /* looks without a byte of it: it does not answer */
+#define ASK_PAUSE_NS   (40 * TARN_NS_PER_MS) /* after BUSY; doubled for each one that follows */
+#define ASK_PAUSES_MAX 4u
+#define ASK_LEVEL_MAX  TARN_VERIFIED_STORE_CHECKSUM
 
 struct wask {
     struct wunit *unit;
     struct tarn_rpc_req req;
-    struct tarn_timer watch;               /* while `plain` */
+    struct tarn_timer watch;               /* of the answer, or of the pause */
+    uint64_t until_ns;                     /* loop time: who is busy until then is given up */
+    uint64_t received;                     /* at the last look */
+    unsigned silent;                       /* looks without a byte of it */
+    unsigned busy;                         /* answers in a row that said so */
+    bool paused;                           /* it is asked again when `watch` is due */
     uint64_t ids[2 * TARN_PLACE_PICK_MAX]; /* workers, in order */
     unsigned n, at;                        /* of them; the one being asked */
     unsigned owners;                       /* the first ones: they may be asked to fetch it */
@@ -146,6 +158,37 @@ static void ask_free(struct wunit *u)
 
 static void ask_send(struct wunit *u, struct tarn_rpc_client *rpc);
 
+static void ask_again(struct tarn_timer *t, void *arg)
+{
+    struct wunit *u = arg;
+
+    TARN_ASSERT(u->magic == WUNIT_MAGIC && t == &u->ask->watch);
+    u->ask->paused = false;
+    if (!u->worker->stopping) {
+        ask_next(u);
+        return;
+    }
+    ask_free(u);
+    wunit_failed(u, -TARN_E_SHUTDOWN);
+}
+
+/* It has much to do, and is asked again after a pause; false: for too long. */
+static bool ask_pause(struct wunit *u)
+{
+    struct wask *a = u->ask;
+    struct tarn_loop *loop = u->worker->args.loop;
+    uint64_t pause = ASK_PAUSE_NS << TARN_MIN(a->busy, ASK_PAUSES_MAX);
+
+    if (tarn_loop_now_ns(loop) + pause >= a->until_ns)
+        return false;
+    a->busy++;
+    a->plain = false;
+    a->paused = true;
+    pause = pause / 2 + tarn_rng_below(tarn_rng_system(), pause / 2);
+    tarn_timer_start(loop, &a->watch, pause, ask_again, u);
+    return true;
+}
+
 static void ask_refused(struct wunit *u, int rc)
 {
     struct wask *a = u->ask;
@@ -165,6 +208,9 @@ static void ask_refused(struct wunit *u, int rc)
         wunit_failed(u, rc);
         return;
     }
+    if (rc == -TARN_E_BUSY && ask_pause(u))
+        return;
+    u->late |= rc == -TARN_E_BUSY || rc == -TARN_E_DEADLINE;
     tarn_debug("worker", "worker %llu has not: key=%s offset=%llu: %s", (unsigned long long)id,
                u->loc->key, (unsigned long long)u->off_bytes, tarn_strerror(rc));
     rpc = rc == -TARN_E_NOT_CACHED && !a->plain && u->forward && a->at < a->owners
@@ -176,8 +222,16 @@ static void ask_refused(struct wunit *u, int rc)
         return;
     }
     a->plain = false;
+    a->busy = 0;
     a->at++;
     ask_next(u);
+}
+
+/* To a question it would have said something by now; while it fetches it may have nothing to say.
+ */
+static bool ask_silent(const struct wask *a)
+{
+    return !a->plain && a->silent >= ASK_SILENT_MAX;
 }
 
 static void ask_done(struct tarn_rpc_req *req, int rc)
@@ -188,7 +242,10 @@ static void ask_done(struct tarn_rpc_req *req, int rc)
 
     TARN_ASSERT(u->magic == WUNIT_MAGIC && u->state == WUNIT_ASKING && a);
     tarn_timer_stop(&a->watch);
-    tarn_peers_note(w->peers, a->ids[a->at], rc);
+    if (rc == -TARN_E_CANCELLED && ask_silent(a))
+        rc = -TARN_E_DEADLINE;
+    if (rc != -TARN_E_DEADLINE || a->silent >= ASK_SILENT_MAX) /* else it has told others */
+        tarn_peers_note(w->peers, a->ids[a->at], rc);
     if (rc == 0)
         rc = ask_take(u, (const Tarn__Wire__ReadResponse *)req->resp, &req->resp_payload);
     tarn_rpc_req_fini(req);
@@ -211,8 +268,11 @@ static void ask_watch(struct tarn_timer *t, void *arg)
     struct wunit *u = arg;
     struct wask *a = u->ask;
     const struct tarn_place_worker *owner = tarn_place_find(ask_place(u->worker), a->ids[a->at]);
+    uint64_t received = tarn_rpc_received(&a->req);
 
-    if (owner && owner->alive) /* one that lets another question wait may be busy */
+    a->silent = received == a->received ? a->silent + 1 : 0;
+    a->received = received;
+    if (owner && owner->alive && !ask_silent(a))
         tarn_timer_start(u->worker->args.loop, t, ASK_WATCH_NS, ask_watch, u);
     else
         tarn_rpc_cancel(&a->req);
@@ -230,13 +290,22 @@ static uint32_t ask_ahead(const struct wunit *u)
     return ahead;
 }
 
+/* Of the store. */
+static uint64_t ask_timeout_ns(const struct wunit *u)
+{
+    struct tarn_ufs *ufs = wloc_store(u->worker, u->loc);
+
+    return ufs ? tarn_ufs_timeout_ns(ufs) : ASK_STORE_NS;
+}
+
 static void ask_send(struct wunit *u, struct tarn_rpc_client *rpc)
 {
     Tarn__Wire__UfsVersion version = TARN__WIRE__UFS_VERSION__INIT;
     Tarn__Wire__Locator locator = TARN__WIRE__LOCATOR__INIT;
     Tarn__Wire__ReadRequest msg = TARN__WIRE__READ_REQUEST__INIT;
     struct wask *a = u->ask;
-    struct tarn_ufs *ufs = wloc_store(u->worker, u->loc);
+    struct tarn_loop *loop = u->worker->args.loop;
+    uint64_t now = tarn_loop_now_ns(loop);
 
     wloc_tell(u->loc, &locator, &version);
     msg.locator = &locator;
@@ -248,16 +317,18 @@ static void ask_send(struct wunit *u, struct tarn_rpc_client *rpc)
     a->req = (struct tarn_rpc_req){.method = TARN_RPC_read,
                                    .msg = &msg.base,
                                    .no_retry = true,
-                                   .timeout_ns = ASK_NS,
+                                   .timeout_ns = TARN_MAX(a->until_ns, now + ASK_NS) - now,
                                    .cb = ask_done,
                                    .arg = u};
     if (a->plain) {
         msg.ahead = ask_ahead(u);
-        a->req.timeout_ns = (ufs ? tarn_ufs_timeout_ns(ufs) : ASK_STORE_NS) + ASK_MORE_NS;
-        tarn_timer_start(u->worker->args.loop, &a->watch, ASK_WATCH_NS, ask_watch, u);
+        a->req.timeout_ns = ask_timeout_ns(u) + ASK_MORE_NS;
     }
     u->worker->counts.peer_asks++;
     tarn_rpc_start(rpc, &a->req);
+    a->silent = 0;
+    a->received = tarn_rpc_received(&a->req);
+    tarn_timer_start(loop, &a->watch, ASK_WATCH_NS, ask_watch, u);
 }
 
 static void ask_next(struct wunit *u)
@@ -289,6 +360,8 @@ bool wask_start(struct wunit *u)
     ask_list(u, &a);
     if (a.n == 0)
         return false;
+    /* From when it began to wait on, so that the store has the other half. */
+    a.until_ns = u->queued_ns + ask_timeout_ns(u) / 2;
     u->ask = tarn_xnew(struct wask);
     *u->ask = a;
     wunit_asking(u);
@@ -298,7 +371,9 @@ bool wask_start(struct wunit *u)
 
 void wask_cancel(struct wunit *u)
 {
-    if (u->ask)
+    if (u->ask && u->ask->paused)
+        tarn_timer_start(u->worker->args.loop, &u->ask->watch, 0, ask_again, u);
+    else if (u->ask)
         tarn_rpc_cancel(&u->ask->req);
 }
 

@@ -348,6 +348,8 @@ void wunit_failed(struct wunit *u, int rc)
         worker_report_changed(w, u->loc, rc);
     if (u->keep)
         tarn_tier_unreserve(w->args.tier, u->len_bytes);
+    if (u->late && tarn_err_of_store(rc)) /* a worker may have it, and will have time */
+        rc = -TARN_E_BUSY;
     unit_finish(u, rc);
 }
 

@@ -86,6 +86,7 @@ struct wunit {
     bool forward;             /* a reader here wants it: an owner may be asked to fetch it */
     bool wanted;              /* somebody wants it kept although it is not ours */
     bool expired;             /* ended by `timer` */
+    bool late;                /* who may have it was given up because it was busy, or silent */
     int kept_rc;              /* why the bytes are not in the tier, or 0 */
     uint64_t queued_ns;       /* loop time */
     struct tarn_timer timer;  /* of one that had to queue: no progress */

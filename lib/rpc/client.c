@@ -283,6 +283,12 @@ void tarn_rpc_cancel(struct tarn_rpc_req *req)
     req_end_later(req, -TARN_E_CANCELLED);
 }
 
+uint64_t tarn_rpc_received(const struct tarn_rpc_req *req)
+{
+    TARN_ASSERT(req->client && req->client->magic == CLIENT_MAGIC);
+    return req->client->link.received;
+}
+
 /* ---- answers
  * ------------------------------------------------------------------------------------- */
 

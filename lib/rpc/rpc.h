@@ -163,6 +163,9 @@ int tarn_rpc_client_new(const struct tarn_rpc_client_args *args, struct tarn_rpc
 /* Sent at once when connected, else as soon as it is, within the deadline. */
 void tarn_rpc_start(struct tarn_rpc_client *c, struct tarn_rpc_req *req);
 void tarn_rpc_cancel(struct tarn_rpc_req *req); /* cb follows with CANCELLED; the peer is told */
+/* Bytes that ever came on the connection of a request under way, of whatever; another connection
+ * counts anew. Who waits for a large answer learns whether the peer sends anything at all. */
+uint64_t tarn_rpc_received(const struct tarn_rpc_req *req);
 /*
  * Frees what the answer left in a `req` that is not under way; inside cb it also says that `req`
  * may be gone when cb returns.

@@ -490,6 +490,150 @@ static void owner_dies(void **state)
     cl_fini(&c);
 }
 
+/* ---- an owner that has much to do -------------------------------------------------------------
+ */
+
+struct slow {
+    struct tarn_rpc_server *server;
+    const char *addr;           /* that of the worker in whose place it is */
+    struct liar truth;          /* what it says when it has time */
+    unsigned busy;              /* questions that are answered with BUSY */
+    bool hold;                  /* the next question waits */
+    struct tarn_rpc_call *held; /* that does */
+};
+
+static void slow_read(void *ctx, struct tarn_rpc_call *call)
+{
+    struct slow *s = ctx;
+
+    if (s->hold) {
+        s->hold = false;
+        s->held = call;
+    } else if (s->busy > 0) {
+        s->busy--;
+        tarn_rpc_reply(call, -TARN_E_BUSY, NULL, NULL, 0, 0);
+    } else {
+        liar_read(&s->truth, call);
+    }
+}
+
+/* In the place of nodes[1]. */
+static void slow_init(struct cluster *c, struct slow *s)
+{
+    struct tarn_rpc_server_args args = {.rng = tarn_rng_system(), .cluster_id = RIG_TEXT};
+
+    *s = (struct slow){.truth.how = 4};
+    cl_init(c, 2, FIVE, 0);
+    args.loop = c->loop;
+    assert_int_equal(tarn_rpc_server_new(&args, &s->server), 0);
+    tarn_rpc_server_handle(s->server, TARN_RPC_read, slow_read, s);
+    s->addr = c->nodes[1].addr;
+    assert_int_equal(tarn_rpc_server_listen(s->server, "127.0.0.1:0", &c->nodes[1].addr), 0);
+    cl_settled(c);
+}
+
+static void slow_fini(struct cluster *c, struct slow *s)
+{
+    unsigned gone = 0;
+
+    c->nodes[1].addr = s->addr;
+    cl_settled(c);
+    tarn_rpc_server_stop(s->server, count, &gone);
+    turns_until(c->loop, &gone, 1);
+    tarn_rpc_server_free(&s->server);
+    cl_fini(c);
+}
+
+/* It is asked again until it has time: the store is not asked. */
+static void owner_busy(void **state)
+{
+    struct cluster c;
+    struct slow s;
+    struct obj o;
+
+    (void)state;
+    slow_init(&c, &s);
+    cl_object(&c, 1, 0, &o);
+    cl_forget(&c);
+    s.busy = 3;
+    assert_int_equal(node_read(&c, 0, &o, 0, MIB, NULL), 0);
+    assert_int_equal(s.busy, 0);
+    assert_int_equal(s.truth.asked, 1);
+    assert_int_equal(cl_gets(&c), 0);
+    slow_fini(&c, &s);
+}
+
+/* Its answer takes long, and it sends others meanwhile: it is waited for, and nobody leaves it
+ * alone. */
+static void owner_late(void **state)
+{
+    struct op op, other[7];
+    struct cluster c;
+    struct slow s;
+    struct obj o, p;
+
+    (void)state;
+    slow_init(&c, &s);
+    cl_object(&c, 1, 0, &o);
+    cl_forget(&c);
+    s.hold = true;
+    op_start(&op, &c.nodes[0].rig, &o, 0, MIB, 0);
+    for (unsigned i = 0; i < 7; i++) {
+        turns_for(c.loop, 200 * TARN_NS_PER_MS);
+        cl_object(&c, 1, 1 + i / 2, &p); /* another group each time: what came lingers */
+        op_start(&other[i], &c.nodes[0].rig, &p, i % 2 ? 4 * MIB : 0, MIB, 0);
+        turns_until(c.loop, &other[i].done, 1);
+        assert_int_equal(other[i].rc, 0);
+    }
+    assert_int_equal(op.done, 0);
+    liar_read(&s.truth, s.held);
+    turns_until(c.loop, &op.done, 1);
+    assert_true(op.rc == 0 && !op.wrong);
+    assert_int_equal(cl_gets(&c), 0);
+    slow_fini(&c, &s);
+}
+
+/* It has no time at all, and the store fails: that passes. */
+static void owner_busy_and_no_store(void **state)
+{
+    static const enum srv_action deny[] = {SRV_DENY, SRV_DENY, SRV_DENY, SRV_DENY};
+    struct cluster c;
+    struct slow s;
+    struct obj o;
+
+    (void)state;
+    slow_init(&c, &s);
+    cl_object(&c, 1, 0, &o);
+    cl_forget(&c);
+    srv_script(c.srv, deny, TARN_ARRAY_LEN(deny));
+    s.busy = 1000;
+    assert_int_equal(node_read(&c, 0, &o, 0, MIB, NULL), -TARN_E_BUSY);
+    assert_true(cl_gets(&c) >= 1 && s.busy < 998);
+    s.busy = 0; /* who answered is asked */
+    assert_int_equal(node_read(&c, 0, &o, 0, MIB, NULL), 0);
+    slow_fini(&c, &s);
+}
+
+/* A pause is no reason to wait at the end. */
+static void owner_busy_at_the_end(void **state)
+{
+    struct cluster c;
+    struct slow s;
+    struct obj o;
+    struct op op;
+
+    (void)state;
+    slow_init(&c, &s);
+    cl_object(&c, 1, 0, &o);
+    s.busy = 1000;
+    op_start(&op, &c.nodes[0].rig, &o, 0, MIB, 0);
+    turns_for(c.loop, 100 * TARN_NS_PER_MS);
+    tarn_worker_stop(c.nodes[0].rig.worker, count, &c.nodes[0].rig.stopped);
+    turns_until(c.loop, &op.done, 1);
+    assert_int_equal(op.rc, -TARN_E_SHUTDOWN);
+    slow_fini(&c, &s);
+}
+
 /* ---- loads ------------------------------------------------------------------------------------
  */
 
@@ -724,6 +868,10 @@ int main(void)
         cmocka_unit_test(cached_only_verifies),
         cmocka_unit_test(damaged_answer),
         cmocka_unit_test(owner_dies),
+        cmocka_unit_test(owner_busy),
+        cmocka_unit_test(owner_late),
+        cmocka_unit_test(owner_busy_and_no_store),
+        cmocka_unit_test(owner_busy_at_the_end),
         cmocka_unit_test(fills),
         cmocka_unit_test(store_replaced),
         cmocka_unit_test(copies),

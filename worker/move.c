@@ -8,7 +8,7 @@
  *               -> wanted: read back and compare -> (tokens of the bandwidth) -> take -> kept
  *               -> all owners have it: ours goes, or stays as a copy, as far as `copies` says
  *               -> somebody has no room, does not answer, or has not heard yet that it is an
- *                  owner: left, tried again later
+ *                  owner, or ours cannot be read now: left, tried again later
  *
  * A worker that drains keeps a group until its owner has it, and then drops it. What is not whole
  * (a bad granule was found) is not worth handing over: who owns it fetches it.
@@ -332,8 +332,8 @@ static void item_read(struct tarn_tier_op *op, int rc)
     uint64_t all = ~0ull >> (TARN_GROUP_GRANULES - tarn_div_up(it->len_bytes, TARN_GRANULE_BYTES));
 
     if (it->move->state == MOVE_STOPPED || rc < 0 || op->granules != all) {
-        it->n = it->at; /* evicted, damaged or unreadable: there is nothing to hand over */
-        it->failed |= it->move->state == MOVE_STOPPED;
+        it->n = it->at; /* evicted or damaged: there is nothing to hand over */
+        it->failed |= it->move->state == MOVE_STOPPED || (rc < 0 && rc != -TARN_E_NOT_CACHED);
         item_end(it);
         return;
     }

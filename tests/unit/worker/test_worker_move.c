@@ -2,11 +2,13 @@
 /* Handing over: what take accepts, and the walk that offers what others own. */
 #include "tests/unit/worker/cluster_rig.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "lib/base/fault.h"
 #include "lib/base/hash.h"
 
 #define FIVE (5 * MIB) /* two groups */
@@ -363,6 +365,37 @@ static void damaged(void **state)
     cl_fini(&c);
 }
 
+/* What cannot be read now is not handed over, and stays until it can. */
+static void unreadable(void **state)
+{
+    static const int why[] = {-EMFILE, -TARN_E_NO_MEMORY};
+    struct tarn_move_counts counts;
+    struct cluster c;
+    struct obj o;
+
+    (void)state;
+    for (unsigned i = 0; i < TARN_ARRAY_LEN(why); i++) {
+        cl_init(&c, 2, FIVE, 0);
+        cl_settled(&c);
+        cl_object(&c, 0, 0, &o);
+        node_fill(&c, 0, &o);
+        tarn_fault_arm(TARN_FAULT_disk_read, 0, 2, why[i]);
+        c.nodes[0].state = TARN_WORKER_DRAINING;
+        cl_topology(&c, 0, 1);
+        tarn_move_topology(c.nodes[0].move);
+        turns_for(c.loop, 2 * CL_LINGER_NS);
+        tarn_move_counts(c.nodes[0].move, &counts);
+        assert_false(counts.settled);
+        assert_int_equal(counts.left_bytes, FIVE);
+        assert_int_equal(cl_cached(&c, 0, &o), FIVE);
+        if (i == 0)
+            until_settled(&c, 0); /* tried again by itself */
+        assert_int_equal(cl_cached(&c, 1, &o), i == 0 ? FIVE : 0);
+        tarn_fault_reset();
+        cl_fini(&c);
+    }
+}
+
 /* Topologies that come and go, of which some see the one and some the other, while everybody reads
  * and hands over: each byte is right, and in the end everything is where it belongs. */
 static void storm(void **state)
@@ -431,7 +464,7 @@ int main(void)
         cmocka_unit_test(share),          cmocka_unit_test(drains),
         cmocka_unit_test(back_and_forth), cmocka_unit_test(no_room),
         cmocka_unit_test(replicas),       cmocka_unit_test(damaged),
-        cmocka_unit_test(storm),
+        cmocka_unit_test(unreadable),     cmocka_unit_test(storm),
     };
 
     return cmocka_run_group_tests_name("worker_move", tests, NULL, NULL);

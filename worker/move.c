@@ -68,6 +68,8 @@ struct item {
     uint64_t ids[TARN_PLACE_PICK_MAX]; /* owners */
     unsigned n, at;
     struct tarn_buf *buf; /* its bytes, once they are wanted */
+    uint64_t tag;         /* of them; before: of the file */
+    uint32_t level;       /* the same */
     struct tarn_tier_op op;
     struct tarn_rpc_req req;
 };
@@ -326,6 +328,14 @@ static void move_note_full(struct tarn_move *m, uint64_t id)
     m->full_at++;
 }
 
+/* Now, while the bytes are there: by the time they are sent the file may be gone, or another. */
+static void item_note(struct item *it)
+{
+    it->tag = 0;
+    (void)tarn_tier_file_tag(it->file, &it->tag); /* false: there is nothing to hand over */
+    it->level = tarn_tier_file_level(it->file);
+}
+
 static void item_read(struct tarn_tier_op *op, int rc)
 {
     struct item *it = op->arg;
@@ -338,6 +348,7 @@ static void item_read(struct tarn_tier_op *op, int rc)
         return;
     }
     it->buf->len = it->len_bytes;
+    item_note(it);
     item_next(it);
 }
 
@@ -391,14 +402,12 @@ static void item_send(struct item *it, struct tarn_rpc_client *rpc)
 {
     Tarn__Wire__TakeRequest msg = TARN__WIRE__TAKE_REQUEST__INIT;
     const tarn_cid_t *cid = tarn_tier_file_cid(it->file);
-    uint64_t tag = 0;
 
-    (void)tarn_tier_file_tag(it->file, &tag); /* gone meanwhile: its bytes were of that tag */
     msg.cid = tarn_wire_bytes(cid->b, sizeof(cid->b));
     msg.length = tarn_tier_file_length(it->file);
     msg.group = it->group;
-    msg.level = tarn_tier_file_level(it->file);
-    msg.tag = tag;
+    msg.level = it->level;
+    msg.tag = it->tag;
     msg.replicas = tarn_tier_file_replicas(it->file);
     if (it->buf) {
         msg.granules = it->op.granules;
@@ -497,6 +506,7 @@ static void item_start(struct tarn_move *m, struct tarn_tier_file *f, uint32_t g
     for (unsigned i = 0; i < it->n; i++)
         it->ids[i] = owners[i]->id;
     it->failed = it->n == 0; /* nobody owns anything */
+    item_note(it);
     m->running++;
     item_next(it);
 }

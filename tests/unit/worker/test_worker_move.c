@@ -396,6 +396,100 @@ static void unreadable(void **state)
     }
 }
 
+struct taker {
+    unsigned asked, got; /* questions; groups with their bytes */
+    uint64_t tag[2];     /* of those */
+    uint32_t level[2];
+};
+
+static void taker_take(void *ctx, struct tarn_rpc_call *call)
+{
+    const Tarn__Wire__TakeRequest *req = (const Tarn__Wire__TakeRequest *)call->request;
+    Tarn__Wire__TakeResponse resp = TARN__WIRE__TAKE_RESPONSE__INIT;
+    struct taker *t = ctx;
+
+    t->asked += !call->payload;
+    if (call->payload) {
+        assert_in_range(t->got, 0, 1);
+        t->tag[t->got] = req->tag;
+        t->level[t->got++] = req->level;
+        resp.kept = true;
+    }
+    tarn_rpc_reply(call, 0, &resp.base, NULL, 0, 0);
+}
+
+static void dropped(struct tarn_tier_op *op, int rc)
+{
+    assert_int_equal(rc, 0);
+    ++*(unsigned *)op->arg;
+}
+
+static void drop(struct cluster *c, unsigned i, struct obj *o)
+{
+    unsigned done = 0;
+    struct tarn_tier_op op = {
+        .file = tarn_tier_file_find(c->nodes[i].rig.tier, &o->cid), .cb = dropped, .arg = &done};
+
+    assert_non_null(op.file);
+    tarn_tier_drop(c->nodes[i].rig.tier, &op);
+    turns_until(c->loop, &done, 1);
+    tarn_tier_file_put(&op.file);
+}
+
+static void stopped(void *arg)
+{
+    ++*(unsigned *)arg;
+}
+
+/* Bytes go under the tag and the level that they had when they were read, whatever became of their
+ * file while they waited for their turn. */
+static void tag_of_the_bytes(void **state)
+{
+    struct tarn_rpc_server_args args = {.rng = tarn_rng_system(), .cluster_id = RIG_TEXT};
+    struct tarn_rpc_server *server;
+    struct taker t = {0};
+    struct offer f[2];
+    struct cluster c;
+    unsigned gone = 0;
+    const char *addr;
+    struct obj o;
+
+    (void)state;
+    cl_init(&c, 2, FIVE, 0);
+    cl_settled(&c);
+    cl_object(&c, 0, 0, &o);
+    for (uint32_t i = 0; i < 2; i++) {
+        offer_init(&f[i], &o, i);
+        f[i].msg.tag = 77;
+        assert_int_equal(offer(&c, 0, "worker", &f[i], true), 'k');
+        tarn_buf_unref(&f[i].buf);
+    }
+    args.loop = c.loop;
+    assert_int_equal(tarn_rpc_server_new(&args, &server), 0);
+    tarn_rpc_server_handle(server, TARN_RPC_take, taker_take, &t);
+    addr = c.nodes[1].addr;
+    assert_int_equal(tarn_rpc_server_listen(server, "127.0.0.1:0", &c.nodes[1].addr), 0);
+    c.nodes[0].state = TARN_WORKER_DRAINING;
+    cl_topology(&c, 0, 1);
+    tarn_move_set_rate(c.nodes[0].move, 4 * MIB); /* the second group waits for the first */
+    tarn_move_topology(c.nodes[0].move);
+    turns_until(c.loop, &t.got, 1);
+    turns_for(c.loop, 50 * TARN_NS_PER_MS);
+    assert_int_equal(t.asked, 2);
+    drop(&c, 0, &o);
+    turns_until(c.loop, &t.got, 2);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(t.tag[i], 77);
+        assert_int_equal(t.level[i], TARN_VERIFIED_ETAG);
+    }
+    c.nodes[1].addr = addr;
+    cl_topology(&c, 0, 1);
+    tarn_rpc_server_stop(server, stopped, &gone);
+    turns_until(c.loop, &gone, 1);
+    tarn_rpc_server_free(&server);
+    cl_fini(&c);
+}
+
 /* Topologies that come and go, of which some see the one and some the other, while everybody reads
  * and hands over: each byte is right, and in the end everything is where it belongs. */
 static void storm(void **state)
@@ -464,7 +558,8 @@ int main(void)
         cmocka_unit_test(share),          cmocka_unit_test(drains),
         cmocka_unit_test(back_and_forth), cmocka_unit_test(no_room),
         cmocka_unit_test(replicas),       cmocka_unit_test(damaged),
-        cmocka_unit_test(unreadable),     cmocka_unit_test(storm),
+        cmocka_unit_test(unreadable),     cmocka_unit_test(tag_of_the_bytes),
+        cmocka_unit_test(storm),
     };
 
     return cmocka_run_group_tests_name("worker_move", tests, NULL, NULL);

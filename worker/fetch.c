@@ -388,6 +388,14 @@ static void unit_fetched(struct tarn_ufs_get *g, int rc)
     wunit_arrived(u);
 }
 
+/* Whether an answer is of the object that the unit's other bytes are of, which may have come from
+ * the store as it was opened before, and the cid's. */
+static bool unit_fits(const struct wunit *u, const struct tarn_ufs_get *g)
+{
+    return (u->arrived == 0 || wetag_tag(u->loc, g) == u->tag) &&
+           wetag_check(u->worker, u->loc, g) == 0;
+}
+
 static int unit_data(struct tarn_ufs_get *g, const uint8_t *p, size_t n)
 {
     struct wunit *u;
@@ -397,10 +405,11 @@ static int unit_data(struct tarn_ufs_get *g, const uint8_t *p, size_t n)
     w = u->worker;
     if (n > u->len_bytes - u->arrived)
         return -TARN_E_UFS_LIED;
-    if (u->arrived == 0 && wetag_check(w, u->loc, g) < 0)
+    if (!u->checked && !unit_fits(u, g))
         return -TARN_E_UFS_CHANGED;
-    if (u->arrived == 0) /* readers compare it from the first byte on */
-        u->tag = wetag_tag(u->loc, g);
+    if (!u->checked)
+        u->tag = wetag_tag(u->loc, g); /* readers compare it from the first byte on */
+    u->checked = true;
     memcpy(u->buf->p + u->arrived, p, n);
     u->arrived += (uint32_t)n;
     w->counts.fetched_bytes += n;
@@ -429,6 +438,7 @@ static void unit_fetch(struct wunit *u)
     }
     memcpy(v.etag, etag, strlen(etag) + 1);
     u->ufs = ufs;
+    u->checked = false;
     u->get = (struct tarn_ufs_get){.off_bytes = u->off_bytes + u->arrived,
                                    .len_bytes = u->len_bytes - u->arrived,
                                    .on_data = unit_data,

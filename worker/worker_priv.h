@@ -101,6 +101,7 @@ struct wunit {
     struct tarn_list waiters; /* struct wwait */
     struct tarn_tier_op tier_op;
     struct tarn_ufs *ufs; /* that is asked */
+    bool checked;         /* the answer to `get` is of the right object */
     struct tarn_ufs_get get;
 };
 

@@ -305,6 +305,49 @@ static void replaced_over_restart(void **state)
     srv_stop(&s);
 }
 
+static void closed(void *arg)
+{
+    ++*(unsigned *)arg;
+}
+
+/* Replaced while half of a group had come, and its store was opened anew: not half of each. */
+static void replaced_under_way(void **state)
+{
+    static const enum srv_action stall[] = {SRV_STALL_BODY};
+    const struct srv_object first[] = {{"f", "elist", NULL, body, BIG}};
+    const struct srv_object second[] = {{"f", "elist2", "ehead2", other_body, BIG}};
+    struct tarn_ufs_version v = listed("elist");
+    struct srv *s = srv_start(first, 1);
+    unsigned gone = 0;
+    struct tarn_ufs *old;
+    struct rig r;
+    struct obj o;
+    struct op op;
+
+    (void)state;
+    rig_init(&r, &(struct rig_args){.quota = 128 * MIB});
+    rig_open_s3(&r, 0, s, ",store-id=rig");
+    rig_obj(&r, &o, 0, "f", 3, &v);
+    srv_script(s, stall, 1);
+    op_start(&op, &r, &o, 0, 1000, 0);
+    turns_until(r.loop, &op.done, 1);
+    assert_true(op.rc == 0 && !op.wrong);
+    op_start(&op, &r, &o, 3 * MIB, MIB, 0); /* in the half that does not come */
+    rig_run_for(&r, 50 * TARN_NS_PER_MS);
+    assert_int_equal(op.done, 0);
+    srv_objects(s, second, 1);
+    old = r.store[0];
+    rig_open_s3(&r, 0, s, ",timeout=6s,store-id=rig");
+    tarn_ufs_close(&old, closed, &gone);
+    turns_until(r.loop, &op.done, 1);
+    assert_int_equal(op.rc, -TARN_E_UFS_CHANGED);
+    turns_until(r.loop, &gone, 1);
+    rig_stored(&r);
+    assert_null(tarn_tier_file_find(r.tier, &o.cid));
+    rig_fini(&r);
+    srv_stop(&s);
+}
+
 /* The same where the store agreed with its listing at first, and the other way round. */
 static void replaced_by_a_store_that_agrees(void **state)
 {
@@ -393,6 +436,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(replaced_after_adoption),
         cmocka_unit_test(adopted_outlives_restart),
         cmocka_unit_test(replaced_over_restart),
+        cmocka_unit_test(replaced_under_way),
         cmocka_unit_test(replaced_by_a_store_that_agrees),
         cmocka_unit_test(failures_are_not_kept),
         cmocka_unit_test(cut_bodies),

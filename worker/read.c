@@ -19,7 +19,7 @@
 #include "lib/base/mem.h"
 
 #define PART_TRIES      3
-#define SERVE_BYTES_MAX (256ull << 20) /* of reads for peers in memory; more are BUSY */
+#define SERVE_BYTES_MAX (256ull << 20) /* of answers to peers in memory; more are BUSY */
 
 static void part_start(struct wpart *p);
 
@@ -106,8 +106,6 @@ static void part_fetch(struct wpart *p)
 static void part_drop(struct wpart *p)
 {
     tarn_buf_unref(&p->buf);
-    p->read->worker->serve_bytes -= p->served;
-    p->served = 0;
 }
 
 static void part_again(struct wpart *p)
@@ -169,22 +167,40 @@ static void part_summed(struct tarn_tier_op *op, int rc)
     part_done(p, 0);
 }
 
+/*
+ * Whether there is memory for an answer. It is taken until the peer has read it, so one peer gets
+ * as much as is left for the others; and each gets one answer at a time, so that those who do not
+ * read stop nobody.
+ */
+static bool part_admit(const struct wpart *p)
+{
+    struct wread *r = p->read;
+    size_t mine = tarn_buf_account_bytes(r->account);
+
+    if (!r->admitted)
+        r->admitted =
+            mine == 0 ||
+            tarn_buf_account_bytes(r->worker->serving) + mine + r->len_bytes <= SERVE_BYTES_MAX;
+    return r->admitted;
+}
+
 static void part_tier_read(struct wpart *p)
 {
-    struct tarn_worker *w = p->read->worker;
+    struct wread *r = p->read;
+    struct tarn_worker *w = r->worker;
 
-    if (p->read->cancelled) {
+    if (r->cancelled) {
         part_done(p, -TARN_E_CANCELLED);
         return;
     }
     if (p->read->sums) {
-        if (w->serve_bytes + p->len_bytes > SERVE_BYTES_MAX) {
+        if (!part_admit(p)) {
             part_done(p, -TARN_E_BUSY);
             return;
         }
-        p->served = p->len_bytes;
-        w->serve_bytes += p->len_bytes;
         p->buf = worker_buf(w, p->len_bytes);
+        if (p->buf)
+            tarn_buf_charge(p->buf, r->account);
         p->op = (struct tarn_tier_op){.file = p->read->loc->file,
                                       .group = p->group,
                                       .buf = p->buf,
@@ -269,6 +285,7 @@ void wread_start(struct tarn_worker *w, struct wread *r)
     r->rc = 0;
     r->done = false;
     r->cancelled = false;
+    r->admitted = false;
     while (off < end) {
         struct wpart *p = &r->parts[r->part_count++];
         uint32_t group = wgroup_of(off);
@@ -310,4 +327,5 @@ void wread_fini(struct wread *r)
 {
     for (unsigned i = 0; i < r->part_count; i++)
         part_drop(&r->parts[i]);
+    tarn_buf_account_unref(&r->account);
 }

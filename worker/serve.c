@@ -64,6 +64,8 @@ static void rpc_read_done(struct wread *r, int rc)
         out = read_payload(r, &off);
         rc = out ? 0 : -TARN_E_NO_MEMORY;
     }
+    if (out)
+        tarn_buf_charge(out, r->account);
     for (unsigned i = 0; rc == 0 && i < r->part_count; i++) {
         struct wpart *p = &r->parts[i];
 
@@ -124,6 +126,7 @@ static void worker_read_handler(void *ctx, struct tarn_rpc_call *call)
     rr->read.off_bytes = req->offset / TARN_GRANULE_BYTES * TARN_GRANULE_BYTES;
     rr->read.len_bytes = (uint32_t)(end - rr->read.off_bytes);
     rr->read.sums = true;
+    rr->read.account = tarn_buf_account_ref(tarn_rpc_session_account(call->session, w->serving));
     rr->read.sum = rr->sums;
     rr->read.cached_only = req->cached_only;
     rr->read.own = req->peer && (call->principal.trusted ||

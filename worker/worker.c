@@ -87,6 +87,7 @@ int tarn_worker_new(const struct tarn_worker_args *args, struct tarn_worker **re
     w->bufs = tarn_buf_pool_new(TARN_UNIT_BYTES,
                                 (unsigned)TARN_MIN(w->args.fetch_bytes_max / TARN_UNIT_BYTES, 16u));
     w->reads = tarn_buf_pool_new(TARN_READ_MAX, READS_SPARE_MAX);
+    w->serving = tarn_buf_account_new(NULL);
     tarn_list_init(&w->stores);
     tarn_list_init(&w->lingering);
     tarn_list_init(&w->reports);
@@ -204,6 +205,7 @@ void tarn_worker_free(struct tarn_worker **pw)
     tarn_timer_stop(&w->trim);
     tarn_buf_pool_free(&w->bufs);
     tarn_buf_pool_free(&w->reads);
+    tarn_buf_account_unref(&w->serving); /* answers may be on their way still */
     tarn_htab_fini(&w->units);
     wetags_fini(w);
     tarn_wipe(w->cap_key, sizeof(w->cap_key));

@@ -175,7 +175,6 @@ struct wpart {
     uint32_t len_bytes;
     struct tarn_buf *buf; /* result */
     size_t buf_off;       /* where in it off_bytes is */
-    uint32_t served;      /* bytes in worker->serve_bytes */
     unsigned tries;       /* evicted meanwhile: again */
     enum wsource source;
     uint32_t level; /* of the bytes: enum tarn_verified */
@@ -197,6 +196,8 @@ struct wread {
     bool sums;        /* off and end are granule-aligned: parts come with granule checksums */
     bool cached_only; /* what is in the tier, or NOT_CACHED */
     bool own;         /* for another worker: as wfetch() */
+    struct tarn_buf_account *account; /* of the peer that it is for, with `sums`; referenced */
+    bool admitted;                    /* there was room for it */
     enum tarn_ufs_class cls;
     struct wpart parts[WREAD_PARTS_MAX];
     unsigned part_count, pending;
@@ -258,28 +259,28 @@ struct tarn_worker {
     struct tarn_worker_args args;
     char *cluster_id;
     uint8_t cap_key[32];
-    struct tarn_rpc_server *server; /* says who this is; NULL: not served, or stopped */
-    bool ready;                     /* cap_key and args.id are known */
-    struct tarn_peers *peers;       /* borrowed; NULL: nobody is asked */
-    struct tarn_timer renew;        /* of the capability that other workers are shown */
-    uint32_t copies;                /* what is kept of what others own: 0, 1 or 2 */
-    uint64_t *recent;               /* wrecent_seen(); NULL: not needed yet */
-    struct tarn_move *move;         /* of a member; NULL: none. Not owned */
-    struct tarn_htab units;         /* struct wunit by (cid, group) */
-    struct tarn_list stores;        /* struct wstore */
-    struct tarn_list lingering;     /* LINGERING units, oldest first */
-    struct tarn_buf_pool *bufs;     /* of whole units */
-    struct tarn_buf_pool *reads;    /* of TARN_READ_MAX, for what goes to others */
-    struct tarn_timer trim;         /* runs while one of them has spare memory */
-    struct tarn_htab etags;         /* by cid (etags.c) */
-    struct tarn_list etags_fifo;    /* the same, oldest first */
-    uint64_t fetch_bytes;           /* of units past QUEUED */
-    uint64_t background_bytes;      /* of those, of loads */
-    uint64_t forward_bytes;         /* of those, of WQUEUE_FORWARD */
-    uint64_t progress_ns;           /* loop time at which bytes came last, of any store */
-    uint64_t serve_bytes;           /* of reads for peers, in memory */
-    uint64_t take_bytes;            /* of groups that others hand over, in memory */
-    struct tarn_list reports;       /* struct changed_report under way */
+    struct tarn_rpc_server *server;   /* says who this is; NULL: not served, or stopped */
+    bool ready;                       /* cap_key and args.id are known */
+    struct tarn_peers *peers;         /* borrowed; NULL: nobody is asked */
+    struct tarn_timer renew;          /* of the capability that other workers are shown */
+    uint32_t copies;                  /* what is kept of what others own: 0, 1 or 2 */
+    uint64_t *recent;                 /* wrecent_seen(); NULL: not needed yet */
+    struct tarn_move *move;           /* of a member; NULL: none. Not owned */
+    struct tarn_htab units;           /* struct wunit by (cid, group) */
+    struct tarn_list stores;          /* struct wstore */
+    struct tarn_list lingering;       /* LINGERING units, oldest first */
+    struct tarn_buf_pool *bufs;       /* of whole units */
+    struct tarn_buf_pool *reads;      /* of TARN_READ_MAX, for what goes to others */
+    struct tarn_timer trim;           /* runs while one of them has spare memory */
+    struct tarn_htab etags;           /* by cid (etags.c) */
+    struct tarn_list etags_fifo;      /* the same, oldest first */
+    uint64_t fetch_bytes;             /* of units past QUEUED */
+    uint64_t background_bytes;        /* of those, of loads */
+    uint64_t forward_bytes;           /* of those, of WQUEUE_FORWARD */
+    uint64_t progress_ns;             /* loop time at which bytes came last, of any store */
+    struct tarn_buf_account *serving; /* answers to reads, until they are sent */
+    uint64_t take_bytes;              /* of groups that others hand over, in memory */
+    struct tarn_list reports;         /* struct changed_report under way */
     unsigned report_count;
     uint64_t busy; /* units, reads, fills and reports under way */
     bool pumping;

@@ -70,6 +70,67 @@ struct tarn_buf *tarn_buf_ref(struct tarn_buf *b)
     return b;
 }
 
+/* ---- accounts -------------------------------------------------------------------------------- */
+
+struct tarn_buf_account {
+    _Atomic uint32_t refs;
+    _Atomic size_t bytes;
+    struct tarn_buf_account *parent; /* referenced; NULL: none */
+};
+
+struct tarn_buf_account *tarn_buf_account_new(struct tarn_buf_account *parent)
+{
+    struct tarn_buf_account *a = tarn_xnew(struct tarn_buf_account);
+
+    atomic_init(&a->refs, 1);
+    atomic_init(&a->bytes, 0);
+    a->parent = parent ? tarn_buf_account_ref(parent) : NULL;
+    return a;
+}
+
+struct tarn_buf_account *tarn_buf_account_ref(struct tarn_buf_account *a)
+{
+    TARN_ASSERT(atomic_fetch_add_explicit(&a->refs, 1, memory_order_relaxed) > 0);
+    return a;
+}
+
+void tarn_buf_account_unref(struct tarn_buf_account **pa)
+{
+    struct tarn_buf_account *a = *pa;
+
+    *pa = NULL;
+    while (a && atomic_fetch_sub_explicit(&a->refs, 1, memory_order_acq_rel) == 1) {
+        struct tarn_buf_account *parent = a->parent;
+
+        TARN_ASSERT(atomic_load(&a->bytes) == 0);
+        free(a);
+        a = parent;
+    }
+}
+
+size_t tarn_buf_account_bytes(const struct tarn_buf_account *a)
+{
+    return atomic_load_explicit(&a->bytes, memory_order_relaxed);
+}
+
+void tarn_buf_charge(struct tarn_buf *b, struct tarn_buf_account *a)
+{
+    if (b->account)
+        return;
+    b->account = tarn_buf_account_ref(a);
+    for (; a; a = a->parent)
+        atomic_fetch_add_explicit(&a->bytes, b->cap, memory_order_relaxed);
+}
+
+static void buf_discharge(struct tarn_buf *b)
+{
+    for (struct tarn_buf_account *a = b->account; a; a = a->parent)
+        TARN_ASSERT(atomic_fetch_sub_explicit(&a->bytes, b->cap, memory_order_relaxed) >= b->cap);
+    tarn_buf_account_unref(&b->account);
+}
+
+/* ---- the end of a buffer --------------------------------------------------------------------- */
+
 static void pool_put(struct tarn_buf_pool *pool, struct tarn_buf *b);
 
 void tarn_buf_unref(struct tarn_buf **pb)
@@ -79,6 +140,7 @@ void tarn_buf_unref(struct tarn_buf **pb)
     *pb = NULL;
     if (!b || atomic_fetch_sub_explicit(&b->refs, 1, memory_order_acq_rel) != 1)
         return;
+    buf_discharge(b);
     if (b->pool)
         pool_put(b->pool, b);
     else

@@ -10,20 +10,35 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct tarn_buf_account;
 struct tarn_buf_pool;
 
 struct tarn_buf {
-    _Atomic uint32_t refs;      /* references */
-    size_t cap;                 /* bytes at p */
-    size_t len;                 /* bytes valid, set by the filler */
-    uint8_t *p;                 /* 4 KiB aligned */
-    struct tarn_buf_pool *pool; /* where it goes back to, or NULL */
+    _Atomic uint32_t refs;            /* references */
+    size_t cap;                       /* bytes at p */
+    size_t len;                       /* bytes valid, set by the filler */
+    uint8_t *p;                       /* 4 KiB aligned */
+    struct tarn_buf_pool *pool;       /* where it goes back to, or NULL */
+    struct tarn_buf_account *account; /* that it counts in, or NULL */
 };
 
 /* NULL when memory is out: sizes come from peers and stores. */
 struct tarn_buf *tarn_buf_new(size_t cap);
 struct tarn_buf *tarn_buf_ref(struct tarn_buf *b);
 void tarn_buf_unref(struct tarn_buf **b); /* NULL inside is accepted; sets it to NULL */
+
+/*
+ * The memory of buffers that wait somewhere, until the last reference to each is gone. Counted by
+ * reference: an account lives as long as a buffer or another account counts in it. Thread: any.
+ */
+struct tarn_buf_account *tarn_buf_account_new(struct tarn_buf_account *parent); /* or NULL */
+struct tarn_buf_account *tarn_buf_account_ref(struct tarn_buf_account *a);
+void tarn_buf_account_unref(struct tarn_buf_account **a); /* as tarn_buf_unref() */
+/* Of its own buffers and of those of the accounts whose parent it is. */
+size_t tarn_buf_account_bytes(const struct tarn_buf_account *a);
+/* The buffer counts in `a` from now on, unless it counts in one already. The caller has a
+ * reference, and no other thread charges the same buffer. */
+void tarn_buf_charge(struct tarn_buf *b, struct tarn_buf_account *a);
 
 /*
  * Buffers of one large size that are used over and over: fresh memory of that size costs a page

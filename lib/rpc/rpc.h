@@ -92,6 +92,10 @@ void tarn_rpc_server_free(struct tarn_rpc_server **s);
 /* A one-way message to a peer. -TARN_E_BUSY when its queue is full (the session is cut then),
  * CONN_LOST. */
 int tarn_rpc_notify(struct tarn_rpc_session *s, uint32_t method, const ProtobufCMessage *msg);
+/* Borrowed: for the buffers of answers, which wait as long as the peer does not read. Made on the
+ * first call, below `parent`. */
+struct tarn_buf_account *tarn_rpc_session_account(struct tarn_rpc_session *s,
+                                                  struct tarn_buf_account *parent);
 void *tarn_rpc_session_ctx(struct tarn_rpc_session *s);
 void tarn_rpc_session_set_ctx(struct tarn_rpc_session *s, void *ctx);
 void tarn_rpc_session_close(struct tarn_rpc_session *s);

@@ -38,19 +38,20 @@ struct tarn_rpc_server {
 };
 
 struct tarn_rpc_session {
-    uint32_t magic;                  /* SESSION_MAGIC */
-    struct tarn_rpc_server *server;  /* whose it is */
-    struct tarn_list node;           /* tarn_rpc_server.sessions */
-    struct tarn_link link;           /* the connection */
-    unsigned state;                  /* session_state.def */
-    bool trusted;                    /* needs no proof */
-    struct tarn_timer timer;         /* until the handshake is over */
-    struct tarn_handshake shake;     /* what was exchanged */
-    struct tarn_principal principal; /* who it is, once OPEN */
-    struct tarn_htab calls;          /* server_call.hnode, by request id */
-    size_t call_bytes;               /* memory of their requests */
-    void *ctx;                       /* the user's */
-    bool announced;                  /* on_session was called */
+    uint32_t magic;                   /* SESSION_MAGIC */
+    struct tarn_rpc_server *server;   /* whose it is */
+    struct tarn_list node;            /* tarn_rpc_server.sessions */
+    struct tarn_link link;            /* the connection */
+    unsigned state;                   /* session_state.def */
+    bool trusted;                     /* needs no proof */
+    struct tarn_timer timer;          /* until the handshake is over */
+    struct tarn_handshake shake;      /* what was exchanged */
+    struct tarn_principal principal;  /* who it is, once OPEN */
+    struct tarn_htab calls;           /* server_call.hnode, by request id */
+    size_t call_bytes;                /* memory of their requests */
+    struct tarn_buf_account *account; /* of what is sent to it; NULL: nobody asked for one yet */
+    void *ctx;                        /* the user's */
+    bool announced;                   /* on_session was called */
 };
 
 /* One call, from its frame to its answer. */

@@ -248,6 +248,7 @@ static void session_close_cb(struct tarn_link *l, int rc)
         server->on_gone(server->ctx, s);
     tarn_link_fini(&s->link);
     tarn_htab_fini(&s->calls);
+    tarn_buf_account_unref(&s->account);
     s->magic = 0;
     free(s);
     tarn_server_settle(server);
@@ -292,6 +293,16 @@ int tarn_rpc_notify(struct tarn_rpc_session *s, uint32_t method, const ProtobufC
         return -TARN_E_BUSY;
     }
     return tarn_link_send(&s->link, &f, msg, NULL, 0, 0);
+}
+
+struct tarn_buf_account *tarn_rpc_session_account(struct tarn_rpc_session *s,
+                                                  struct tarn_buf_account *parent)
+{
+    TARN_ASSERT(s->magic == SESSION_MAGIC);
+    tarn_loop_assert_mine(s->server->loop);
+    if (!s->account)
+        s->account = tarn_buf_account_new(parent);
+    return s->account;
 }
 
 void *tarn_rpc_session_ctx(struct tarn_rpc_session *s)

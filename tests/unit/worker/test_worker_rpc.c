@@ -11,6 +11,7 @@
 
 #include "lib/base/fault.h"
 #include "lib/base/hash.h"
+#include "lib/rpc/client_priv.h"
 
 struct net {
     struct rig rig;
@@ -181,8 +182,66 @@ static void reads_with_sums(void **state)
     rig_stored(&n.rig);
     read_ranges(&n, &o); /* from the tier */
     assert_int_equal(n.rig.worker->counts.fetches, 3);
-    assert_int_equal(n.rig.worker->serve_bytes, 0);
+    while (tarn_buf_account_bytes(n.rig.worker->serving) > 0) /* until it is written */
+        rig_run_for(&n.rig, TARN_NS_PER_MS);
     net_fini(&n);
+}
+
+#define READS 300u /* of a MiB */
+
+/* Who asks for much and reads nothing takes a bounded share of the memory, until his connection
+ * goes, and the others are served meanwhile. */
+static void one_that_does_not_read(void **state)
+{
+    Tarn__Wire__ReadRequest msg = TARN__WIRE__READ_REQUEST__INIT;
+    struct call *calls = tarn_xcalloc(READS, sizeof(*calls));
+    struct tarn_rpc_client_args cargs = {.rng = tarn_rng_system()};
+    struct tarn_rpc_client *other;
+    unsigned busy = 0, ended = 0;
+    struct tarn_conn *a, *b;
+    struct net n;
+    struct obj o;
+
+    (void)state;
+    net_init(&n, &(struct rig_args){.quota = 64 * MIB}, true);
+    rig_open_dir(&n.rig, 0);
+    rig_put(&n.rig, "f", 4, 8 * MIB);
+    rig_find(&n.rig, &o, 0, "f", 4);
+    rig_read_all(&n.rig, &o, MIB);
+    rig_stored(&n.rig);
+    msg.locator = &o.msg;
+    msg.length = MIB;
+    tarn_conn_pause(n.client->link.conn, true);
+    for (unsigned i = 0; i < READS; i++)
+        call_start(&calls[i], &n, TARN_RPC_read, &msg.base);
+    rig_run_for(&n.rig, 2 * TARN_NS_PER_S);
+    assert_in_range(tarn_buf_account_bytes(n.rig.worker->serving), 64 * MIB, 130 * MIB);
+    cargs.loop = n.rig.loop;
+    assert_int_equal(tarn_conn_pair(n.rig.loop, &a, &b), 0);
+    tarn_rpc_server_serve(n.server, a, true);
+    cargs.conn = b;
+    assert_int_equal(tarn_rpc_client_new(&cargs, &other), 0);
+    for (unsigned i = 0; i < 8; i++) {
+        struct tarn_rpc_client *first = n.client;
+
+        n.client = other;
+        assert_int_equal(net_read(&n, &o, i * MIB, MIB), 0);
+        n.client = first;
+    }
+    tarn_conn_pause(n.client->link.conn, false);
+    for (unsigned i = 0; i < READS; i++) {
+        rig_until(&n.rig, &calls[i].done, 1);
+        assert_true(calls[i].rc == 0 || calls[i].rc == -TARN_E_BUSY);
+        busy += calls[i].rc == -TARN_E_BUSY;
+        call_fini(&calls[i]);
+    }
+    assert_in_range(busy, 100, READS - 100);
+    assert_int_equal(net_read(&n, &o, 0, MIB), 0);
+    tarn_rpc_client_stop(other, net_ended, &ended);
+    rig_until(&n.rig, &ended, 1);
+    tarn_rpc_client_free(&other);
+    net_fini(&n);
+    free(calls);
 }
 
 static void capability(struct net *n, const Tarn__Wire__CapabilityBody *body, const uint8_t *key,
@@ -558,15 +617,11 @@ static void calls_after_stop(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_with_sums),
-        cmocka_unit_test(capabilities),
-        cmocka_unit_test(fills),
-        cmocka_unit_test(fill_without_room),
-        cmocka_unit_test(fill_on_a_dead_disk),
-        cmocka_unit_test(free_under_readers),
-        cmocka_unit_test(one_report_of_a_change),
-        cmocka_unit_test(calls_after_stop),
-        cmocka_unit_test(threads_in_place),
+        cmocka_unit_test(reads_with_sums),    cmocka_unit_test(one_that_does_not_read),
+        cmocka_unit_test(capabilities),       cmocka_unit_test(fills),
+        cmocka_unit_test(fill_without_room),  cmocka_unit_test(fill_on_a_dead_disk),
+        cmocka_unit_test(free_under_readers), cmocka_unit_test(one_report_of_a_change),
+        cmocka_unit_test(calls_after_stop),   cmocka_unit_test(threads_in_place),
     };
 
     if (argc > 1)

@@ -198,6 +198,38 @@ static void test_list(void **state)
     check_list(&m, "d");
 }
 
+/* Counted until the last reference goes, in the account and in the one above; once each. */
+static void test_buf_account(void **state)
+{
+    struct tarn_buf_account *all = tarn_buf_account_new(NULL), *one = tarn_buf_account_new(all);
+    struct tarn_buf_account *two = tarn_buf_account_new(all);
+    struct tarn_buf_pool *pool = tarn_buf_pool_new(5000, 2);
+    struct tarn_buf *a = tarn_buf_new(100), *b = tarn_buf_pool_get(pool), *other;
+
+    (void)state;
+    tarn_buf_charge(a, one);
+    tarn_buf_charge(b, two);
+    tarn_buf_charge(b, one); /* counts already */
+    assert_int_equal(tarn_buf_account_bytes(one), 100);
+    assert_int_equal(tarn_buf_account_bytes(two), 5000);
+    assert_int_equal(tarn_buf_account_bytes(all), 5100);
+    other = tarn_buf_ref(a);
+    tarn_buf_unref(&a);
+    assert_int_equal(tarn_buf_account_bytes(one), 100);
+    tarn_buf_unref(&other);
+    assert_int_equal(tarn_buf_account_bytes(one), 0);
+    tarn_buf_unref(&b);
+    assert_int_equal(tarn_buf_account_bytes(all), 0);
+    b = tarn_buf_pool_get(pool); /* one that was used counts nowhere */
+    tarn_buf_charge(b, one);
+    tarn_buf_account_unref(&all);
+    tarn_buf_account_unref(&one); /* lives on with the buffer */
+    tarn_buf_unref(&b);
+    tarn_buf_account_unref(&two);
+    tarn_buf_account_unref(&two); /* NULL is accepted */
+    tarn_buf_pool_free(&pool);
+}
+
 static void test_buf(void **state)
 {
     static const size_t caps[] = {0, 1, 4095, 4096, 4097, 1 << 20};
@@ -366,6 +398,7 @@ int base_run_containers(void)
         cmocka_unit_test(test_htab_remove_absent),
         cmocka_unit_test(test_list),
         cmocka_unit_test(test_buf),
+        cmocka_unit_test(test_buf_account),
         cmocka_unit_test(test_buf_pool),
         cmocka_unit_test(test_buf_fault),
         cmocka_unit_test(test_buf_threads),

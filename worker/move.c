@@ -13,8 +13,8 @@
  * A worker that drains keeps a group until its owner has it, and then drops it. What is not whole
  * (a bad granule was found) is not worth handing over: who owns it fetches it.
  *
- * How many workers are to hold a file is known where a locator told so since the start. Where
- * nobody did, its owner is offered it, but who would be its first replica keeps it.
+ * How many workers are to hold a file is kept with it in the tier, as a locator told. Where nobody
+ * did, its owner is offered it, but who would be its first replica keeps it.
  *
  * What is given up stays for as long as a worker may live with an older topology: one that takes
  * itself for the owner still asks us for it.
@@ -22,7 +22,7 @@
  * A fetch that began before the topology may end behind the walk, and a peer with an older one may
  * still have us fetch what is another's: such strays are waited for, and walked for once more.
  *
- * Nothing here is remembered over a restart: the walk of the next topology does it all again, and
+ * Nothing else is remembered over a restart: the walk of the next topology does it all again, and
  * costs a question per group.
  */
 #include <stdlib.h>

@@ -240,6 +240,18 @@ static int loc_version(const Tarn__Wire__UfsVersion *v, struct tarn_ufs_version 
     return 0;
 }
 
+/*
+ * A reader may know of fewer than a load asked for: it takes nothing back. Where bytes are cached
+ * and nobody knows for how many, one reader's "one" is not known to be all.
+ */
+static void loc_replicas(struct wloc *loc)
+{
+    uint32_t known = tarn_tier_file_replicas(loc->file), wanted = TARN_MAX(loc->replicas, 1u);
+
+    if (wanted > known && (wanted > 1 || tarn_tier_file_cached(loc->file) == 0))
+        tarn_tier_file_set_replicas(loc->file, wanted);
+}
+
 int wloc_new(struct tarn_worker *w, const Tarn__Wire__Locator *l, struct wloc **ret)
 {
     const char *isolation = NULL;
@@ -276,10 +288,8 @@ int wloc_new(struct tarn_worker *w, const Tarn__Wire__Locator *l, struct wloc **
     }
     if (w->args.tier)
         loc->file = tarn_tier_file_get(w->args.tier, &loc->cid, loc->ufs.size_bytes);
-    /* A reader may know of fewer than a load asked for. */
     if (loc->file)
-        tarn_tier_file_set_replicas(
-            loc->file, TARN_MAX(TARN_MAX(loc->replicas, 1u), tarn_tier_file_replicas(loc->file)));
+        loc_replicas(loc);
     *ret = loc;
     return 0;
 }

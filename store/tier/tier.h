@@ -155,6 +155,7 @@ struct tarn_tier_op {
     uint8_t kind;            /* the tier's: what was asked for */
     uint8_t first;           /* the tier's: read: the first granule asked for */
     uint8_t flags;           /* the tier's */
+    uint8_t replicas;        /* the tier's: of the file, for the record */
     uint32_t atime_s;        /* the tier's: seconds since 1970, for the record */
     uint64_t bad;            /* the tier's: granules whose checksum did not match */
     tarn_tier_step_fn *work; /* the tier's: runs on the disk's pool */
@@ -221,8 +222,8 @@ const char *tarn_tier_uuid(const struct tarn_tier *t, char ret[TARN_TIER_UUID_TE
  */
 void tarn_tier_set_copies_max(struct tarn_tier *t, uint64_t max_bytes);
 void tarn_tier_group_copy(struct tarn_tier *t, struct tarn_tier_file *f, uint32_t group, bool copy);
-/* How many workers are to hold the file, as far as somebody said; kept in memory while something
- * of the file is present or it is referenced. */
+/* How many workers are to hold the file, as far as somebody said, 8 at most; kept in the index with
+ * what is present of it. Loop's thread. */
 void tarn_tier_file_set_replicas(struct tarn_tier_file *f, uint32_t replicas);
 uint32_t tarn_tier_file_replicas(const struct tarn_tier_file *f); /* 0: unknown */
 

@@ -366,11 +366,6 @@ bool tarn_tier_file_tag(const struct tarn_tier_file *f, uint64_t *ret_tag)
     return true;
 }
 
-void tarn_tier_file_set_replicas(struct tarn_tier_file *f, uint32_t replicas)
-{
-    f->replicas = (uint8_t)TARN_MIN(replicas, UINT8_MAX);
-}
-
 uint32_t tarn_tier_file_replicas(const struct tarn_tier_file *f)
 {
     return f->replicas;

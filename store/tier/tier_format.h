@@ -26,6 +26,7 @@
 #define TARN_TIER_RECORD_HEAD    24u
 #define TARN_TIER_RECORD_MAX     (TARN_TIER_RECORD_HEAD + 8 + 8 * TARN_GROUP_GRANULES + 8)
 #define TARN_TIER_RECORD_PINNED  1u /* a flag */
+#define TARN_TIER_REPLICAS_MAX   8u
 /* Groups have 32-bit numbers. */
 #define TARN_TIER_FILE_MAX ((1ull << 32) * TARN_UNIT_BYTES)
 
@@ -57,7 +58,7 @@ _Static_assert(sizeof(struct tarn_tier_key_bytes) == TARN_TIER_KEY_BYTES, "key")
  * record's own sum follow. */
 struct tarn_tier_record_bytes {
     uint8_t format;     /* 1: without a tag, 2: with one */
-    uint8_t flags;      /* TARN_TIER_RECORD_* */
+    uint8_t flags;      /* TARN_TIER_RECORD_*, and `replicas` above the lowest bit */
     uint8_t level;      /* enum tarn_verified: how far the store vouches for the bytes */
     uint8_t count;      /* sums that follow: bits set in `present` */
     uint8_t atime[4];   /* u32, seconds since 1970, of the last use known */
@@ -77,6 +78,7 @@ struct tarn_tier_format {
 
 struct tarn_tier_record {
     uint8_t flags;                      /* TARN_TIER_RECORD_* */
+    uint8_t replicas;                   /* workers that are to hold the file; 0: nobody said */
     uint8_t level;                      /* enum tarn_verified */
     uint32_t atime_s;                   /* seconds since 1970 */
     uint64_t length;                    /* bytes of the file */

@@ -61,6 +61,7 @@ static void batch_store(struct tarn_kv_batch *b, const struct tarn_tier_op *op, 
 {
     struct tarn_tier_record rec = {
         .flags = op->flags & TIER_OP_PINNED ? TARN_TIER_RECORD_PINNED : 0,
+        .replicas = op->replicas,
         .level = (uint8_t)op->level,
         .atime_s = op->atime_s,
         .length = op->file->length,
@@ -105,7 +106,7 @@ static int batch_keys(struct tarn_tier *t, struct tarn_kv_batch *b, const tarn_c
     return rc;
 }
 
-/* Writes the pinned flag anew. */
+/* Writes anew what holds for the whole file. */
 static void batch_pin(struct tarn_kv_batch *b, const struct tarn_tier_op *op, const uint8_t *key)
 {
     struct tarn_str value = {0};
@@ -114,6 +115,7 @@ static void batch_pin(struct tarn_kv_batch *b, const struct tarn_tier_op *op, co
 
     if (rc == 0 && tarn_tier_record_decode(key, value.p, value.len, &rec) == 0) {
         rec.flags = op->flags & TIER_OP_PINNED ? TARN_TIER_RECORD_PINNED : 0;
+        rec.replicas = op->replicas;
         tarn_tier_index_put(b, key, &rec);
     }
     tarn_str_fini(&value);

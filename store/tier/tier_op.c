@@ -286,6 +286,7 @@ static void store_written(struct tarn_tier_op *op)
     op->atime_s = tarn_tier_now_s(t);
     if (f->pins)
         op->flags |= TIER_OP_PINNED;
+    op->replicas = f->replicas;
     tarn_tier_index_enqueue(op, store_indexed);
 }
 

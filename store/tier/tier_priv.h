@@ -110,7 +110,7 @@ struct tarn_tier_file {
     _Atomic bool seen;     /* the walk after the start met it */
     _Atomic uint8_t level; /* weakest enum tarn_verified of its groups; 0: unknown */
     bool used;             /* Owner: loop. Some of it was verified since the start */
-    uint8_t replicas;      /* Owner: loop. As the user said; 0: nobody did */
+    uint8_t replicas;      /* Owner: loop. As the user said; 0: nobody did. Kept in the index */
 };
 _Static_assert(sizeof(struct tarn_tier_file) + sizeof(struct tier_leaf) +
                        sizeof(struct tier_group) <=

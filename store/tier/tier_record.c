@@ -7,9 +7,10 @@
 #include "lib/base/mem.h"
 #include "store/tier/tier_format.h"
 
-#define RECORD_PLAIN  1 /* no tag */
-#define RECORD_TAGGED 2
-#define RECORD_FLAGS  TARN_TIER_RECORD_PINNED
+#define RECORD_PLAIN          1 /* no tag */
+#define RECORD_TAGGED         2
+#define RECORD_FLAGS          TARN_TIER_RECORD_PINNED
+#define RECORD_REPLICAS_SHIFT 1
 
 void tarn_tier_key_encode(const tarn_cid_t *cid, uint32_t group, uint8_t ret[TARN_TIER_KEY_BYTES])
 {
@@ -40,13 +41,14 @@ size_t tarn_tier_record_encode(const uint8_t key[TARN_TIER_KEY_BYTES],
 {
     struct tarn_tier_record_bytes b = {
         .format = r->tag ? RECORD_TAGGED : RECORD_PLAIN,
-        .flags = r->flags,
+        .flags = (uint8_t)(r->flags | r->replicas << RECORD_REPLICAS_SHIFT),
         .level = r->level,
         .count = (uint8_t)__builtin_popcountll(r->present),
     };
     size_t n = sizeof(b);
 
     TARN_ASSERT(r->present != 0 && (r->flags & ~RECORD_FLAGS) == 0);
+    TARN_ASSERT(r->replicas <= TARN_TIER_REPLICAS_MAX);
     tarn_tier_le_put(b.atime, sizeof(b.atime), r->atime_s);
     tarn_tier_le_put(b.length, sizeof(b.length), r->length);
     tarn_tier_le_put(b.present, sizeof(b.present), r->present);
@@ -71,12 +73,13 @@ size_t tarn_tier_record_encode(const uint8_t key[TARN_TIER_KEY_BYTES],
 static int record_check(const struct tarn_tier_record_bytes *b, uint32_t group,
                         struct tarn_tier_record *r)
 {
-    r->flags = b->flags;
+    r->flags = b->flags & RECORD_FLAGS;
+    r->replicas = b->flags >> RECORD_REPLICAS_SHIFT;
     r->level = b->level;
     r->atime_s = (uint32_t)tarn_tier_le_take(b->atime, sizeof(b->atime));
     r->length = tarn_tier_le_take(b->length, sizeof(b->length));
     r->present = tarn_tier_le_take(b->present, sizeof(b->present));
-    if ((b->flags & ~RECORD_FLAGS) || r->length > TARN_TIER_FILE_MAX ||
+    if (r->replicas > TARN_TIER_REPLICAS_MAX || r->length > TARN_TIER_FILE_MAX ||
         group >= tarn_tier_groups(r->length))
         return -TARN_E_INDEX_CORRUPT;
     if (r->present == 0 || (r->present & ~tarn_tier_group_mask(r->length, group)))

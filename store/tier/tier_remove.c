@@ -264,11 +264,20 @@ void tarn_tier_fix(struct tarn_tier_file *f, uint32_t group, uint64_t bad)
     tarn_tier_index_enqueue(op, fix_done);
 }
 
+/* What holds for the whole file goes into all its records; those to come have it anyway. */
+static void file_record(struct tarn_tier_file *f)
+{
+    struct tarn_tier_op *op = tarn_tier_op_new(f->tier, TIER_PIN, f, 0);
+
+    op->flags = f->pins ? TIER_OP_PINNED : 0;
+    op->replicas = f->replicas;
+    tarn_tier_index_enqueue(op, fix_done);
+}
+
 int tarn_tier_pin(struct tarn_tier *t, struct tarn_tier_file *f, bool pin)
 {
     uint64_t bytes = atomic_load(&f->cached);
     uint32_t pins = f->pins;
-    struct tarn_tier_op *op;
     struct tier_group *g;
 
     tarn_loop_assert_mine(t->loop);
@@ -287,8 +296,18 @@ int tarn_tier_pin(struct tarn_tier *t, struct tarn_tier_file *f, bool pin)
         else if (atomic_load(&g->present) && !g->busy)
             tarn_tier_lru_add(t, g);
     }
-    op = tarn_tier_op_new(t, TIER_PIN, f, 0);
-    op->flags = pin ? TIER_OP_PINNED : 0;
-    tarn_tier_index_enqueue(op, fix_done);
+    file_record(f);
     return 0;
+}
+
+void tarn_tier_file_set_replicas(struct tarn_tier_file *f, uint32_t replicas)
+{
+    uint8_t n = (uint8_t)TARN_MIN(replicas, TARN_TIER_REPLICAS_MAX);
+
+    tarn_loop_assert_mine(f->tier->loop);
+    if (f->replicas == n)
+        return;
+    f->replicas = n;
+    if (atomic_load(&f->cached) > 0)
+        file_record(f);
 }

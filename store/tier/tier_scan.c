@@ -47,6 +47,7 @@ static void scan_take(struct tarn_tier *t, struct index_scan *scan, struct tarn_
 
     if (rec->flags & TARN_TIER_RECORD_PINNED)
         f->pins = 1;
+    f->replicas = TARN_MAX(f->replicas, rec->replicas);
     f->tag = rec->tag;
     tarn_tier_group_set(f, group, rec->present, 0);
     tarn_tier_file_note_level(f, rec->level);

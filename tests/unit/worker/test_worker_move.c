@@ -309,12 +309,15 @@ static void no_room(void **state)
     cl_fini(&c);
 }
 
-/* A locator said two: who is the second keeps its copy. Where nobody said so since the start, the
- * owner is given one, and the second keeps its own all the same. */
+/* A locator said two: who is the second keeps its copy, after a restart too, whatever one says who
+ * only reads. Where nobody said so, the owner is given one, and the second keeps its own all the
+ * same. */
 static void replicas(void **state)
 {
+    struct tarn_tier_info info;
     struct cluster c;
-    struct obj o;
+    struct obj o, p;
+    struct offer f;
 
     (void)state;
     cl_init(&c, 2, FIVE, 0);
@@ -330,11 +333,27 @@ static void replicas(void **state)
     cl_stop_server(&c, 0);
     rig_restart(&c.nodes[0].rig);
     cl_node_serve(&c, 0);
+    cl_object(&c, 1, 1, &p);
+    c.nodes[1].state = 0;
+    cl_topology(&c, 0, 1);
+    for (unsigned i = 0; i < 2; i++) {
+        offer_init(&f, &p, i);
+        assert_int_equal(offer(&c, 0, "worker", &f, true), 'k');
+        tarn_buf_unref(&f.buf);
+    }
+    o.msg.replicas = p.msg.replicas = 1;
+    assert_int_equal(rig_read(&c.nodes[0].rig, &o, 0, MIB), 0);
+    assert_int_equal(rig_read(&c.nodes[0].rig, &p, 0, MIB), 0);
     cl_settled(&c);
     tarn_move_topology(c.nodes[0].move);
     until_settled(&c, 0);
+    turns_for(c.loop, 2 * CL_LINGER_NS);
     assert_int_equal(cl_cached(&c, 0, &o), FIVE);
-    assert_int_equal(cl_cached(&c, 1, &o), FIVE);
+    assert_int_equal(cl_cached(&c, 1, &o), 0);
+    assert_int_equal(cl_cached(&c, 0, &p), FIVE);
+    assert_int_equal(cl_cached(&c, 1, &p), FIVE);
+    tarn_tier_info(c.nodes[0].rig.tier, &info);
+    assert_int_equal(info.copy_bytes, FIVE); /* of p alone */
     cl_fini(&c);
 }
 

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "store/tier/tier_format.h"
+
 static void evicts_cold_first(void **state)
 {
     struct rig *r = *state;
@@ -350,6 +352,18 @@ static void lists_all(void **state)
     assert_int_equal(groups, 203);
     assert_int_equal(part_groups, 22); /* 0 and 2 */
     tarn_tier_check(r->tier);
+    rig_settle(r);
+    rig_close(r);
+    rig_must_open(r, 256 * MIB);
+    for (unsigned nr = 0; nr < 200; nr++) { /* what somebody said outlives a restart */
+        struct tarn_tier_file *f = rig_file(r, nr, 100);
+
+        assert_int_equal(tarn_tier_file_replicas(f), 3);
+        tarn_tier_file_set_replicas(f, 255);
+        assert_int_equal(tarn_tier_file_replicas(f), TARN_TIER_REPLICAS_MAX);
+        tarn_tier_file_put(&f);
+    }
+    rig_settle(r);
 }
 
 int main(void)

@@ -88,12 +88,14 @@ static void record_round_trip(void **state)
         size_t n;
 
         in.tag = i % 2 ? 0x0123456789abcdef : 0;
+        in.replicas = (uint8_t)(i % (TARN_TIER_REPLICAS_MAX + 1));
         n = tarn_tier_record_encode(key, &in, b);
         memset(&out, 0xff, sizeof(out));
         assert_int_equal(b[0], 1 + i % 2);
         assert_int_equal(n, 32 + 8 * (i % 2) + 8 * __builtin_popcountll(masks[i / 2]));
         assert_int_equal(tarn_tier_record_decode(key, b, n, &out), 0);
         assert_int_equal(out.flags, in.flags);
+        assert_int_equal(out.replicas, in.replicas);
         assert_int_equal(out.level, in.level);
         assert_int_equal(out.atime_s, in.atime_s);
         assert_int_equal(out.length, in.length);

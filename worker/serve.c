@@ -140,7 +140,8 @@ static void worker_read_handler(void *ctx, struct tarn_rpc_call *call)
     wread_start(w, &rr->read);
 }
 
-/* Frees and `cached` answer lists of cids in slices, so that the loop is never held for long. */
+/* Lists of cids. Frees end one after the other; `cached` is answered at once, for a look at each
+ * file, or at each group of SEGMENTS_MAX segments at most. */
 struct cid_job {
     struct tarn_worker *worker;
     struct tarn_rpc_call *call;
@@ -246,21 +247,6 @@ static void worker_free_handler(void *ctx, struct tarn_rpc_call *call)
 
 #define SEGMENTS_MAX 65536u /* of one answer */
 
-/* Bytes of a file that are here in one segment. */
-static uint64_t segment_cached(struct tarn_tier_file *f, uint64_t off, uint64_t end)
-{
-    uint64_t bytes = 0;
-
-    if (tarn_tier_file_has(f, off, end - off))
-        return end - off;
-    for (; off < end; off += TARN_GRANULE_BYTES) {
-        uint64_t len = TARN_MIN((uint64_t)TARN_GRANULE_BYTES, end - off);
-
-        bytes += tarn_tier_file_has(f, off, len) ? len : 0;
-    }
-    return bytes;
-}
-
 /* The segments of all files of a question; false when they are too many for an answer. */
 static bool cached_segments(struct tarn_worker *w, const Tarn__Wire__CachedRequest *req,
                             uint32_t *counts, struct tarn_str *ret)
@@ -279,7 +265,8 @@ static bool cached_segments(struct tarn_worker *w, const Tarn__Wire__CachedReque
             continue;
         length = tarn_tier_file_cached(f) > 0 ? tarn_tier_file_length(f) : 0;
         for (uint64_t off = 0; off < length && n <= SEGMENTS_MAX; off += TARN_SEGMENT_BYTES, n++) {
-            uint64_t b = segment_cached(f, off, TARN_MIN(off + TARN_SEGMENT_BYTES, length));
+            uint64_t b =
+                tarn_tier_file_cached_in(f, off, TARN_MIN(TARN_SEGMENT_BYTES, length - off));
 
             counts[i]++;
             tarn_str_add(ret, &b, sizeof(b));

@@ -86,6 +86,8 @@ uint64_t tarn_tier_file_length(const struct tarn_tier_file *f);
 /* Bytes of the file that are present (verified or not yet). Nothing is while the tier is offline.
  */
 uint64_t tarn_tier_file_cached(struct tarn_tier_file *f);
+/* The same of [off, off + len), which begins with a group and ends with one; a look at each. */
+uint64_t tarn_tier_file_cached_in(struct tarn_tier_file *f, uint64_t off, uint64_t len);
 /* True when every byte of [off, off + len) is present. */
 bool tarn_tier_file_has(struct tarn_tier_file *f, uint64_t off, uint64_t len);
 /* True when, besides, all of it was verified since the start. */

@@ -340,6 +340,18 @@ bool tarn_tier_file_has(struct tarn_tier_file *f, uint64_t off, uint64_t len)
     return !tarn_tier_offline(f->tier) && file_covers(f, off, len, false);
 }
 
+uint64_t tarn_tier_file_cached_in(struct tarn_tier_file *f, uint64_t off, uint64_t len)
+{
+    uint64_t end = tarn_div_up(off + len, TARN_UNIT_BYTES), bytes = 0;
+    const struct tier_group *g;
+
+    TARN_ASSERT(off % TARN_UNIT_BYTES == 0 && off + len <= f->length);
+    TARN_ASSERT((off + len) % TARN_UNIT_BYTES == 0 || off + len == f->length);
+    for (uint64_t i = off / TARN_UNIT_BYTES; (g = tarn_tier_group_next(f, &i)) && i < end; i++)
+        bytes += tarn_tier_mask_bytes(f->length, (uint32_t)i, atomic_load(&g->present));
+    return tarn_tier_offline(f->tier) ? 0 : bytes;
+}
+
 bool tarn_tier_file_verified(struct tarn_tier_file *f, uint64_t off, uint64_t len)
 {
     return !tarn_tier_offline(f->tier) && file_covers(f, off, len, true);

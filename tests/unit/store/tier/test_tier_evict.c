@@ -335,6 +335,9 @@ static void lists_all(void **state)
                 assert_true(whole);
                 groups++;
             }
+            assert_int_equal(
+                tarn_tier_file_cached_in(f, 0, TARN_MIN(tarn_tier_file_length(f), 8 * MIB)),
+                TARN_MIN(tarn_tier_file_length(f), 8 * MIB));
             tarn_tier_file_set_replicas(f, 3);
             assert_int_equal(tarn_tier_file_replicas(f), 3);
             if (tarn_tier_file_length(f) > 100) {
@@ -343,6 +346,9 @@ static void lists_all(void **state)
                 rig_settle(r);
                 for (group = 0; tarn_tier_next_group(f, &group, &whole); group++)
                     part_groups += 10 * group + 1;
+                assert_int_equal(tarn_tier_file_cached_in(f, 0, 8 * MIB), 4 * MIB);
+                assert_int_equal(tarn_tier_file_cached_in(f, 4 * MIB, 4 * MIB), 0);
+                assert_int_equal(tarn_tier_file_cached_in(f, 4 * MIB, 5 * MIB), MIB);
             }
             tarn_tier_file_put(&f);
         }

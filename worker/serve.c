@@ -51,6 +51,16 @@ static struct tarn_buf *read_payload(const struct wread *r, size_t *ret_off)
     return out;
 }
 
+/* Whether all parts are of one object: one may have come from the tier before it was dropped, and
+ * another from what the store has now. */
+static bool read_is_one(const struct wread *r)
+{
+    for (unsigned i = 1; i < r->part_count; i++)
+        if (r->parts[i].tag != r->parts[0].tag)
+            return false;
+    return true;
+}
+
 static void rpc_read_done(struct wread *r, int rc)
 {
     struct rpc_read *rr = r->arg;
@@ -60,6 +70,8 @@ static void rpc_read_done(struct wread *r, int rc)
     struct tarn_buf *out = NULL;
     size_t off = 0;
 
+    if (rc == 0 && !read_is_one(r))
+        rc = -TARN_E_UFS_CHANGED;
     if (rc == 0) {
         out = read_payload(r, &off);
         rc = out ? 0 : -TARN_E_NO_MEMORY;
@@ -71,7 +83,7 @@ static void rpc_read_done(struct wread *r, int rc)
 
         source = TARN_MAX(source, p->source);
         resp.level = i ? TARN_MIN(resp.level, p->level) : p->level;
-        resp.tag = p->tag; /* of one file: the same for all */
+        resp.tag = p->tag;
         if (r->own || r->cached_only)
             w->counts.served_bytes += p->len_bytes;
         else

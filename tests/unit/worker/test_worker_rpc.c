@@ -244,6 +244,44 @@ static void one_that_does_not_read(void **state)
     free(calls);
 }
 
+/* Two groups of an object that was replaced between their fetches, and nothing remembers the first
+ * one's ETag: not half of each. */
+static void parts_of_two_objects(void **state)
+{
+    static const enum srv_action late[] = {SRV_OK, SRV_SLOW_DOWN, SRV_SLOW_DOWN};
+    static uint8_t bytes[8 * MIB];
+    const struct srv_object first[] = {{"f", "elist", NULL, bytes, sizeof(bytes)}};
+    const struct srv_object second[] = {{"f", "elist2", "ehead2", bytes, sizeof(bytes)}};
+    struct tarn_ufs_version v = {.size_bytes = sizeof(bytes), .mtime_ns = 1795309323000000000};
+    Tarn__Wire__ReadRequest msg = TARN__WIRE__READ_REQUEST__INIT;
+    struct srv *s = srv_start(first, 1);
+    struct call c;
+    struct net n;
+    struct obj o;
+
+    (void)state;
+    pattern_fill(4, 0, bytes, sizeof(bytes));
+    net_init(&n, &(struct rig_args){0}, true);
+    rig_open_s3(&n.rig, 0, s, "");
+    (void)snprintf(v.etag, sizeof(v.etag), "elist");
+    rig_obj(&n.rig, &o, 0, "f", 4, &v);
+    srv_script(s, late, TARN_ARRAY_LEN(late));
+    msg.locator = &o.msg;
+    msg.offset = 3 * MIB;
+    msg.length = 2 * MIB;
+    call_start(&c, &n, TARN_RPC_read, &msg.base);
+    while (n.rig.worker->counts.fetched_bytes < 4 * MIB)
+        rig_run_for(&n.rig, TARN_NS_PER_MS);
+    assert_int_equal(c.done, 0);
+    srv_objects(s, second, 1);
+    wetags_fini(n.rig.worker); /* as if many others had come since */
+    rig_until(&n.rig, &c.done, 1);
+    assert_int_equal(c.rc, -TARN_E_UFS_CHANGED);
+    call_fini(&c);
+    net_fini(&n);
+    srv_stop(&s);
+}
+
 static void capability(struct net *n, const Tarn__Wire__CapabilityBody *body, const uint8_t *key,
                        int spoil)
 {
@@ -617,11 +655,17 @@ static void calls_after_stop(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_with_sums),    cmocka_unit_test(one_that_does_not_read),
-        cmocka_unit_test(capabilities),       cmocka_unit_test(fills),
-        cmocka_unit_test(fill_without_room),  cmocka_unit_test(fill_on_a_dead_disk),
-        cmocka_unit_test(free_under_readers), cmocka_unit_test(one_report_of_a_change),
-        cmocka_unit_test(calls_after_stop),   cmocka_unit_test(threads_in_place),
+        cmocka_unit_test(reads_with_sums),
+        cmocka_unit_test(one_that_does_not_read),
+        cmocka_unit_test(parts_of_two_objects),
+        cmocka_unit_test(capabilities),
+        cmocka_unit_test(fills),
+        cmocka_unit_test(fill_without_room),
+        cmocka_unit_test(fill_on_a_dead_disk),
+        cmocka_unit_test(free_under_readers),
+        cmocka_unit_test(one_report_of_a_change),
+        cmocka_unit_test(calls_after_stop),
+        cmocka_unit_test(threads_in_place),
     };
 
     if (argc > 1)

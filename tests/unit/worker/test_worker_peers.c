@@ -527,6 +527,7 @@ static void slow_init(struct cluster *c, struct slow *s)
     args.loop = c->loop;
     assert_int_equal(tarn_rpc_server_new(&args, &s->server), 0);
     tarn_rpc_server_handle(s->server, TARN_RPC_read, slow_read, s);
+    tarn_rpc_server_set_worker(s->server, 2);
     s->addr = c->nodes[1].addr;
     assert_int_equal(tarn_rpc_server_listen(s->server, "127.0.0.1:0", &c->nodes[1].addr), 0);
     cl_settled(c);

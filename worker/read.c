@@ -19,6 +19,8 @@
 #include "lib/base/mem.h"
 
 #define PART_TRIES      3
+#define PIPE_BYTES_MIN  (512u << 10)   /* a pipe costs more than copying less */
+#define PIPES_BYTES_MAX (64ull << 20)  /* in answers: each pipe takes two descriptors */
 #define SERVE_BYTES_MAX (256ull << 20) /* of answers to peers in memory; more are BUSY */
 
 static void part_start(struct wpart *p);
@@ -184,6 +186,17 @@ static bool part_admit(const struct wpart *p)
     return r->admitted;
 }
 
+/* Pages of the cache file where they can go to the peer as they are. */
+static struct tarn_buf *part_buf(struct tarn_worker *w, const struct wpart *p)
+{
+    struct tarn_buf *b = NULL;
+
+    if (p->read->part_count == 1 && p->len_bytes >= PIPE_BYTES_MIN && p->tries == 0 &&
+        tarn_buf_account_bytes(w->serving) < PIPES_BYTES_MAX)
+        b = tarn_buf_pipe(p->len_bytes);
+    return b ? b : worker_buf(w, p->len_bytes);
+}
+
 static void part_tier_read(struct wpart *p)
 {
     struct wread *r = p->read;
@@ -198,7 +211,7 @@ static void part_tier_read(struct wpart *p)
             part_done(p, -TARN_E_BUSY);
             return;
         }
-        p->buf = worker_buf(w, p->len_bytes);
+        p->buf = part_buf(w, p);
         if (p->buf)
             tarn_buf_charge(p->buf, r->account);
         p->op = (struct tarn_tier_op){.file = p->read->loc->file,

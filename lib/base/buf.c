@@ -5,16 +5,21 @@
  */
 #include "lib/base/buf.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "lib/base/assert.h"
+#include "lib/base/err.h"
 #include "lib/base/fault.h"
 #include "lib/base/mem.h"
 #include "lib/base/mtx.h"
 
-#define BUF_ALIGN 4096
-#define BUF_HUGE  (2u << 20)
+#define BUF_ALIGN    4096
+#define BUF_HUGE     (2u << 20)
+#define BUF_PIPE_MAX (1u << 20) /* /proc/sys/fs/pipe-max-size, as it is by default */
 
 struct tarn_buf_pool {
     struct tarn_mtx mtx; /* over all below */
@@ -46,13 +51,57 @@ static struct tarn_buf *buf_alloc(size_t cap)
     if (align == BUF_HUGE)
         (void)madvise(b->p, size, MADV_HUGEPAGE); /* slower without */
     b->cap = cap;
+    b->pipe[0] = b->pipe[1] = -1;
     return b;
 }
 
 static void buf_free(struct tarn_buf *b)
 {
+    if (b->pipe[0] >= 0) {
+        (void)close(b->pipe[0]); /* nothing is kept in it */
+        (void)close(b->pipe[1]); /* the same */
+    }
     free(b->p);
     free(b);
+}
+
+struct tarn_buf *tarn_buf_pipe(size_t cap)
+{
+    size_t pages = tarn_div_up(cap, BUF_ALIGN);
+    struct tarn_buf *b;
+    int fd[2];
+
+    if (cap == 0 || cap > BUF_PIPE_MAX || pipe2(fd, O_CLOEXEC | O_NONBLOCK) < 0)
+        return NULL;
+    if (fcntl(fd[1], F_SETPIPE_SZ, (int)(pages * BUF_ALIGN)) < 0) {
+        (void)close(fd[0]); /* nothing was written to it */
+        (void)close(fd[1]); /* the same */
+        return NULL;
+    }
+    b = tarn_xnew(struct tarn_buf);
+    b->cap = cap;
+    b->pipe[0] = fd[0];
+    b->pipe[1] = fd[1];
+    atomic_init(&b->refs, 1);
+    return b;
+}
+
+int tarn_buf_splice(struct tarn_buf *b, int fd, uint64_t off, size_t len)
+{
+    loff_t at = (loff_t)off;
+
+    TARN_ASSERT(b->pipe[1] >= 0 && len <= b->cap - b->len);
+    while (len > 0) {
+        ssize_t n = splice(fd, &at, b->pipe[1], NULL, len, 0);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -TARN_E_EOF;
+        b->len += (size_t)n;
+        len -= (size_t)n;
+    }
+    return 0;
 }
 
 struct tarn_buf *tarn_buf_new(size_t cap)

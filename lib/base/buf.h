@@ -17,13 +17,24 @@ struct tarn_buf {
     _Atomic uint32_t refs;            /* references */
     size_t cap;                       /* bytes at p */
     size_t len;                       /* bytes valid, set by the filler */
-    uint8_t *p;                       /* 4 KiB aligned */
+    uint8_t *p;                       /* 4 KiB aligned; NULL: the bytes are in a pipe */
+    int pipe[2];                      /* its ends: read, write; -1: none */
     struct tarn_buf_pool *pool;       /* where it goes back to, or NULL */
     struct tarn_buf_account *account; /* that it counts in, or NULL */
 };
 
 /* NULL when memory is out: sizes come from peers and stores. */
 struct tarn_buf *tarn_buf_new(size_t cap);
+/*
+ * One whose bytes are pages in a pipe, put there by splice(2) so that they need not be copied: they
+ * can be sent once, from the first on, and nobody looks at them. A place for each page: what is put
+ * in begins at the start of one. NULL: no pipe of that size is to be had (fcntl(2), F_SETPIPE_SZ);
+ * use memory.
+ */
+struct tarn_buf *tarn_buf_pipe(size_t cap);
+/* Puts `len` bytes of a file behind what is in it; waits for the disk. EOF: it ends before; errno
+ * class. */
+int tarn_buf_splice(struct tarn_buf *b, int fd, uint64_t off, size_t len);
 struct tarn_buf *tarn_buf_ref(struct tarn_buf *b);
 void tarn_buf_unref(struct tarn_buf **b); /* NULL inside is accepted; sets it to NULL */
 

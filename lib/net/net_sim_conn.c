@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "lib/base/assert.h"
 #include "lib/base/buf.h"
@@ -319,13 +320,30 @@ static void sim_queue(struct sim_conn *c, const uint8_t *p, size_t n, struct tar
     }
 }
 
+/* What is in a pipe, in memory. */
+static void sim_queue_pipe(struct sim_conn *c, const struct tarn_buf *buf, size_t len)
+{
+    TARN_AUTO_FREE uint8_t *bytes = tarn_xcalloc(1, len);
+    size_t got = 0;
+
+    while (got < len) {
+        ssize_t k = read(buf->pipe[0], bytes + got, len - got);
+
+        TARN_ASSERT(k > 0);
+        got += (size_t)k;
+    }
+    sim_queue(c, bytes, len, NULL);
+}
+
 int tarn_sim_conn_write(struct tarn_conn *base, const void *p, size_t n, struct tarn_buf *payload,
                         size_t off, size_t len)
 {
     struct sim_conn *c = sim_conn_of(base);
 
     sim_queue(c, p, n, NULL);
-    if (len > 0)
+    if (len > 0 && !payload->p)
+        sim_queue_pipe(c, payload, len);
+    else if (len > 0)
         sim_queue(c, payload->p + off, len, payload);
     c->untold = true;
     sim_wake_writer(c);

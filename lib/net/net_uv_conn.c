@@ -20,6 +20,7 @@
  * the user and frees. Nothing else frees a connection, so that callbacks may close it at any time.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,14 +34,16 @@
 
 #define CONN_IOV         64u          /* chunks of one system call */
 #define CONN_CHUNK_BYTES 4096u        /* least room of a chunk that small pieces share */
+#define CONN_PIECE_BYTES (64u << 10)  /* of a pipe, written while the socket is full */
 #define CONN_EAGER_BYTES (256u << 10) /* queued: do not wait for the end of the turn */
 #define CONN_KEEPALIVE_S 60u          /* silence after which the kernel asks a TCP peer */
 
-/* Bytes to be written: copied behind the struct, or a part of `buf`. */
+/* Bytes to be written: copied behind the struct, or a part of `buf`, or what is left in its pipe.
+ */
 struct uv_chunk {
     struct tarn_list node; /* pending or flying */
     struct tarn_buf *buf;  /* reference, or NULL: the bytes are in data */
-    const uint8_t *p;      /* first byte not yet written */
+    const uint8_t *p;      /* first byte not yet written; NULL: in the pipe */
     size_t len;            /* bytes not yet written */
     size_t room;           /* bytes free behind them in data */
     uint8_t data[];        /* copied bytes */
@@ -128,7 +131,8 @@ static void conn_consume(struct uv_conn *c, size_t n)
         struct uv_chunk *k = TARN_LIST_ENTRY(it, struct uv_chunk, node);
         size_t m = TARN_MIN(n, k->len);
 
-        k->p += m;
+        if (k->p)
+            k->p += m;
         k->len -= m;
         n -= m;
         if (k->len > 0)
@@ -148,7 +152,7 @@ static unsigned conn_gather(const struct uv_conn *c, uv_buf_t bufs[CONN_IOV], si
     {
         const struct uv_chunk *k = TARN_LIST_ENTRY(it, struct uv_chunk, node);
 
-        if (n == CONN_IOV)
+        if (n == CONN_IOV || !k->p)
             break;
         bufs[n].base = (char *)(uintptr_t)k->p; /* libuv does not write to it */
         bufs[n++].len = k->len;
@@ -199,15 +203,61 @@ static void conn_fly(struct uv_conn *c)
         tarn_list_push(&c->flying, tarn_list_pop(&c->pending));
 }
 
+/*
+ * The first chunk is in a pipe: moves from there what the socket takes. Where that is nothing, a
+ * piece is read out of the pipe to be written as any other, since libuv tells of room in a socket
+ * by the end of a write alone.
+ */
+static void conn_splice(struct uv_conn *c)
+{
+    struct uv_chunk *k = TARN_LIST_ENTRY(c->pending.next, struct uv_chunk, node), *piece;
+    uv_os_fd_t fd = -1;
+    ssize_t n;
+
+    TARN_ASSERT(uv_fileno(&c->h.handle, &fd) == 0);
+    n = splice(k->buf->pipe[0], NULL, fd, NULL, k->len, SPLICE_F_NONBLOCK | SPLICE_F_MORE);
+    if (n > 0) {
+        conn_consume(c, (size_t)n);
+        return;
+    }
+    piece = n < 0 && errno == EAGAIN ? conn_chunk_new(TARN_MIN(k->len, CONN_PIECE_BYTES)) : NULL;
+    if (piece)
+        n = read(k->buf->pipe[0], piece->data, piece->room);
+    if (!piece || n <= 0) { /* of a pipe that ends, or no memory */
+        c->write_rc = n < 0 && errno != EAGAIN ? tarn_uv_err(-errno) : -TARN_E_NO_MEMORY;
+        free(piece);
+        return;
+    }
+    piece->len = (size_t)n;
+    piece->room = 0;
+    k->len -= (size_t)n;
+    tarn_list_push_front(&c->pending, &piece->node);
+    if (k->len == 0) {
+        tarn_list_del(&k->node);
+        chunk_free(k);
+    }
+}
+
+static bool conn_in_pipe(const struct uv_conn *c)
+{
+    return !TARN_LIST_ENTRY(c->pending.next, struct uv_chunk, node)->p;
+}
+
 /* Hands as much as possible to the kernel. Calls nobody. */
 static void conn_flush(struct uv_conn *c)
 {
     while (!c->writing && c->write_rc == 0 && c->pending_bytes > 0) {
         uv_buf_t bufs[CONN_IOV];
         size_t bytes;
-        unsigned n = conn_gather(c, bufs, &bytes);
-        int rc = uv_try_write(&c->h.stream, bufs, n);
+        unsigned n;
+        int rc;
 
+        if (conn_in_pipe(c)) {
+            conn_splice(c);
+            continue;
+        }
+        n = conn_gather(c, bufs, &bytes);
+        rc = uv_try_write(&c->h.stream, bufs, n);
         if (rc >= 0)
             conn_consume(c, (size_t)rc);
         else if (rc != UV_EAGAIN)
@@ -245,7 +295,7 @@ int tarn_uv_conn_write(struct tarn_conn *base, const void *p, size_t n, struct t
             return -TARN_E_NO_MEMORY;
         }
         tail->buf = tarn_buf_ref(payload);
-        tail->p = payload->p + off;
+        tail->p = payload->p ? payload->p + off : NULL;
         tail->len = len;
     }
     if (head) {

@@ -167,6 +167,7 @@ static int link_write(struct tarn_link *l, struct tarn_buf *buf, size_t off, siz
     int rc;
 
     TARN_ASSERT(len == 0 || (buf && off <= buf->cap && len <= buf->cap - off));
+    TARN_ASSERT(len == 0 || buf->p || (off == 0 && len == buf->len));
     if (l->closing)
         return 0; /* as if lost on the way */
     rc = tarn_list_empty(&l->held) ? link_give(l, &l->out, buf, off, len) : -TARN_E_BUSY;

@@ -190,7 +190,8 @@ void tarn_tier_load(struct tarn_tier *t, struct tarn_tier_op *op);
 /*
  * Reads the granules of `granules` that are present into buf, which begins with the first one asked
  * for, each at its distance from that; with their stored checksums. They are compared on the way,
- * bad ones are dropped and not delivered. Errors as load's.
+ * bad ones are dropped and not delivered. A buffer that is a pipe gets the pages of the file, if
+ * all granules asked for are delivered. Errors as load's.
  */
 void tarn_tier_read(struct tarn_tier *t, struct tarn_tier_op *op);
 /*

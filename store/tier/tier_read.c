@@ -189,6 +189,34 @@ static int load_granules(struct tarn_tier_op *op, const struct tarn_tier_record 
     return rc < 0 ? rc : 0;
 }
 
+/* Compares granules [first, end) in a place of their own, then puts their pages into the pipe. */
+static int splice_run(struct tarn_tier_op *op, const struct tarn_tier_record *rec, int fd,
+                      unsigned first, unsigned end)
+{
+    uint64_t start = (uint64_t)first * TARN_GRANULE_BYTES;
+    uint64_t len = TARN_MIN((uint64_t)end * TARN_GRANULE_BYTES,
+                            tarn_tier_group_bytes(op->file->length, op->group)) -
+                   start;
+    uint8_t *scratch = aligned_alloc(TIER_BLOCK, TARN_GRANULE_BYTES);
+    int rc = scratch ? 0 : -TARN_E_NO_MEMORY;
+
+    for (unsigned i = first; i < end && rc >= 0; i++) {
+        rc = granule_check(op, fd, i, scratch, rec->sums[i], false);
+        op->sums[i] = rc == 1 ? rec->sums[i] : 0;
+        if (rc >= 0)
+            *(rc == 1 ? &op->granules : &op->bad) |= 1ull << i;
+    }
+    free(scratch);
+    if (rc < 0 || op->bad)
+        return TARN_MIN(rc, 0);
+    rc = tarn_buf_splice(op->buf, fd, (uint64_t)op->group * TARN_UNIT_BYTES + start, len);
+    if (rc < 0 && rc != -EIO) { /* there is no way into a pipe: no fault of the disk */
+        op->granules = 0;
+        rc = 0;
+    }
+    return rc;
+}
+
 /* Reads granules [first, end) to `dst` in one call and compares each. */
 static int read_run(struct tarn_tier_op *op, const struct tarn_tier_record *rec, int fd,
                     unsigned first, unsigned end, uint8_t *dst)
@@ -224,8 +252,11 @@ static int read_granules(struct tarn_tier_op *op, const struct tarn_tier_record 
         uint64_t after = ~left & (~0ull << first);
         unsigned end = after ? (unsigned)__builtin_ctzll(after) : TARN_GROUP_GRANULES;
 
-        rc = read_run(op, rec, fd, first, end,
-                      op->buf->p + (size_t)(first - op->first) * TARN_GRANULE_BYTES);
+        if (op->buf->p)
+            rc = read_run(op, rec, fd, first, end,
+                          op->buf->p + (size_t)(first - op->first) * TARN_GRANULE_BYTES);
+        else
+            rc = splice_run(op, rec, fd, first, end);
         left &= after ? ~0ull << end : 0;
     }
     return rc;

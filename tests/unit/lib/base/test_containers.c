@@ -2,13 +2,17 @@
 /* Hash table, list, buffers, state machines. */
 #include "tests/unit/lib/base/base_tests.h"
 
+#include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "lib/base/assert.h"
 #include "lib/base/buf.h"
 #include "lib/base/env.h"
+#include "lib/base/err.h"
 #include "lib/base/fault.h"
 #include "lib/base/hash.h"
 #include "lib/base/htab.h"
@@ -288,6 +292,43 @@ static void test_buf_pool(void **state)
     tarn_buf_pool_free(&pool); /* NULL is accepted */
 }
 
+static void test_buf_pipe(void **state)
+{
+    enum { LEN = 1 << 20 };
+    uint8_t *in = malloc(LEN), *out = malloc(LEN);
+    FILE *f = tmpfile();
+    struct tarn_buf *b;
+
+    (void)state;
+    assert_null(tarn_buf_pipe(0));
+    assert_null(tarn_buf_pipe(LEN + 1)); /* more than a pipe may be */
+    for (size_t i = 0; i < LEN; i++)
+        in[i] = (uint8_t)(i * 7 + i / 4096);
+    assert_int_equal(fwrite(in, 1, LEN, f), LEN);
+    assert_int_equal(fflush(f), 0);
+    b = tarn_buf_pipe(LEN);
+    assert_non_null(b);
+    assert_null(b->p);
+    assert_int_equal(tarn_buf_splice(b, fileno(f), 0, 4096), 0);
+    assert_int_equal(tarn_buf_splice(b, fileno(f), 4096, LEN - 4096), 0);
+    assert_int_equal(b->len, LEN);
+    for (size_t got = 0; got < LEN;) {
+        ssize_t n = read(b->pipe[0], out + got, LEN - got);
+
+        assert_true(n > 0);
+        got += (size_t)n;
+    }
+    assert_memory_equal(in, out, LEN);
+    tarn_buf_unref(&b);
+    b = tarn_buf_pipe(LEN);
+    assert_int_equal(tarn_buf_splice(b, fileno(f), LEN - 5, 6), -TARN_E_EOF);
+    assert_int_equal(tarn_buf_splice(b, -1, 0, 6), -EBADF);
+    tarn_buf_unref(&b); /* with bytes in it */
+    (void)fclose(f);
+    free(in);
+    free(out);
+}
+
 static void test_buf_fault(void **state)
 {
     (void)state;
@@ -400,6 +441,7 @@ int base_run_containers(void)
         cmocka_unit_test(test_buf),
         cmocka_unit_test(test_buf_account),
         cmocka_unit_test(test_buf_pool),
+        cmocka_unit_test(test_buf_pipe),
         cmocka_unit_test(test_buf_fault),
         cmocka_unit_test(test_buf_threads),
         cmocka_unit_test(test_sm),

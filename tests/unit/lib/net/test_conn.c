@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/lib/net/net_test.h"
 
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -479,6 +481,119 @@ static void test_restart_tells_others(void **state)
     net_close(&later);
 }
 
+/* ---- payloads in a pipe ---------------------------------------------------------------------- */
+
+#define PIPE_BYTES (512u << 10)
+#define PIPES      16u
+
+struct pipes {
+    struct net_end end; /* what receives */
+    size_t got;
+    unsigned wrong;
+};
+
+/* A word, then what the n-th pipe has. */
+static uint8_t pipes_byte(size_t at)
+{
+    size_t in = at % (PIPE_BYTES + 4);
+
+    return in < 4 ? (uint8_t) "word"[in] : echo_byte(in - 4 + at / (PIPE_BYTES + 4));
+}
+
+static void pipes_data(struct tarn_conn *c, void *arg, const uint8_t *p, size_t n)
+{
+    struct pipes *r = arg;
+
+    (void)c;
+    for (size_t i = 0; i < n; i++)
+        r->wrong += p[i] != pipes_byte(r->got + i);
+    r->got += n;
+    if (r->got == (PIPE_BYTES + 4) * (size_t)PIPES)
+        tarn_loop_stop(r->end.l);
+}
+
+static void pipes_close(struct tarn_conn *c, void *arg, int rc)
+{
+    struct pipes *r = arg;
+
+    (void)c, (void)rc;
+    r->end.c = NULL;
+}
+
+static unsigned descriptors(void)
+{
+    unsigned n = 0;
+
+    for (int fd = 0; fd < 1024; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+/* Bytes that echo_byte() repeats, so that each pipe can begin elsewhere. */
+static FILE *pipes_file(void)
+{
+    FILE *f = tmpfile();
+
+    assert_non_null(f);
+    for (size_t i = 0; i < 251 * 4096 * 2; i++)
+        (void)fputc(echo_byte(i / 4096 % 251 + i % 4096), f);
+    assert_int_equal(fflush(f), 0);
+    return f;
+}
+
+static void pipes_write(struct tarn_conn *c, FILE *f, unsigned nr)
+{
+    struct tarn_buf *b = tarn_buf_pipe(PIPE_BYTES);
+
+    assert_non_null(b);
+    for (size_t at = 0; at < PIPE_BYTES; at += 4096) /* the page that begins with this byte */
+        assert_int_equal(tarn_buf_splice(b, fileno(f), (at + nr) % 251 * 4096, 4096), 0);
+    assert_int_equal(tarn_conn_write(c, "word", 4, b, 0, PIPE_BYTES), 0);
+    tarn_buf_unref(&b);
+}
+
+static void pipes_run(struct tarn_loop *l)
+{
+    static const struct tarn_conn_ops ops = {.on_data = pipes_data, .on_close = pipes_close};
+    struct pipes r = {.end = {.l = l}};
+    struct tarn_conn *ca = NULL, *cb = NULL;
+    FILE *f = pipes_file();
+    struct net_end a = {.l = l};
+
+    assert_int_equal(tarn_conn_pair(l, &ca, &cb), 0);
+    net_end_start(&a, ca);
+    r.end.c = cb;
+    tarn_conn_start(cb, &ops, &r);
+    tarn_conn_pause(cb, true);
+    for (unsigned i = 0; i < PIPES / 2; i++)
+        pipes_write(ca, f, i);
+    net_run_for(l, 20 * NET_MS); /* the socket is full */
+    tarn_conn_pause(cb, false);
+    for (unsigned i = PIPES / 2; i < PIPES; i++)
+        pipes_write(ca, f, i);
+    net_run(l);
+    assert_int_equal(r.wrong, 0);
+    tarn_conn_pause(cb, true);
+    pipes_write(ca, f, 0); /* and one that does not go out whole */
+    pipes_write(ca, f, 0);
+    net_run_for(l, 20 * NET_MS);
+    net_close(&a);
+    if (r.end.c)
+        tarn_conn_close(r.end.c);
+    net_run_for(l, 20 * NET_MS);
+    (void)fclose(f);
+}
+
+static void test_payloads_in_pipes(void **state)
+{
+    unsigned before;
+
+    pipes_run(*state);
+    before = descriptors();
+    pipes_run(*state);
+    assert_int_equal(descriptors(), before);
+}
+
 int net_test_conn(void)
 {
     const struct CMUnitTest tests[] = {
@@ -500,6 +615,8 @@ int net_test_conn(void)
         NET_TEST_BOTH(test_a_write_in_drain_goes_on),
         NET_TEST_BOTH(test_names),
         NET_TEST_BOTH(test_restart_tells_others),
+        NET_TEST_UV(test_payloads_in_pipes),
+        NET_TEST_SIM(test_payloads_in_pipes),
     };
 
     return cmocka_run_group_tests_name("connections", tests, NULL, NULL);

@@ -18,6 +18,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "lib/base/hash.h"
+
 #include "lib/base/log.h"
 #include "lib/base/str.h"
 #include "lib/base/units.h"
@@ -235,6 +237,39 @@ static void read_finds_what_rots_later(void **state)
     rig_assert_whole(r, 1, MIB);
 }
 
+/* Pages for a peer: they go out whole or not at all. */
+static void pages_are_compared(void **state)
+{
+    struct rig *r = *state;
+    struct tarn_buf *buf = tarn_buf_pipe(3 * TARN_GRANULE_BYTES);
+    uint8_t *bytes = malloc(3 * TARN_GRANULE_BYTES);
+    struct tarn_tier_file *f;
+    struct tarn_tier_op op;
+    char path[512];
+
+    rig_must_open(r, QUOTA);
+    assert_int_equal(rig_fill(r, 1, MIB), 0);
+    rig_data_path(r, 1, path, sizeof(path));
+    f = rig_file(r, 1, MIB);
+    assert_int_equal(rig_read(r, f, 0, 0x38, &op, buf), 0);
+    assert_int_equal(op.granules, 0x38);
+    assert_int_equal(buf->len, 3 * TARN_GRANULE_BYTES);
+    assert_int_equal(read(buf->pipe[0], bytes, 3 * TARN_GRANULE_BYTES), 3 * TARN_GRANULE_BYTES);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(op.sums[3 + i],
+                         tarn_xxh3(bytes + i * TARN_GRANULE_BYTES, TARN_GRANULE_BYTES));
+    tarn_buf_unref(&buf);
+    flip_byte(path, 5 * TARN_GRANULE_BYTES + 7, 1);
+    buf = tarn_buf_pipe(3 * TARN_GRANULE_BYTES);
+    assert_int_equal(rig_read(r, f, 0, 0x38, &op, buf), 0);
+    assert_int_equal(op.granules, 0x18);
+    assert_int_equal(buf->len, 0);
+    assert_false(tarn_tier_file_has(f, 5 * TARN_GRANULE_BYTES, 1));
+    tarn_tier_file_put(&f);
+    tarn_buf_unref(&buf);
+    free(bytes);
+}
+
 /* A manual swap of two files' bytes, and of two records: sums are bound to their place by the
  * record's key. */
 static void swapped_files(void **state)
@@ -370,10 +405,10 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         RIG_TEST(killed_while_storing), RIG_TEST(one_granule),
         RIG_TEST(read_finds_it),        RIG_TEST(read_finds_what_rots_later),
-        RIG_TEST(swapped_files),        RIG_TEST(mixed_tags),
-        RIG_TEST(flips_in_data),        RIG_TEST(flips_in_tables),
-        RIG_TEST(flips_in_logs),        RIG_TEST(flips_in_manifest),
-        RIG_TEST(flips_in_format),
+        RIG_TEST(pages_are_compared),   RIG_TEST(swapped_files),
+        RIG_TEST(mixed_tags),           RIG_TEST(flips_in_data),
+        RIG_TEST(flips_in_tables),      RIG_TEST(flips_in_logs),
+        RIG_TEST(flips_in_manifest),    RIG_TEST(flips_in_format),
     };
 
     tarn_log_set_level(TARN_LOG_ERROR);

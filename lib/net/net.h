@@ -128,9 +128,9 @@ struct tarn_conn_ops {
 void tarn_conn_start(struct tarn_conn *c, const struct tarn_conn_ops *ops, void *arg);
 /*
  * Queues the `n` bytes at `p` (copied), then, if `payload` is not NULL, `len` bytes at `off` of it
- * (a reference is taken, not a copy; of a pipe all of it, once). -TARN_E_BUSY when more than TARN_CONN_WRITE_MAX would be
- * queued: nothing was taken. After a failure of the peer the bytes are dropped and on_close
- * follows.
+ * (a reference is taken, not a copy; of a pipe all of it, once). -TARN_E_BUSY when more than
+ * TARN_CONN_WRITE_MAX would be queued: nothing was taken. After a failure of the peer the bytes are
+ * dropped and on_close follows.
  */
 int tarn_conn_write(struct tarn_conn *c, const void *p, size_t n, struct tarn_buf *payload,
                     size_t off, size_t len);

@@ -170,7 +170,8 @@ uint64_t mname_negative_trust_ms(struct tarn_master *m, tarn_ino_t parent, const
 
     if (mdir_get(m, parent, &d) < 0)
         return 0;
-    ms = trust_ms(m, name_trust_until(m, d, name, len, 0));
+    /* What no store has may be attached at any time, and new names are told to nobody. */
+    ms = d->at == &m->own ? 0 : trust_ms(m, name_trust_until(m, d, name, len, 0));
     mdir_put(&d);
     return TARN_MIN(ms, NEGATIVE_TRUST_NS / TARN_NS_PER_MS);
 }

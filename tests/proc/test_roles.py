@@ -467,7 +467,7 @@ def test_mount_checks_its_line(roles, workdir):
     roles.refused(USAGE, "-o rw", args=mount_args(workdir, "-o", "allow_other,rw"))
     roles.refused(USAGE, "-o noexec", args=mount_args(workdir, "-o", "nosuid,noexec"))
     taken = "ro,nosuid,nodev,noatime,relatime,nodiratime,lazytime,async,_netdev"  # as mount(8) passes them
-    roles.refused(UNREACH, roles.master, args=mount_args(workdir, "-o", taken))
+    roles.refused(UNREACH, roles.master, args=mount_args(workdir, "-o", taken, "--timeout", "1s"))
     roles.refused(USAGE, "--path", args=mount_args(workdir, "--path", "/a/../b"))
     roles.refused(USAGE, "none", args=["mount", f"{workdir}/none"])
     roles.refused(USAGE, "--http-listen", args=["mount", f"{workdir}/mnt", "--http-listen", "0.0.0.0:0"])

@@ -2,10 +2,10 @@
 /*
  * A file's cache state as extended attributes:
  *
- *     user.tarn.cached    part of its bytes that workers have, "0.0000" to "1.0000" (files); no
- * data where that is not known, since one of them is away user.tarn.version   the version that this
- * node stands for (files, directories) user.tarn.workers   ids of those that have any, as far as
- * they answer: "1,3", "" (files)
+ *     user.tarn.cached    part of its bytes that workers have, "0.0000" to "1.0000" (files);
+ *                         "" where that is not known, since one of them is away
+ *     user.tarn.version   the version that this node stands for (files, directories)
+ *     user.tarn.workers   ids of those that have any, as far as they answer: "1,3", "" (files)
  *
  * A local worker is asked at once (its id is 1), those of a cluster through the master.
  */

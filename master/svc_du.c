@@ -6,8 +6,9 @@
  * reached is waited for once, not for each batch, and the answer says that it is partial, unless
  * all bytes were found without it.
  *
- *     du_call -> the run of its path that has not begun, or a new one -> its turn -> the path is
- * resolved -> walk <-> ask the workers -> all calls of the run are answered
+ *     du_call -> the run of its path that has not begun, or a new one
+ *             -> its turn -> the path is resolved -> walk <-> ask the workers
+ *             -> all calls of the run are answered
  *
  * A sum is made once for all who asked before it began. Who comes later waits for the next: the one
  * under way may have passed what was cached just before the question. DU_RUNS_MAX are made at a

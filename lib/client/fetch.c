@@ -4,10 +4,9 @@
  * tarn_peers_readers() names (one on this host that keeps copies comes first), in rounds:
  *
  *     asked -> verified                                            done
- *           -> the request is at fault, or an owner says that the store is: done, others would say
- *              the same
- *           -> a worker that owns nothing says that the store is at fault: owners that are there
- * are asked for what they have, and nobody for the store
+ *           -> the request is at fault, or the store, says an owner    done
+ *           -> the store, says one that owns nothing: owners that are there are asked for what they
+ *              have, and nobody for the store
  *           -> an owner is busy: it is asked again before others are
  *           -> damaged: the same worker once more, then the next; refused or gone: the next
  *           -> nothing for as long as that worker's answers may take: the next is asked too

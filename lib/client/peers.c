@@ -279,29 +279,11 @@ static void peer_answers(struct peer *w)
     w->failures = 0;
 }
 
-/* The RPC client stops trying by itself when the peer said that it is of no use. */
-static bool peer_retried(int rc)
-{
-    switch (-rc) {
-    case TARN_E_AUTH_REQUIRED:
-    case TARN_E_AUTH_BAD:
-    case TARN_E_FRAME_VERSION:
-    case TARN_E_FRAME_BAD:
-    case TARN_E_MSG_BAD:
-    case TARN_E_INVALID:
-    case TARN_E_OTHER_CLUSTER:
-    case TARN_E_OTHER_WORKER:
-        return false;
-    default:
-        return true;
-    }
-}
-
 static void peer_state(void *ctx, bool connected, int rc)
 {
     struct peer *w = ctx;
 
-    w->down = !connected && peer_retried(rc);
+    w->down = !connected && !tarn_rpc_refused(rc); /* else the RPC client does not try again */
     w->silent_ns = 0;
     if (rc == -TARN_E_OTHER_CLUSTER)
         w->failures = PEER_QUIET_SHIFTS; /* that does not pass */

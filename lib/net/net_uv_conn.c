@@ -38,8 +38,9 @@
 #define CONN_EAGER_BYTES (256u << 10) /* queued: do not wait for the end of the turn */
 #define CONN_KEEPALIVE_S 60u          /* silence after which the kernel asks a TCP peer */
 /*
- * What may be on its way at a time. By itself the kernel goes up to net.ipv4.tcp_wmem, 4 MiB with
- * its own overhead: 500 MiB/s where an answer takes 5 ms. More wants CAP_NET_ADMIN.
+ * What may be on its way at a time. By itself the kernel goes up to net.ipv4.tcp_wmem, 4 MiB, its
+ * overhead counted: no more than 500 MiB/s where there and back takes 5 ms. More wants
+ * CAP_NET_ADMIN; without, it stays at that.
  */
 #define CONN_SEND_BYTES (8 << 20)
 

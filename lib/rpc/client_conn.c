@@ -68,8 +68,7 @@ uint64_t tarn_client_pause_ns(struct tarn_rpc_client *c, unsigned n)
 /* ---- rounds
  * -------------------------------------------------------------------------------------- */
 
-/* True when the peer's answer will be the same next time. */
-static bool conn_refusal(int rc)
+bool tarn_rpc_refused(int rc)
 {
     switch (-rc) {
     case TARN_E_AUTH_REQUIRED:
@@ -138,7 +137,7 @@ static void conn_attempt_failed(struct tarn_rpc_client *c, int rc)
     tarn_timer_stop(&c->timer);
     tarn_debug("rpc", "addr=%s: %s", c->addrs_n ? c->addrs[c->addr] : "pair", tarn_strerror(rc));
     c->round_rc = rc;
-    if (conn_refusal(rc))
+    if (tarn_rpc_refused(rc))
         c->refused_rc = rc;
     c->tried++;
     if (c->addrs_n)

@@ -180,6 +180,8 @@ void tarn_rpc_req_fini(struct tarn_rpc_req *req);
  * not fit TARN_FRAME_META_MAX are left out.
  */
 void tarn_rpc_client_set_meta(struct tarn_rpc_client *c, const Tarn__Wire__CallMeta *meta);
+/* What a peer refused a connection with will be the same next time: a client tries no more. */
+bool tarn_rpc_refused(int rc);
 /* tarn_rpc_client_args.lost_timeout_ns from now on. */
 void tarn_rpc_client_set_lost_timeout(struct tarn_rpc_client *c, uint64_t ns);
 const char *

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 
-from common import ROOT, fio, main, report, rss_mib
+from common import ROOT, drop, fio, main, report, rss_mib
 
 from tests.lib import frames, util  # pylint: disable=wrong-import-order
 from tests.lib.cluster import BKT, MIB, Cluster  # pylint: disable=wrong-import-order
@@ -64,19 +64,21 @@ class Bench:
         """What read() reads."""
         return {"big": self.size, **{f"s{i}": self.size // STREAMS for i in range(STREAMS)}}
 
-    def read(self, mount, streams):
-        """MiB/s of the mount, of one file or of STREAMS; their pages are dropped before, the worker's stay."""
-        args = ["--rw=read", "--bs=1M", "--ioengine=psync", f"--numjobs={streams}", "--group_reporting", "--invalidate=1"]
+    def read(self, mount, streams, everywhere=False):
+        """MiB/s of the mount, of one file or of STREAMS; its pages are dropped before, `everywhere`: the worker's too."""
+        names = ["big"] if streams == 1 else [f"s{i}" for i in range(STREAMS)]
+        drop(*([] if everywhere else [mount.path(name) for name in names]))
+        args = ["--rw=read", "--bs=1M", "--ioengine=psync", f"--numjobs={streams}", "--group_reporting", "--invalidate=0"]
         if streams == 1:
             return fio(mount.path("big"), self.size, *args)
         return fio("", self.size // STREAMS, f"--directory={mount.mnt}", "--filename_format=s$jobnum", *args)
 
     def remote(self):
-        """Reads from a worker on another host against iperf3, on a wire of 8 Gbit/s and on one without a limit."""
+        """Reads from a worker on another host: from its pages, against iperf3; then from its disk, against the disk."""
         with self.cluster(self.sizes(), workers=1, mounts=1) as (c, _):
             server, client = c.workers[0].host, c.mounts[0].host
             self.read(c.mounts[0], 1)
-            for rate in (WIRE, None):
+            for rate in (None, WIRE):
                 for host in (server, client):
                     host.bandwidth(rate)
                 for streams in (1, STREAMS):
@@ -84,6 +86,20 @@ class Bench:
                     value = max(self.read(c.mounts[0], streams) for _ in range(3))
                     report(f"remote read, {rate or 'no limit'}, {streams} stream{'s' * (streams > 1)}", value, "MiB/s", native,
                            FLOORS[rate, streams])
+            disk = self.disk(c.workers[0])
+            for streams in (1, STREAMS):
+                value = max(self.read(c.mounts[0], streams, everywhere=True) for _ in range(3))
+                report(f"the same, {WIRE}, {streams} stream{'s' * (streams > 1)}, its disk", value, "MiB/s", disk)
+
+    def disk(self, worker):
+        """MiB/s that the worker's disk gives, with eight requests of 1 MiB at a time."""
+        path = os.path.join(worker.dir, "fio")
+        with open(path, "wb") as f:
+            for _ in range(self.size // MIB):
+                f.write(os.urandom(MIB))
+        value = fio(path, self.size, "--rw=read", "--bs=1M", "--ioengine=libaio", "--iodepth=8", "--direct=1")
+        os.unlink(path)
+        return value
 
     def second(self):
         """A second worker adds bandwidth or leaves it as it is."""

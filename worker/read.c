@@ -218,6 +218,7 @@ static void part_tier_read(struct wpart *p)
                                       .group = p->group,
                                       .buf = p->buf,
                                       .granules = part_granules(p),
+                                      .unchecked = r->unchecked && p->tries == 0,
                                       .cb = part_summed,
                                       .arg = p};
     } else {

@@ -138,6 +138,7 @@ static void worker_read_handler(void *ctx, struct tarn_rpc_call *call)
     rr->read.off_bytes = req->offset / TARN_GRANULE_BYTES * TARN_GRANULE_BYTES;
     rr->read.len_bytes = (uint32_t)(end - rr->read.off_bytes);
     rr->read.sums = true;
+    rr->read.unchecked = req->unchecked;
     rr->read.account = tarn_buf_account_ref(tarn_rpc_session_account(call->session, w->serving));
     rr->read.sum = rr->sums;
     rr->read.cached_only = req->cached_only;

@@ -194,6 +194,7 @@ struct wread {
     uint32_t len_bytes;
     uint32_t ahead_units;
     bool sums;        /* off and end are granule-aligned: parts come with granule checksums */
+    bool unchecked;   /* with `sums`: who gets the bytes compares them */
     bool cached_only; /* what is in the tier, or NOT_CACHED */
     bool own;         /* for another worker: as wfetch() */
     struct tarn_buf_account *account; /* of the peer that it is for, with `sums`; referenced */

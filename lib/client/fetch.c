@@ -453,6 +453,7 @@ static int try_send(struct fetch_try *t)
     msg.offset = f->off_bytes;
     msg.length = f->len_bytes;
     msg.ahead = fetch_ahead(f);
+    msg.unchecked = !t->summed;
     t->sent_ns = now;
     t->via = rpc;
     t->meta_gen = c->meta_gen;

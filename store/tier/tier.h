@@ -144,9 +144,11 @@ struct tarn_tier_op {
                      in the index. 0: there is one */
     bool medium;  /* load: in, read the medium, not the page cache (--verify) */
     uint64_t reserved_bytes; /* reserve: in; store: in, what was reserved for it */
-    bool spare; /* reserve: in, room that is free, or that copies take: nothing else is evicted,
-                   now or at the high watermark */
-    bool copy;  /* store: in, another worker's group: see tarn_tier_group_copy() */
+    bool spare;     /* reserve: in, room that is free, or that copies take: nothing else is evicted,
+                       now or at the high watermark */
+    bool unchecked; /* read: in, what was verified since the start is not compared again: who gets
+                       the bytes does that */
+    bool copy;      /* store: in, another worker's group: see tarn_tier_group_copy() */
     tarn_tier_fn *cb;        /* in */
     void *arg;               /* in */
     struct tarn_disk_io io;  /* the tier's */
@@ -189,9 +191,9 @@ void tarn_tier_store(struct tarn_tier *t, struct tarn_tier_op *op);
 void tarn_tier_load(struct tarn_tier *t, struct tarn_tier_op *op);
 /*
  * Reads the granules of `granules` that are present into buf, which begins with the first one asked
- * for, each at its distance from that; with their stored checksums. They are compared on the way,
- * bad ones are dropped and not delivered. A buffer that is a pipe gets the pages of the file, if
- * all granules asked for are delivered. Errors as load's.
+ * for, each at its distance from that; with their stored checksums. They are compared on the way
+ * (see op->unchecked), bad ones are dropped and not delivered. A buffer that is a pipe gets the
+ * pages of the file, if all granules asked for are delivered. Errors as load's.
  */
 void tarn_tier_read(struct tarn_tier *t, struct tarn_tier_op *op);
 /*

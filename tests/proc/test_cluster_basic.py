@@ -11,7 +11,7 @@ import pytest
 
 from tests.lib import util
 from tests.lib.cluster import BKT, MIB, SEGMENT
-from tests.lib.local import says
+from tests.lib.local import below, says
 from tests.lib.verify import Content, Readers
 
 SMALL = {f"d{i % 4}/f{i:03d}": 100_000 + 7919 * i for i in range(40)}
@@ -206,6 +206,32 @@ def test_all_of_it_restarted(cluster):
     with c.no_fetches("after the restart of everything"):
         for mount in c.mounts:
             check_all(mount, content)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bytes_that_rot_at_a_worker_are_never_read(cluster, workers):
+    """Also after the worker compared them once, when it sends them as they are."""
+    c, content = small_cluster(cluster, {"big": 9 * MIB + 123, "f": 700_000, "g": 90_000},
+                               workers=workers, worker_args=["--copies", "never"])
+    assert c.load("/")["state"] == "succeeded"
+    check_all(c.mounts[0], content)
+    flips = 0
+    for worker in c.workers:
+        for path in below(f"{worker.dir}/data"):
+            if os.path.isfile(path):
+                with open(path, "r+b") as f:
+                    for at in range(70_000, os.path.getsize(path), MIB):
+                        if os.pread(f.fileno(), 64, at).strip(b"\0"):  # a worker has its share of a file alone
+                            f.seek(at)
+                            f.write(b"rotten")
+                            flips += 1
+    assert flips >= 11, "there was nothing to spoil"
+    check_all(c.mounts[0], content)
+    groups = 5  # what is bad is fetched again by the group: that mends what nobody has read yet
+    util.wait_until("each was found", lambda: sum(
+        w.metric("tarn_checksum_errors_total") for w in c.workers) >= groups, 20)
+    with c.no_fetches("what was fetched anew is right"):
+        check_all(c.mounts[1], content)
 
 
 # ---- what changes in the store ----

@@ -227,15 +227,27 @@ int rig_load(struct rig *r, struct tarn_tier_file *f, uint32_t group, bool mediu
     return op.rc;
 }
 
-int rig_read(struct rig *r, struct tarn_tier_file *f, uint32_t group, uint64_t granules,
-             struct tarn_tier_op *op, struct tarn_buf *buf)
+static int read_as(struct rig *r, struct tarn_tier_op *op)
 {
-    *op = (struct tarn_tier_op){.file = f, .group = group, .granules = granules, .buf = buf};
     rig_begin(r, op);
     tarn_tier_read(r->tier, op);
     assert_int_equal(r->waiting, 1);
     tarn_loop_run(r->loop);
     return op->rc;
+}
+
+int rig_read(struct rig *r, struct tarn_tier_file *f, uint32_t group, uint64_t granules,
+             struct tarn_tier_op *op, struct tarn_buf *buf)
+{
+    *op = (struct tarn_tier_op){.file = f, .group = group, .granules = granules, .buf = buf};
+    return read_as(r, op);
+}
+
+int rig_read_unchecked(struct rig *r, struct tarn_tier_file *f, uint64_t granules,
+                       struct tarn_tier_op *op, struct tarn_buf *buf)
+{
+    *op = (struct tarn_tier_op){.file = f, .granules = granules, .buf = buf, .unchecked = true};
+    return read_as(r, op);
 }
 
 int rig_drop(struct rig *r, unsigned nr, uint64_t length)

@@ -64,6 +64,8 @@ int rig_load(struct rig *r, struct tarn_tier_file *f, uint32_t group, bool mediu
              uint64_t *ret_granules);
 int rig_read(struct rig *r, struct tarn_tier_file *f, uint32_t group, uint64_t granules,
              struct tarn_tier_op *op, struct tarn_buf *buf);
+int rig_read_unchecked(struct rig *r, struct tarn_tier_file *f, uint64_t granules,
+                       struct tarn_tier_op *op, struct tarn_buf *buf); /* of group 0 */
 int rig_drop(struct rig *r, unsigned nr, uint64_t length);
 
 /* What a look at a file found. */

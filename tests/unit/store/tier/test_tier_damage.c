@@ -270,6 +270,67 @@ static void pages_are_compared(void **state)
     free(bytes);
 }
 
+/* Who compares by himself gets what was verified since the start as it is now, and nothing else. */
+static void unchecked_is_what_was_verified(void **state)
+{
+    struct tarn_buf *buf = tarn_buf_new(TARN_UNIT_BYTES);
+    struct tarn_buf *pages = tarn_buf_pipe(3 * TARN_GRANULE_BYTES);
+    struct rig *r = *state;
+    struct tarn_tier_file *f;
+    struct tarn_tier_op op;
+    char path[512];
+
+    rig_must_open(r, QUOTA);
+    assert_int_equal(rig_fill(r, 1, MIB), 0);
+    rig_data_path(r, 1, path, sizeof(path));
+    flip_byte(path, 70000, 1);
+    f = rig_file(r, 1, MIB);
+    assert_int_equal(rig_read_unchecked(r, f, 7, &op, buf), 0);
+    assert_int_equal(op.granules, 7);
+    assert_int_equal(op.sums[0], tarn_xxh3(buf->p, TARN_GRANULE_BYTES));
+    assert_int_not_equal(op.sums[1], tarn_xxh3(buf->p + TARN_GRANULE_BYTES, TARN_GRANULE_BYTES));
+    assert_int_equal(rig_read_unchecked(r, f, 7, &op, pages), 0);
+    assert_int_equal(op.granules, 7);
+    assert_int_equal(pages->len, 3 * TARN_GRANULE_BYTES);
+    assert_true(tarn_tier_file_has(f, 70000, 1));
+    tarn_tier_file_put(&f);
+    rig_close(r);
+
+    rig_must_open(r, QUOTA); /* what a process before has compared was before */
+    f = rig_file(r, 1, MIB);
+    assert_int_equal(rig_read_unchecked(r, f, 7, &op, buf), 0);
+    assert_int_equal(op.granules, 5);
+    assert_false(tarn_tier_file_has(f, 70000, 1));
+    tarn_tier_file_put(&f);
+    tarn_buf_unref(&pages);
+    tarn_buf_unref(&buf);
+}
+
+/* Pages of a file that somebody cut: nothing of it goes out, and who looks again finds why. */
+static void unchecked_is_cut(void **state)
+{
+    struct tarn_buf *buf = tarn_buf_new(TARN_UNIT_BYTES);
+    struct tarn_buf *pages = tarn_buf_pipe(3 * TARN_GRANULE_BYTES);
+    struct rig *r = *state;
+    struct tarn_tier_file *f;
+    struct tarn_tier_op op;
+    char path[512];
+
+    rig_must_open(r, QUOTA);
+    assert_int_equal(rig_fill(r, 1, MIB), 0);
+    rig_data_path(r, 1, path, sizeof(path));
+    assert_int_equal(truncate(path, TARN_GRANULE_BYTES), 0);
+    f = rig_file(r, 1, MIB);
+    assert_int_equal(rig_read_unchecked(r, f, 7, &op, pages), 0);
+    assert_int_equal(op.granules, 0);
+    assert_int_equal(rig_read(r, f, 0, 7, &op, buf), 0);
+    assert_int_equal(op.granules, 1);
+    assert_false(tarn_tier_file_has(f, 70000, 1));
+    tarn_tier_file_put(&f);
+    tarn_buf_unref(&pages);
+    tarn_buf_unref(&buf);
+}
+
 /* A manual swap of two files' bytes, and of two records: sums are bound to their place by the
  * record's key. */
 static void swapped_files(void **state)
@@ -403,12 +464,22 @@ static void killed_while_storing(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        RIG_TEST(killed_while_storing), RIG_TEST(one_granule),
-        RIG_TEST(read_finds_it),        RIG_TEST(read_finds_what_rots_later),
-        RIG_TEST(pages_are_compared),   RIG_TEST(swapped_files),
-        RIG_TEST(mixed_tags),           RIG_TEST(flips_in_data),
-        RIG_TEST(flips_in_tables),      RIG_TEST(flips_in_logs),
-        RIG_TEST(flips_in_manifest),    RIG_TEST(flips_in_format),
+        RIG_TEST(killed_while_storing),
+        RIG_TEST(one_granule),
+        RIG_TEST(read_finds_it),
+        RIG_TEST(read_finds_what_rots_later),
+        RIG_TEST(pages_are_compared),
+        RIG_TEST(swapped_files),
+        RIG_TEST(unchecked_is_what_was_verified),
+        RIG_TEST(swapped_files),
+        RIG_TEST(unchecked_is_cut),
+        RIG_TEST(swapped_files),
+        RIG_TEST(mixed_tags),
+        RIG_TEST(flips_in_data),
+        RIG_TEST(flips_in_tables),
+        RIG_TEST(flips_in_logs),
+        RIG_TEST(flips_in_manifest),
+        RIG_TEST(flips_in_format),
     };
 
     tarn_log_set_level(TARN_LOG_ERROR);

@@ -28,15 +28,14 @@
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
 
-#define LINK_MAGIC         0x6c696e6bu
-#define LINK_HANDSHAKE_MAX 1024u       /* bytes of a message before the handshake is over */
-#define LINK_PAUSE_BYTES   (16u << 20) /* queued: a server stops reading */
-#define LINK_HELD_MAX      (4ull * TARN_CONN_WRITE_MAX) /* held: the peer is cut */
-#define LINK_ROOM_MIN      (16u << 10) /* smaller rests are copied with what follows them */
-#define LINK_ROOM_MAX      (512u << 10) /* libuv reads up to 32 times before it looks at anything else \
-                                         */
-#define LINK_QUIET_MAX      3u          /* ticks without a sign of life */
-#define LINK_PROGRESS_BYTES 4096u       /* written: more than pings alone */
+#define LINK_MAGIC          0x6c696e6bu
+#define LINK_HANDSHAKE_MAX  1024u       /* bytes of a message before the handshake is over */
+#define LINK_PAUSE_BYTES    (16u << 20) /* queued: a server stops reading */
+#define LINK_HELD_MAX       (4ull * TARN_CONN_WRITE_MAX) /* held: the peer is cut */
+#define LINK_ROOM_MIN       (16u << 10)  /* smaller rests are copied with what follows them */
+#define LINK_ROOM_MAX       (512u << 10) /* libuv reads 32 times before it looks elsewhere */
+#define LINK_QUIET_MAX      3u           /* ticks without a sign of life */
+#define LINK_PROGRESS_BYTES 4096u        /* written: more than pings alone */
 
 /* A frame that waits for room in the connection's queue. */
 struct link_held {

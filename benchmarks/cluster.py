@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 from common import ROOT, drop, fio, main, report, rss_mib
@@ -205,25 +204,31 @@ class Bench:
         sizes = {f"f{i:04d}": 8 * MIB for i in range(max(16, int(128 * self.scale)))}
         with self.cluster(sizes, workers=3, mounts=1, master_args=["--move-rate", f"{rate}/s"]) as (c, content):
             with Readers(c.mounts[0].mnt, content, threads=4, kinds=("whole",)) as readers:
-                before = self.pace(readers, 5)
-                leaver, begun = c.workers[0], time.monotonic()
+                leaver = c.workers[0]
                 share = leaver.ufs_bytes()
-                during = []
-                watcher = threading.Thread(target=lambda: during.append(self.pace(readers, 3)))
-                watcher.start()
-                c.cli("worker", "drain", leaver.id, "--wait", seconds=900)
-                took = time.monotonic() - begun
-                watcher.join()
+                time.sleep(3)
+                with Pace(readers) as before:
+                    time.sleep(share / rate)
+                with Pace(readers) as during:
+                    c.cli("worker", "drain", leaver.id, "--wait", seconds=900)
             readers.check(10, errors=0)
-            report("drain at 100 MiB/s", share / took / MIB, "MiB/s", rate / MIB)
-            report("  readers meanwhile", during[0], "MiB/s", before, 0.8)
+            report("drain at 100 MiB/s", share / during.took / MIB, "MiB/s", rate / MIB)
+            report("  readers meanwhile", during.rate, "MiB/s", before.rate, 0.8)
 
-    @staticmethod
-    def pace(readers, seconds):
-        """MiB/s that all readers get together."""
-        before, begun = readers.read_bytes(), time.monotonic()
-        time.sleep(seconds)
-        return (readers.read_bytes() - before) / (time.monotonic() - begun) / MIB
+
+class Pace:
+    """With it: `rate`, the MiB/s that all readers together got meanwhile; `took` seconds."""
+
+    def __init__(self, readers):
+        self.readers, self.took, self.rate = readers, 0.0, 0.0
+
+    def __enter__(self):
+        self.bytes, self.begun = self.readers.read_bytes(), time.monotonic()
+        return self
+
+    def __exit__(self, *_):
+        self.took = time.monotonic() - self.begun
+        self.rate = (self.readers.read_bytes() - self.bytes) / self.took / MIB
 
 
 ALL = ("remote", "second", "delay", "mount", "sessions", "invalidate", "drain")

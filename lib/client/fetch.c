@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One range of one segment, from whichever worker answers. A fetch goes through the workers that
- * tarn_peers_readers() names (one on this host that keeps copies comes first), in rounds:
+ * tarn_peers_readers() names (one on this host that keeps copies comes first, then one that is
+ * draining, for what it has still), in rounds:
  *
  *     asked -> verified                                            done
  *           -> the request is at fault, or the store, says an owner    done
@@ -39,7 +40,7 @@
 
 #define FETCH_MAGIC     0x43465443u /* "CFTC" */
 #define FETCH_TRIES     2u          /* calls at a time */
-#define FETCH_ASKED_MAX (TARN_PLACE_PICK_MAX + 1u)
+#define FETCH_ASKED_MAX (TARN_PLACE_PICK_MAX + 2u)
 #define HEDGE_SHARE     20u /* one of so many fetches may be hedged, */
 #define HEDGE_FREE      8u  /* and as many beside */
 #define HEDGE_AGAIN_NS  (50 * TARN_NS_PER_MS)
@@ -84,6 +85,7 @@ struct client_fetch {
     struct fetch_try tries[FETCH_TRIES];
     uint64_t asked[FETCH_ASKED_MAX]; /* whom, in this round */
     unsigned n, at;                  /* of them; the next */
+    uint64_t leaver;                 /* of them: draining; or 0 */
     unsigned rounds;
     enum fetch_heard heard;  /* in this round, best */
     bool passes;             /* the same: one of its failures may be over soon */
@@ -449,7 +451,7 @@ static int try_send(struct fetch_try *t)
     if (!rpc || now >= f->deadline_ns)
         return -TARN_E_CONN_REFUSED;
     msg.locator = locator_text(f, &bare);
-    msg.cached_only = f->bare || f->store_rc < 0;
+    msg.cached_only = f->bare || f->store_rc < 0 || (t->worker && t->worker == f->leaver);
     msg.offset = f->off_bytes;
     msg.length = f->len_bytes;
     msg.ahead = fetch_ahead(f);
@@ -663,6 +665,16 @@ static void fetch_step(struct client_fetch *f)
     }
 }
 
+/* Who may have it although it is another's now: the way there costs less than having it moved. */
+static uint64_t fetch_leaver(const struct client_fetch *f)
+{
+    struct tarn_peers *peers = f->client->peers;
+    const struct tarn_place_worker *w =
+        tarn_place_leaver(tarn_peers_place(peers), &f->cid, tarn_segment_of(f->off_bytes));
+
+    return w && tarn_peers_usable(peers, w->id) ? w->id : 0;
+}
+
 /* Whom to ask, best first. */
 static void fetch_candidates(struct client_fetch *f)
 {
@@ -672,16 +684,20 @@ static void fetch_candidates(struct client_fetch *f)
     unsigned n;
 
     f->n = f->at = 0;
+    f->leaver = 0;
     if (fetch_one_server(f)) {
         f->asked[f->n++] = 0;
         return;
     }
     home = tarn_peers_home(peers, &f->cid, segment);
     n = tarn_peers_readers(peers, &f->cid, segment, f->replicas, TARN_PLACE_PICK_MAX, ids);
+    f->leaver = fetch_leaver(f);
     if (home)
         f->asked[f->n++] = home;
+    if (f->leaver && f->leaver != home)
+        f->asked[f->n++] = f->leaver;
     for (unsigned i = 0; i < n; i++)
-        if (ids[i] != home)
+        if (ids[i] != home && ids[i] != f->leaver)
             f->asked[f->n++] = ids[i];
     /* Nobody is there as far as is known: those who are not would only cost time. */
     if (f->n > 0 && !tarn_peers_usable(peers, f->asked[0]) && direct_allowed(f))

@@ -33,6 +33,7 @@ struct tarn_place {
     struct place_set live;  /* who owns now */
     struct place_set *past; /* newest first */
     unsigned past_n;
+    bool draining; /* a worker that is alive */
 };
 
 const char *tarn_worker_state_name(uint32_t state)
@@ -91,6 +92,7 @@ static int place_workers(struct tarn_place *p, const Tarn__Wire__Topology *t)
             p->n++;
             return -TARN_E_MSG_BAD;
         }
+        p->draining |= w->state == TARN_WORKER_DRAINING && w->alive;
     }
     qsort(p->workers, p->n, sizeof(*p->workers), worker_cmp);
     for (unsigned i = 1; i < p->n; i++)
@@ -339,4 +341,19 @@ unsigned tarn_place_before(const struct tarn_place *p, const tarn_cid_t *cid, ui
     for (unsigned i = 0; i < p->past_n; i++)
         have = before_set(p, &p->past[i], cid, segment, replicas, self, ret, have);
     return have;
+}
+
+const struct tarn_place_worker *tarn_place_leaver(const struct tarn_place *p, const tarn_cid_t *cid,
+                                                  uint32_t segment)
+{
+    if (!p->draining || p->live.n == 0)
+        return NULL;
+    for (unsigned i = 0; i < p->past_n; i++) {
+        const struct tarn_place_worker *w;
+
+        if (set_order(p, &p->past[i], cid, segment, 1, &w) == 1 &&
+            w->state == TARN_WORKER_DRAINING && w->alive)
+            return w;
+    }
+    return NULL;
 }

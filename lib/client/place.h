@@ -68,6 +68,12 @@ unsigned tarn_place_owners(const struct tarn_place *p, const tarn_cid_t *cid, ui
  */
 unsigned tarn_place_before(const struct tarn_place *p, const tarn_cid_t *cid, uint32_t segment,
                            uint32_t replicas, uint64_t self, const struct tarn_place_worker **ret);
+/*
+ * The worker that owned a segment, is draining and alive, and may not have handed all of it over:
+ * readers ask it for what it has before the owner, so that reading moves nothing. NULL: none.
+ */
+const struct tarn_place_worker *tarn_place_leaver(const struct tarn_place *p, const tarn_cid_t *cid,
+                                                  uint32_t segment);
 /* `id` is one of tarn_place_owners(). */
 bool tarn_place_owns(const struct tarn_place *p, const tarn_cid_t *cid, uint32_t segment,
                      uint32_t replicas, uint64_t id);

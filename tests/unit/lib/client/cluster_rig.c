@@ -233,6 +233,9 @@ void cluster_publish(struct cluster *c)
 {
     Tarn__Wire__Topology t = TARN__WIRE__TOPOLOGY__INIT;
     Tarn__Wire__WorkerInfo info[CLUSTER_MAX], *infos[CLUSTER_MAX];
+    Tarn__Wire__Membership past = TARN__WIRE__MEMBERSHIP__INIT, *pasts[] = {&past};
+    uint64_t ids[CLUSTER_MAX];
+    uint32_t weights[CLUSTER_MAX];
     char host[256] = "";
 
     (void)gethostname(host, sizeof(host) - 1);
@@ -250,8 +253,15 @@ void cluster_publish(struct cluster *c)
         in->state = w->state;
         in->alive = !w->not_alive;
         in->copies = w->copies;
+        ids[t.n_workers] = w->id;
+        weights[t.n_workers] = in->weight;
         infos[t.n_workers++] = in;
     }
+    past.n_ids = past.n_weights = t.n_workers;
+    past.ids = ids;
+    past.weights = weights;
+    t.past = pasts;
+    t.n_past = c->all_owned;
     t.version = ++c->version;
     t.workers = infos;
     client_topology(c->rig.client, &t);

@@ -59,6 +59,7 @@ struct cluster {
     struct cworker w[CLUSTER_MAX];
     unsigned n;
     uint64_t version; /* of the last topology */
+    bool all_owned;   /* before, by the topology */
     unsigned in_flight, most_in_flight;
     bool client_stopped;
     uint64_t served[SERVED_MAX]; /* offsets of all reads, in order */

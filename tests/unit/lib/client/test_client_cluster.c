@@ -715,6 +715,37 @@ static void all_draining(void **state)
     cluster_fini(&c);
 }
 
+/* A worker that drains is asked for what it has before the owner, and for nothing else. */
+static void draining_has_it_still(void **state)
+{
+    struct cworker *leaver, *owner;
+    struct cluster c;
+
+    (void)state;
+    cluster_init(&c, 3, NULL);
+    leaver = cluster_owner(&c, scattered(1), 0);
+    leaver->state = TARN_WORKER_DRAINING;
+    c.all_owned = true;
+    cluster_publish(&c);
+    owner = cluster_owner(&c, scattered(1), 0);
+    assert_ptr_not_equal(owner, leaver);
+    assert_int_equal(read_once(&c, scattered(1), LEN), 0);
+    assert_int_equal(leaver->held_only, 1);
+    assert_int_equal(owner->reads, 0);
+    leaver->uncached = true; /* it has handed that over */
+    assert_int_equal(read_once(&c, scattered(1), LEN), 0);
+    assert_int_equal(leaver->held_only, 2);
+    assert_int_equal(leaver->reads, 2);
+    assert_int_equal(owner->reads, 1);
+    assert_int_equal(owner->held_only, 0);
+    c.all_owned = false; /* all of it */
+    cluster_publish(&c);
+    assert_int_equal(read_once(&c, scattered(1), LEN), 0);
+    assert_int_equal(leaver->reads, 2);
+    assert_int_equal(owner->reads, 2);
+    cluster_fini(&c);
+}
+
 static void deadline_tweak(struct rig *r, struct tarn_client_args *args)
 {
     (void)r;
@@ -1139,6 +1170,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(all_dead),
         cmocka_unit_test(waits_for_a_restart),
         cmocka_unit_test(all_draining),
+        cmocka_unit_test(draining_has_it_still),
         cmocka_unit_test(ends_by_its_deadline),
         cmocka_unit_test(the_worker_inside),
         cmocka_unit_test(inside_cancelled),

@@ -332,6 +332,47 @@ static void who_had_it(void **state)
     tarn_place_unref(&newer);
 }
 
+/* Whoever owned it in the youngest past, as long as it drains and is alive, and somebody owns it.
+ */
+static void who_leaves(void **state)
+{
+    struct tarn_place *place, *before;
+    struct topo p;
+
+    (void)state;
+    topo_init(&p, 3);
+    before = make(&p);
+    p.w[1].state = TARN_WORKER_DRAINING;
+    topo_past(&p, 0x7);
+    place = make(&p);
+    for (unsigned i = 0; i < 100; i++) {
+        tarn_cid_t cid = cid_of(i);
+        const struct tarn_place_worker *w = tarn_place_leaver(place, &cid, i % 5);
+
+        assert_null(tarn_place_leaver(before, &cid, i % 5));
+        assert_int_equal(w ? w->id : 0, owner_of(before, i) == 2 ? 2 : 0);
+    }
+    tarn_place_unref(&place);
+    tarn_place_unref(&before);
+    p.w[1].alive = false;
+    place = make(&p);
+    for (unsigned i = 0; i < 100; i++) {
+        tarn_cid_t cid = cid_of(i);
+
+        assert_null(tarn_place_leaver(place, &cid, i % 5));
+    }
+    tarn_place_unref(&place);
+    p.w[1].alive = true;
+    p.w[0].state = p.w[2].state = TARN_WORKER_LOST;
+    place = make(&p);
+    for (unsigned i = 0; i < 100; i++) {
+        tarn_cid_t cid = cid_of(i);
+
+        assert_null(tarn_place_leaver(place, &cid, i % 5));
+    }
+    tarn_place_unref(&place);
+}
+
 /* While the owner is not alive, the next in order may have fetched what others ask for. */
 static void stand_ins(void **state)
 {
@@ -486,6 +527,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(hosts_of_their_own),
         cmocka_unit_test(little_moves),
         cmocka_unit_test(who_had_it),
+        cmocka_unit_test(who_leaves),
         cmocka_unit_test(stand_ins),
         cmocka_unit_test(forgotten_workers),
         cmocka_unit_test(malformed),

@@ -5,8 +5,8 @@
  * journal entries of at most TARN_JOURNAL_ENTRY_MAX bytes, each with the key range that it covers,
  * so that a run that was interrupted goes on behind the last committed key.
  *
- *     mlist_start -> ListBegin committed -> page -> ListPage… -> page -> … -> ListPage(complete) ->
- * end
+ *     mlist_start -> ListBegin committed -> page -> ListPage… -> page -> … -> ListPage(complete)
+ *         -> end
  *
  * Readers see committed entries as they come. A run that fails leaves what it committed and says
  * why; the next start resumes it.

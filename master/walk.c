@@ -4,8 +4,8 @@
  * grow and are never reused, it stays good while the tree changes, and as bytes it is the cursor of
  * a job that survives a restart.
  *
- *     step: the directory on top is listed (if asked for) -> its next entries are visited -> a
- * directory among them is pushed
+ *     step: the directory on top is listed (if asked for) -> its next entries are visited
+ *           -> a directory among them is pushed
  *           -> at the end popped
  */
 #include "master/master_priv.h"

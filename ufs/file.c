@@ -8,8 +8,8 @@
  *
  *   stat    one call
  *   list    one call per page; the sorted names are kept in the store between pages, found by the
- * token get     one call per chunk: open once, fstat, pread, fstat; the bytes are handed out on the
- * loop
+ *           token
+ *   get     one call per chunk: open once, fstat, pread, fstat; the bytes are handed out on the loop
  *
  * A file whose ctime is younger than its file system's timestamp grain may be changed again without
  * a sign, so a get waits until that cannot be before it reads.

@@ -3,9 +3,10 @@
  * The S3 back end. An attempt of a request is one or two HTTP requests ("sides"):
  *
  *   list, check   LIST                                     -> page
- *   stat          HEAD key and LIST key/ in parallel       -> a directory if LIST has anything,
- * else HEAD's get           GET range, If-Match                      -> bytes 412 or another ETag:
- * HEAD, then perhaps GET again with what HEAD said (s3_get.c)
+ *   stat          HEAD key and LIST key/ in parallel       -> a directory if LIST has anything, else
+ *                                                             HEAD's
+ *   get           GET range, If-Match                      -> bytes
+ *                 412 or another ETag: HEAD, then perhaps GET again with what HEAD said (s3_get.c)
  *
  * Each side collects its status, headers and the body (a listing goes to the XML parser as it
  * arrives, an error is kept); when the sides that matter are in, s3_step() decides. Keys that come

@@ -5,8 +5,8 @@
  *
  *     present? -> verified since the start (and no --verify)? -> done
  *              -> load: read back and compare -> all granules good -> done
- *              -> else fetch (single flight with readers) -> kept in the tier? -> done, else
- * TIER_FULL
+ *              -> else fetch (single flight with readers) -> kept in the tier? -> done
+ *                                                                              -> else TIER_FULL
  *
  * A file's result is negative as soon as one of its groups failed; the other files go on.
  */

@@ -4,8 +4,10 @@
  * `struct tarn_hnode`, hashes the key (tarn_hash_*), and compares while walking a chain.
  * Lock: the user's. Zeroed is a valid empty table.
  *
- *     for (n = tarn_htab_first(&t, h); n; n = tarn_htab_next(n, h)) { entry = TARN_CONTAINER(n, …);
- * if (equal) … }
+ *     for (n = tarn_htab_first(&t, h); n; n = tarn_htab_next(n, h)) {
+ *         entry = TARN_CONTAINER(n, …);
+ *         if (equal) …
+ *     }
  */
 #pragma once
 

@@ -9,8 +9,8 @@
  *                          change, and goes on where the master can tell it the rest
  *     lease over           cut off: on-partition says what is believed on, and whatever must be
  *                          asked fails at once, or after a lease without any master. Nothing is
- * dropped: the kernel was never allowed to believe beyond the lease, and who comes back may have
- * missed nothing
+ *                          dropped: the kernel was never allowed to believe beyond the lease, and
+ *                          who comes back may have missed nothing
  *
  * A lease counts from the time at which its renewal was sent, so it ends here before it does there,
  * and goes on while the host sleeps. What the kernel was allowed to believe does not: after a sleep

@@ -3,9 +3,9 @@
  * What a handle has read ahead from workers: chunks of 1 MiB in front of a sequential reader, or a
  * small file as a whole.
  *
- *     asked (a fetch is under way) -> there (any thread takes out of it) -> read to its end:
- * dropped
- *                                  -> failed: those that wait for it are told; nobody else is
+ *     asked (a fetch is under way)
+ *       -> there (any thread takes out of it) -> read to its end: dropped
+ *       -> failed: those that wait for it are told; nobody else is
  *
  * A window starts with the second read that continues the one before (or one that is large), is
  * one chunk deep, and twice as deep with each chunk that the reader enters, up to

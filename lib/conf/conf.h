@@ -6,8 +6,7 @@
  * A module declares x_params.def with rows
  *
  *   TARN_PARAM(name, TYPE, default, min, max, unit, flags, help)
- *   TARN_PARAM(cache_size, SIZE, "10GiB", "64MiB", "", "bytes", RUNTIME, "Bytes that the cache may
- * use.")
+ *   TARN_PARAM(cache_size, SIZE, "10GiB", "64MiB", "", "bytes", RUNTIME, "Bytes that it may use.")
  *
  * and makes the struct and the table of it:
  *
@@ -42,15 +41,17 @@
  * PATH      const char *            as STRING, at most 4095 bytes; kept as written
  * ENUM      unsigned (index)        one of min, which is "a|b|c"; max is ""
  * LIST      struct tarn_conf_list   repeatable; min, max: number of elements. The environment and
- * the default separate elements by commas ("\," is a comma) TTL       uint64_t (ns)           a
- * duration, or "always" (TARN_TTL_ALWAYS) or "forever" (TARN_TTL_FOREVER); bounds hold for
- * durations A default of "" means "not set": 0, "", an empty list or the first choice;
- * tarn_conf_is_set() tells.
+ *                                   the default separate elements by commas ("\," is a comma)
+ * TTL       uint64_t (ns)           a duration, or "always" (TARN_TTL_ALWAYS) or "forever"
+ *                                   (TARN_TTL_FOREVER); bounds hold for durations
+ *
+ * A default of "" means "not set": 0, "", an empty list or the first choice; tarn_conf_is_set()
+ * tells.
  *
  * flags     0 or NONE; SECRET (never shown; refused on a command line); RUNTIME (tarn_conf_set may
  *           change it; not for STRING, PATH, LIST); HIDDEN (not in help and docs); BARE (ENUM only:
- * the flag may stand without a value and then means the second choice; "false" is the first). Pairs
- * are spelled SECRET_HIDDEN, RUNTIME_HIDDEN, BARE_RUNTIME, BARE_HIDDEN.
+ *           the flag may stand without a value and then means the second choice; "false" is the
+ *           first). Pairs are spelled SECRET_HIDDEN, RUNTIME_HIDDEN, BARE_RUNTIME, BARE_HIDDEN.
  *
  * Precedence: flag > -o option > environment > file > default. Every value that is given is
  * checked, also one that a stronger source overrides.

@@ -7,9 +7,8 @@
  *
  *   TARN_STAT(KIND, name, labels, unit, help)
  *   TARN_STAT(COUNTER,   read_bytes,      "source=local|remote|ufs", "bytes",   "Bytes read.")
- *   TARN_STAT(GAUGE,     open_files,      "",                        "files",   "Files that are
- * open.") TARN_STAT(HISTOGRAM, fuse_op_seconds, "op=read|write;ok=yes|no", "seconds", "Time of an
- * operation.")
+ *   TARN_STAT(GAUGE,     open_files,      "",                        "files",   "Files open.")
+ *   TARN_STAT(HISTOGRAM, fuse_op_seconds, "op=read|write;ok=yes|no", "seconds", "Time of each.")
  *
  * and makes ids and the table of it:
  *

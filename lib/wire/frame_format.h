@@ -3,11 +3,20 @@
  * lib/wire/frame_format.h — bytes of a frame: header, meta, body, payload. All integers
  * little-endian.
  *
- *     0  u32 magic "TARN"      4 u8 version   5 u8 type   6 u16 flags
- *     8  u64 request id       16 u32 method (rpc.def)    20 u32 status (0 or an error number;
- * responses) 24  u32 body bytes       28 u32 payload bytes       32 u32 remaining ms (requests; 0 =
- * none) 36  u32 meta bytes       40 u64 trace id 48  u32 XXH3 (low half) over meta and body 52 u32
- * XXH3 (low half) over bytes 0..51
+ *      0  u32  magic "TARN"
+ *      4  u8   version
+ *      5  u8   type
+ *      6  u16  flags
+ *      8  u64  request id
+ *     16  u32  method (rpc.def)
+ *     20  u32  status (responses; 0 or an error number)
+ *     24  u32  body bytes
+ *     28  u32  payload bytes
+ *     32  u32  remaining ms (requests; 0: no deadline)
+ *     36  u32  meta bytes
+ *     40  u64  trace id
+ *     48  u32  XXH3 (low half) over meta and body
+ *     52  u32  XXH3 (low half) over bytes 0..51
  *
  * Meta is a CallMeta (who asks, capability), body the method's message, payload raw bytes whose
  * integrity the message carries (granule checksums). Lengths are bounded before anything is

@@ -5,14 +5,24 @@
  * stores the applied index, so a replayed entry is skipped. The other functions read committed
  * state, from any thread.
  *
- * Keys of the family META: `d` parent(be64) name -> Dentry; `e` parent(be64) ino(be64) -> "" (the
- * order of readdir: ids only grow and are never reused, so a cookie is an id and stays good
- * whatever changes); `i` ino -> Inode; `l` ino -> DirState; `s` ino -> names left out; `a` id(be32)
- * -> Attachment; `c` id -> Counts; `w` id(be64) -> Worker; `g` ino -> "" (detached directories that
- * wait for Collect); `x` name -> singletons (applied index, next ino, next worker, cluster id,
- * format, placement, key of capabilities, what is not told). Family JOBS: `j` id(be64) ->
- * JobRecord; `m` id(be64) seq(be64) -> JobLine; `n` id(be64) seq(be64) -> JobItem. Family SOFT:
- * rebuilt when lost, never journalled.
+ * Keys of the family META:
+ *     d parent(be64) name       -> Dentry
+ *     e parent(be64) ino(be64)  -> "" (the order of readdir: ids only grow and are never reused, so
+ *                                  a cookie is an id and stays good whatever changes)
+ *     i ino                     -> Inode
+ *     l ino                     -> DirState
+ *     s ino                     -> names left out
+ *     a id(be32)                -> Attachment
+ *     c id                      -> Counts
+ *     w id(be64)                -> Worker
+ *     g ino                     -> "" (detached directories that wait for Collect)
+ *     x name                    -> singletons (applied index, next ino, next worker, cluster id,
+ *                                  format, placement, key of capabilities, what is not told)
+ * Family JOBS:
+ *     j id(be64)                -> JobRecord
+ *     m id(be64) seq(be64)      -> JobLine
+ *     n id(be64) seq(be64)      -> JobItem
+ * Family SOFT: rebuilt when lost, never journalled.
  *
  * Rules of apply (docs/formats/master.md):
  * - an entry is checked whole before anything is written; a refused one changes nothing but the

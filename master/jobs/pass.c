@@ -4,8 +4,9 @@
  * their order, each either a file or a tree that is walked in the order of ids. Some targets ahead
  * are resolved at the same time, since the store may have to be asked.
  *
- *     step: resolve ahead -> the target at hand: failed -> told; file -> told; directory -> walk ->
- * next
+ *     step: resolve ahead -> the target at hand: failed -> told
+ *                                                file -> told
+ *                                                directory -> walk -> next
  *
  * It pauses while the run has too many entries that are not committed; that, and that it keeps
  * nothing but a place in the tree, bounds the memory of a job of any size. A path inside another is

@@ -2,8 +2,8 @@
 /*
  * What a run has done, in walk order, and how it is committed.
  *
- *     window (not done, or behind one that is not) -> ready (done, and all before) -> sending ->
- * gone
+ *     window (not done, or behind one that is not) -> ready (done, and all before) -> sending
+ *         -> gone
  *
  * An entry of the journal carries the lines of a prefix, the counters with them and the place
  * behind its last file, so that a run that goes on from a committed cursor neither repeats nor

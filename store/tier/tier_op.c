@@ -4,10 +4,12 @@
  * decide something run on the loop; only open, read, write, punch, unlink and the index run on the
  * pool.
  *
- *   store:  [presence off, readers gone] -> data written (pool) -> record written (index) ->
- * presence on evict:  presence off -> readers gone -> record deleted (index) -> hole punched or
- * file unlinked (pool) drop:   presence off for all groups -> requests under way end -> readers
- * gone -> records deleted -> unlinked
+ *   store:  [presence off, readers gone] -> data written (pool) -> record written (index)
+ *               -> presence on
+ *   evict:  presence off -> readers gone -> record deleted (index)
+ *               -> hole punched or file unlinked (pool)
+ *   drop:   presence off for all groups -> requests under way end -> readers gone
+ *               -> records deleted -> unlinked
  *
  * Several stores of one file run at a time, one per group; the first one makes the file alone. A
  * drop and the removal of a file's last group are exclusive: what comes later waits in

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many rounds of the table of faults, with seeds: outside CI, by hand or for a night.
 
-    tests/fault_rounds.py --rounds 20 --seed 7 [--only worker:kill] [--keep DIR]
+    tests/fault_rounds.py --rounds 20 --seed 7 [--only worker:kill] [--long SECONDS] [--keep DIR]
 
 Each round runs every cell of tests/lib/faults.py, those with a real store too, in an order drawn from
 its seed, and prints a line for each: calls that were under way when the fault began and at its end, calls,
@@ -27,6 +27,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first round; they count up")
     parser.add_argument("--only", action="append", default=[], metavar="TARGET[:FAULT]")
+    parser.add_argument("--long", type=float, default=30.0, metavar="SECONDS", help="that a part stands still or is cut off")
     parser.add_argument("--keep", metavar="DIR", help="where logs of failed cells are kept")
     return parser.parse_args()
 
@@ -76,6 +77,7 @@ def one(target, fault, seed, keep):
 def main():
     args = arguments()
     wanted = cells(args.only)
+    faults.LONG = args.long
     results = []
     for number in range(args.rounds):
         seed = args.seed + number

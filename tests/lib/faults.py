@@ -9,7 +9,7 @@ part's loss cannot be hidden; afterwards everything goes on by itself and the lo
 
 What a fault is:
     kill        kill -9; of the store: its port refuses and open connections end
-    stop        SIGSTOP; of the store: it takes requests and answers none
+    stop        SIGSTOP, or the freezer of cgroups, as the seed has it; of the store: it takes requests and answers none
     partition, reset, loss     of the part's host
     disk-full   nothing is left where a master has its directory, a worker its tier, a mount its log, and
                 what is freed is taken; the store has none: it answers 503 SlowDown to everything
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from tests.lib import util
 from tests.lib.cluster import BKT, Cluster
-from tests.lib.netns import Network
+from tests.lib.netns import Freezer, Network
 from tests.lib.swift import Swift
 from tests.lib.verify import Content, Readers
 
@@ -106,7 +106,7 @@ class Cell:
         self.target, self.fault, self.seed = target, fault, seed
         self.rng = random.Random(f"{seed}/{target}/{fault}")
         self.result = Result(target, fault, str(seed))
-        self.disk = self.rule = self.filler = None
+        self.disk = self.rule = self.filler = self.freezer = None
         self.lines = 0        # bytes of a mount's log when its disk was full
         self.content = Content({**READ, **LOAD})
         store = Swift(f"{directory}/swift", network.host("store")) if target == "swift" else None
@@ -142,6 +142,8 @@ class Cell:
     def close(self):
         if self.filler:
             self.filler.close()
+        if self.freezer:
+            self.freezer.close()
         self.cluster.close()
         if self.disk:
             util.unmount(self.disk)
@@ -159,9 +161,18 @@ class Cell:
         elif self.fault == "kill":
             self.part.kill()
         elif self.fault == "stop":
-            self.part.stall() if self.target == "swift" else self.part.pause()
+            self._stop()
         else:
             self._fill()
+
+    def _stop(self):
+        if self.target == "swift":
+            self.part.stall()
+        elif self.rng.random() < 0.5:
+            self.freezer = Freezer(self.part.pid)
+            self.freezer.freeze()
+        else:
+            self.part.pause()
 
     def _store_fault(self):
         if self.fault == "kill":
@@ -188,10 +199,17 @@ class Cell:
         elif self.fault == "kill":
             self.part.restart() if self.target == "swift" else self.part.start()
         elif self.fault == "stop":
-            self.part.go_on()
+            self._go_on()
         else:
             self.filler.close()
             os.unlink(self.filler.path)
+
+    def _go_on(self):
+        if self.freezer:
+            self.freezer.close()
+            self.freezer = None
+        else:
+            self.part.go_on()
 
     # ---- that it struck ----
 

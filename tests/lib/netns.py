@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 
 from tests.lib import util
 from tests.lib.tarn import binary
@@ -252,52 +253,62 @@ def _state(pid):
 
 
 class Freezer:
-    """Processes that hang in the kernel, as on a host that is stuck: cgroup v1, where there is one."""
-
-    ROOT = "/sys/fs/cgroup/freezer"
+    """Processes that hang in the kernel, as on a host that is stuck. By cgroup v2, mounted here for it: a kernel has it
+    also where the host shows v1 alone."""
 
     def __init__(self, pid):
         self.pid = pid
-        self.group = f"{self.ROOT}/tarn-test-{os.getpid()}-{pid}"
+        self.root = tempfile.mkdtemp(prefix="tarn-test-cgroup-")
+        self.group = f"{self.root}/tarn-test-{os.getpid()}-{pid}"
+        util.run("mount", "-t", "cgroup2", "none", self.root)
+        self.home = self._home()
         self._remove_dead()
         os.mkdir(self.group)
-        self._write("cgroup.procs", pid)
+        self._move(self.group)
 
-    @classmethod
-    def there(cls):
-        return os.path.exists(f"{cls.ROOT}/cgroup.procs")
+    def _home(self):
+        """The group that the process is of."""
+        with open(f"/proc/{self.pid}/cgroup", encoding="ascii") as f:
+            name = next(line[3:].strip() for line in f if line.startswith("0::"))
+        return f"{self.root}{name}" if os.path.isdir(f"{self.root}{name}") else self.root
 
     def _remove_dead(self):
         """What sessions left that were killed: thawed, and removed where nothing is inside."""
-        for name in os.listdir(self.ROOT):
+        for name in os.listdir(self.root):
             parts = name.split("-")
             if name.startswith("tarn-test-") and not util.alive(int(parts[2])):
                 with contextlib.suppress(OSError):
-                    with open(f"{self.ROOT}/{name}/freezer.state", "w", encoding="ascii") as f:
-                        f.write("THAWED")
-                    os.rmdir(f"{self.ROOT}/{name}")
+                    self._write(f"{self.root}/{name}/cgroup.freeze", 0)
+                    os.rmdir(f"{self.root}/{name}")
 
-    def _write(self, name, value):
-        with open(f"{self.group}/{name}", "w", encoding="ascii") as f:
+    @staticmethod
+    def _write(path, value):
+        with open(path, "w", encoding="ascii") as f:
             f.write(str(value))
 
-    def state(self):
-        with open(f"{self.group}/freezer.state", encoding="ascii") as f:
-            return f.read().strip()
+    def _move(self, group):
+        self._write(f"{group}/cgroup.procs", self.pid)
+
+    def frozen(self):
+        with open(f"{self.group}/cgroup.events", encoding="ascii") as f:
+            return "frozen 1" in f.read().splitlines()
 
     def freeze(self):
-        self._write("freezer.state", "FROZEN")
-        util.wait_until(f"{self.pid} frozen", lambda: self.state() == "FROZEN", 10)
+        self._write(f"{self.group}/cgroup.freeze", 1)
+        util.wait_until(f"{self.pid} frozen", self.frozen, 10)
 
     def thaw(self):
-        self._write("freezer.state", "THAWED")
+        self._write(f"{self.group}/cgroup.freeze", 0)
 
     def close(self):
         self.thaw()
         with contextlib.suppress(OSError):  # it may have ended
-            with open(f"{self.ROOT}/cgroup.procs", "w", encoding="ascii") as f:
-                f.write(str(self.pid))
-        util.wait_until("an empty group", self._remove, 10)
+            self._move(self.home)
+        try:
+            util.wait_until("an empty group", self._remove, 10)
+        finally:
+            util.unmount(self.root)
+            os.rmdir(self.root)
 
     def _remove(self):
         try:

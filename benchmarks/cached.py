@@ -8,6 +8,7 @@ beside them `tarn stat` of one file and a reader that opens a cached file of the
 and memory of master and workers. Root (for the mount), the release build.
 """
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -29,14 +30,17 @@ class Beside:
     """Something done over and over while something else goes on: how long each took."""
 
     def __init__(self, do):
-        self.do, self.ms, self.over = do, [], threading.Event()
+        self.do, self.ms, self.over, self.failure = do, [], threading.Event(), None
         self.thread = threading.Thread(target=self.run)
 
     def run(self):
-        while not self.over.is_set():
-            begun = time.monotonic()
-            self.do()
-            self.ms.append((time.monotonic() - begun) * 1000)
+        try:
+            while not self.over.is_set():
+                begun = time.monotonic()
+                self.do()
+                self.ms.append((time.monotonic() - begun) * 1000)
+        except Exception as e:  # of this thread: raised where it is joined
+            self.failure = e
 
     def __enter__(self):
         self.thread.start()
@@ -45,6 +49,8 @@ class Beside:
     def __exit__(self, *_):
         self.over.set()
         self.thread.join()
+        if self.failure:
+            raise self.failure
 
     def report(self, title):
         self.ms.sort()
@@ -93,12 +99,14 @@ class Bench:
                 peak.append(self.c.master.rss())
         rss, watcher = self.c.master.rss(), threading.Thread(target=watch)
         watcher.start()
-        begun = time.monotonic()
-        calls = [self.c.background("du", "/", "--json", "--timeout", "10m") for _ in range(callers)]
-        answers = [json.loads(call.communicate(timeout=600)[0]) for call in calls]
-        took = time.monotonic() - begun
-        over.set()
-        watcher.join()
+        try:
+            begun = time.monotonic()
+            calls = [self.c.background("du", "/", "--json", "--timeout", "10m") for _ in range(callers)]
+            answers = [json.loads(call.communicate(timeout=600)[0]) for call in calls]
+            took = time.monotonic() - begun
+        finally:
+            over.set()
+            watcher.join()
         spent = [b - a for a, b in zip(before, self.costs())]
         assert all(a["files"] == answers[0]["files"] for a in answers), answers
         report(title, took, "s")
@@ -149,21 +157,20 @@ def main():
     parser.add_argument("--json", help="file for the figures")
     args = parser.parse_args()
     os.environ.setdefault("TARN_BIN", f"{BUILD}/tarn")
-    scratch = tempfile.mkdtemp(prefix="tarn-bench-", dir=os.environ.get("TARN_BENCH_DIR", "/var/tmp"))
-    port = util.free_port()
-    store = subprocess.Popen(["/usr/bin/python3", f"{ROOT}/benchmarks/list_store.py", str(port), str(args.dirs),
-                              str(args.files), str(SIZE)], start_new_session=True)
-    cluster = Cluster(scratch, workers=args.workers, mounts=1, quota="64GiB", attach=False)
-    try:
+    with contextlib.ExitStack() as stack:
+        scratch = tempfile.mkdtemp(prefix="tarn-bench-", dir=os.environ.get("TARN_BENCH_DIR", "/var/tmp"))
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        port = util.free_port()
+        store = subprocess.Popen(["/usr/bin/python3", f"{ROOT}/benchmarks/list_store.py", str(port), str(args.dirs),
+                                  str(args.files), str(SIZE)], start_new_session=True)
+        stack.callback(util.end_group, store)
+        cluster = Cluster(scratch, workers=args.workers, mounts=1, quota="64GiB", attach=False)
+        stack.callback(cluster.close)
         util.wait_until("the store", lambda: util.listens(port))
         cluster.start()
         cluster.cli("attach", "s3://b", "/", "-o", f"endpoint=http://127.0.0.1:{port},credentials=anonymous",
                     "--meta-ttl", "forever")
         Bench(cluster, args).run()
-    finally:
-        cluster.close()
-        util.end_group(store)
-        shutil.rmtree(scratch, ignore_errors=True)
     write(args.json)
 
 

@@ -164,6 +164,8 @@ class Bench:
                 share = (c.master.cpu_seconds() - used) / (time.monotonic() - begun)
                 report("1,000 idle sessions: the master's memory", rss_mib(c.master.pid) - before, "MiB", floor="below 200")
                 report("  its processor", share * 100, "% of one", floor="below 5")
+                crowd.stdin.close()
+                assert crowd.stdout.read().split() == ["cut", "0"], "they did not stay"
             finally:
                 crowd.stdin.close()
                 crowd.wait(timeout=30)

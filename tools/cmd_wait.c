@@ -122,15 +122,16 @@ static int wait_look(struct waiting *w)
     return wait_over(w) ? 0 : 1;
 }
 
-/* A failure that may pass, of a wait that has time left. */
-static bool wait_goes_on(struct waiting *w, int rc)
+/* Whether what the last question ended with is the end of the wait. */
+static bool wait_ends(const struct waiting *w, int rc)
 {
-    uint64_t now = tarn_now_ns();
     enum tarn_exit why = tarn_err_exit(rc);
 
+    if (rc >= 0)
+        return rc == 0;
     if (why != TARN_EXIT_UNREACH && why != TARN_EXIT_TIMEOUT)
-        return false;
-    return w->limit_ns ? now - w->begun_ns < w->limit_ns : now - w->heard_ns < AWAY_NS;
+        return true;
+    return !w->limit_ns && tarn_now_ns() - w->heard_ns >= AWAY_NS; /* else it may pass */
 }
 
 static int wait_late(struct waiting *w, int rc)
@@ -156,10 +157,8 @@ static int wait_turns(struct waiting *w)
     for (;;) {
         asked = tarn_now_ns();
         rc = wait_look(w);
-        if (rc == 0)
-            return 0;
-        if (rc < 0 && !wait_goes_on(w, rc))
-            return w->limit_ns && rc == -TARN_E_DEADLINE ? wait_late(w, rc) : rc;
+        if (wait_ends(w, rc))
+            return rc;
         if (w->limit_ns && tarn_now_ns() - w->begun_ns >= w->limit_ns)
             return wait_late(w, rc);
         w->c->err.text[0] = 0;

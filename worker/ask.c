@@ -3,8 +3,10 @@
  * What is missing here may be at another worker: a unit that has memory asks them one after the
  * other, and then the store.
  *
- *     wask_start -> the owners of the segment, if it is not ours and a reader here wants it:
- *                     "what is in your cache" -> NOT_CACHED: "then fetch it" (they keep it)
+ *     wask_start -> if the segment is not ours and a reader here wants it:
+ *                     one that owned it and drains: "what is in your cache"
+ *                     its owners: "what is in your cache" -> NOT_CACHED: "then fetch it" (they keep
+ *                     it)
  *                -> whoever owns or owned it: "what is in your cache"
  *                -> nobody has it: the store
  *
@@ -42,16 +44,16 @@
 struct wask {
     struct wunit *unit;
     struct tarn_rpc_req req;
-    struct tarn_timer watch;               /* of the answer, or of the pause */
-    uint64_t until_ns;                     /* loop time: who is busy until then is given up */
-    uint64_t received;                     /* at the last look */
-    unsigned silent;                       /* looks without a byte of it */
-    unsigned busy;                         /* answers in a row that said so */
-    bool paused;                           /* it is asked again when `watch` is due */
-    uint64_t ids[2 * TARN_PLACE_PICK_MAX]; /* workers, in order */
-    unsigned n, at;                        /* of them; the one being asked */
-    unsigned owners;                       /* the first ones: they may be asked to fetch it */
-    bool plain;                            /* it was */
+    struct tarn_timer watch;                   /* of the answer, or of the pause */
+    uint64_t until_ns;                         /* loop time: who is busy until then is given up */
+    uint64_t received;                         /* at the last look */
+    unsigned silent;                           /* looks without a byte of it */
+    unsigned busy;                             /* answers in a row that said so */
+    bool paused;                               /* it is asked again when `watch` is due */
+    uint64_t ids[2 * TARN_PLACE_PICK_MAX + 1]; /* workers, in order */
+    unsigned n, at;                            /* of them; the one being asked */
+    unsigned from, owners; /* [from, owners) are owners: they may be asked to fetch it */
+    bool plain;            /* it was */
 };
 
 static struct tarn_place *ask_place(const struct tarn_worker *w)
@@ -105,6 +107,12 @@ static void ask_list(const struct wunit *u, struct wask *a)
     if (!place)
         return;
     if (u->forward && !wask_owns(w, u->loc, u->group)) {
+        const struct tarn_place_worker *leaver = tarn_place_leaver(place, &u->loc->cid, segment);
+
+        /* Else the owner would take it from there, whatever the limit of the drain is. */
+        if (leaver && leaver->id != w->args.id && tarn_peers_usable(w->peers, leaver->id))
+            ask_add(a, leaver->id);
+        a->from = a->n;
         n = tarn_place_owners(place, &u->loc->cid, segment, u->loc->replicas, found);
         for (unsigned i = 0; i < n; i++)
             if (tarn_peers_usable(w->peers, found[i]->id))
@@ -213,9 +221,10 @@ static void ask_refused(struct wunit *u, int rc)
     u->late |= rc == -TARN_E_BUSY || rc == -TARN_E_DEADLINE;
     tarn_debug("worker", "worker %llu has not: key=%s offset=%llu: %s", (unsigned long long)id,
                u->loc->key, (unsigned long long)u->off_bytes, tarn_strerror(rc));
-    rpc = rc == -TARN_E_NOT_CACHED && !a->plain && u->forward && a->at < a->owners
-              ? tarn_peers_get(u->worker->peers, id)
-              : NULL;
+    rpc =
+        rc == -TARN_E_NOT_CACHED && !a->plain && u->forward && a->at >= a->from && a->at < a->owners
+            ? tarn_peers_get(u->worker->peers, id)
+            : NULL;
     if (rpc) {
         a->plain = true;
         ask_send(u, rpc);

@@ -315,6 +315,12 @@ static bool fetch_owns(const struct client_fetch *f, uint64_t worker)
     return n == 0;
 }
 
+/* Asked only for what it has still: what else it says is nobody's word. */
+static bool fetch_leaves(const struct client_fetch *f, uint64_t worker)
+{
+    return worker && worker == f->leaver;
+}
+
 static int try_send(struct fetch_try *t);
 
 static void fetch_failed(struct client_fetch *f, struct fetch_try *t, int rc)
@@ -326,12 +332,12 @@ static void fetch_failed(struct client_fetch *f, struct fetch_try *t, int rc)
         heard = HEARD_NOBODY;
     tarn_debug("client", "read: ino=%" PRIu64 " offset=%" PRIu64 " worker=%" PRIu64 ": %s", f->ino,
                f->off_bytes, t->worker, tarn_strerror(rc));
-    if (heard >= f->heard) {
+    if (heard >= f->heard && !fetch_leaves(f, t->worker)) {
         f->heard = heard;
         f->rc = rc;
         f->rc_worker = t->worker;
     }
-    f->passes |= fetch_passes(rc);
+    f->passes |= fetch_passes(rc) && !fetch_leaves(f, t->worker);
     f->owner_passes |= heard == HEARD_OWNER && fetch_passes(rc);
     if ((fetch_final(rc) || (of_store && owner && !f->owner_passes)) && f->final_rc == 0)
         f->final_rc = rc;
@@ -451,7 +457,7 @@ static int try_send(struct fetch_try *t)
     if (!rpc || now >= f->deadline_ns)
         return -TARN_E_CONN_REFUSED;
     msg.locator = locator_text(f, &bare);
-    msg.cached_only = f->bare || f->store_rc < 0 || (t->worker && t->worker == f->leaver);
+    msg.cached_only = f->bare || f->store_rc < 0 || fetch_leaves(f, t->worker);
     msg.offset = f->off_bytes;
     msg.length = f->len_bytes;
     msg.ahead = fetch_ahead(f);
@@ -483,8 +489,8 @@ static struct fetch_try *fetch_free_try(struct client_fetch *f)
 /* The store is known to be at fault: only who may have the bytes is asked. */
 static bool fetch_skips(const struct client_fetch *f, uint64_t worker)
 {
-    return f->store_rc < 0 &&
-           !(fetch_owns(f, worker) && tarn_peers_usable(f->client->peers, worker));
+    return f->store_rc < 0 && !((fetch_owns(f, worker) || fetch_leaves(f, worker)) &&
+                                tarn_peers_usable(f->client->peers, worker));
 }
 
 /* An owner that is busy will soon have time; who has not got the bytes would ask the store. */
@@ -681,7 +687,7 @@ static void fetch_candidates(struct client_fetch *f)
     struct tarn_peers *peers = f->client->peers;
     uint32_t segment = tarn_segment_of(f->off_bytes);
     uint64_t ids[TARN_PLACE_PICK_MAX], home;
-    unsigned n;
+    unsigned n, first;
 
     f->n = f->at = 0;
     f->leaver = 0;
@@ -700,7 +706,12 @@ static void fetch_candidates(struct client_fetch *f)
         if (ids[i] != home && ids[i] != f->leaver)
             f->asked[f->n++] = ids[i];
     /* Nobody is there as far as is known: those who are not would only cost time. */
-    if (f->n > 0 && !tarn_peers_usable(peers, f->asked[0]) && direct_allowed(f))
+    first = f->n > 1 && fetch_leaves(f, f->asked[0]);
+    if (f->n == 0 || tarn_peers_usable(peers, f->asked[first]) || !direct_allowed(f))
+        return;
+    if (first)
+        f->n = first;
+    else
         f->at = f->n;
 }
 

@@ -324,10 +324,10 @@ class Cluster:
         return [json.loads(line) for line in
                 self.cli("job", "manifest", number, "--json").out.splitlines() if line]
 
-    def attach(self, path, bucket=BKT, *more, check=True):
+    def attach(self, path, bucket=BKT, *more, check=True, env=None):
         options = (swift_options(self.store, self.dir) if isinstance(self.store, Swift) else
                    fault_options(self.store))
-        return self.cli("attach", f"s3://{bucket}", path, *options, *self.attach_args, *more, check=check)
+        return self.cli("attach", f"s3://{bucket}", path, *options, *self.attach_args, *more, check=check, env=env)
 
     def states(self):
         """{address: state} as `tarn status` has them."""

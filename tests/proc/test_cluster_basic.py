@@ -265,10 +265,14 @@ def test_update_of_an_attachment(cluster):
     c, content = small_cluster(cluster, {"o": 1 * MIB}, attach_args=["--meta-ttl", "forever"])
     for mount in c.mounts:
         check_all(mount, content)
+    armed = {"TARN_UPDATE": "true", "TARN_FORCE": "true"}  # no variable does what the line is to say itself
+    with c.no_fetches("a load that was not forced"):
+        c.cli("load", "/", env=armed)
     content.replace(c.store, BKT, "o")
     assert content.version_of("o", c.mounts[0].read("o")) == 1, "it was to be believed for ever"
     done = c.attach("/", check=False)
     assert done.code == 1 and done.err, "attached twice"
+    assert c.attach("/", check=False, env=armed).code == 1, "attached anew"
     c.attach("/", BKT, "--update", "--meta-ttl", "1s")
     for mount in c.mounts:
         util.wait_until("the new version", lambda m=mount: content.version_of("o", m.read("o")) == 2, 20)

@@ -119,6 +119,38 @@ static void owner_fetches(void **state)
     cl_fini(&c);
 }
 
+/* A worker that drains is asked for what it has before the owner, which would take it from there. */
+static void leaver_before_owner(void **state)
+{
+    struct cluster c;
+    struct obj o;
+    unsigned owner;
+    uint32_t source;
+
+    (void)state;
+    cl_init(&c, 3, FIVE, 0);
+    cl_settled(&c);
+    cl_object(&c, 1, 0, &o);
+    assert_int_equal(node_read(&c, 1, &o, 0, MIB, NULL), 0);
+    cl_stored(&c);
+    c.nodes[1].state = TARN_WORKER_DRAINING;
+    for (unsigned i = 0; i < 3; i++)
+        c.nodes[i].was = true;
+    cl_topology(&c, 0, 2);
+    cl_forget(&c);
+    owner = tarn_place_owns(tarn_peers_place(c.nodes[0].peers), &o.cid, 0, 1, 1) ? 0 : 2;
+    assert_int_equal(node_read(&c, 2 - owner, &o, 0, MIB, &source), 0);
+    assert_int_equal(source, WSOURCE_REMOTE);
+    cl_stored(&c);
+    assert_int_equal(cl_gets(&c), 0);
+    assert_int_equal(cl_cached(&c, owner, &o), 0); /* nothing moved */
+    assert_int_equal(node_read(&c, 2 - owner, &o, 4 * MIB, MIB, &source), 0);
+    cl_stored(&c);
+    assert_int_equal(cl_gets(&c), 1); /* of what it had not, by the owner */
+    assert_int_equal(cl_cached(&c, owner, &o), MIB);
+    cl_fini(&c);
+}
+
 /* The owner's error is the answer: the store is not asked a second time. */
 static void owners_error(void **state)
 {
@@ -859,6 +891,7 @@ int main(void)
         cmocka_unit_test(peer_before_store),
         cmocka_unit_test(settled_asks_nobody),
         cmocka_unit_test(owner_fetches),
+        cmocka_unit_test(leaver_before_owner),
         cmocka_unit_test(owners_error),
         cmocka_unit_test(owner_gone),
         cmocka_unit_test(owner_frozen),

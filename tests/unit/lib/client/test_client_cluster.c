@@ -906,6 +906,39 @@ static void the_worker_inside(void **state)
 }
 
 /* The handle is closed before the worker inside has let go of its read. */
+/* A worker that leaves and has it not is nobody who could be asked for it: the store is read. */
+static void inside_although_one_leaves(void **state)
+{
+    struct cworker *leaver;
+    struct tarn_handle *h;
+    struct cluster c;
+
+    (void)state;
+    cluster_init(&c, 3, inside_tweak);
+    h = cluster_open(&c);
+    leaver = cluster_owner(&c, scattered(1), 0);
+    leaver->state = TARN_WORKER_DRAINING;
+    leaver->uncached = true;
+    c.all_owned = true;
+    cluster_publish(&c);
+    for (unsigned i = 0; i < c.n; i++)
+        if (&c.w[i] != leaver)
+            cworker_stop(&c.w[i]);
+    assert_int_equal(read_once(&c, scattered(1), LEN), 0);
+    assert_int_equal(inside.reads, 1);
+    assert_int_equal(leaver->held_only, 1);
+    assert_int_equal(read_once(&c, scattered(1), LEN), 0); /* the others are known to be away */
+    assert_int_equal(inside.reads, 2);
+    assert_int_equal(leaver->held_only, 2);
+    inside.allowed = false;
+    assert_int_equal(read_once(&c, scattered(1), LEN), -TARN_E_NO_WORKER);
+    leaver->uncached = false;
+    assert_int_equal(read_once(&c, scattered(1), LEN), 0);
+    assert_int_equal(inside.reads, 2);
+    tarn_handle_close(&h);
+    cluster_fini(&c);
+}
+
 static void inside_cancelled(void **state)
 {
     struct tarn_handle *h;
@@ -1173,6 +1206,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(draining_has_it_still),
         cmocka_unit_test(ends_by_its_deadline),
         cmocka_unit_test(the_worker_inside),
+        cmocka_unit_test(inside_although_one_leaves),
         cmocka_unit_test(inside_cancelled),
         cmocka_unit_test(home_first),
         cmocka_unit_test(topology_changes),

@@ -269,7 +269,6 @@ static void test_a_range_of_a_file_that_got_shorter(void **state)
     free(list);
 }
 
-/* Without entries it would be a job of the paths, which nobody asked for. */
 /* Everything that an entry of the journal carries for a job is as long as it may be. */
 static void test_the_longest_texts(void **state)
 {
@@ -326,6 +325,7 @@ static void test_the_longest_texts(void **state)
     free(list);
 }
 
+/* Without entries it would be a job of the paths, which nobody asked for. */
 static void test_an_empty_list_is_not_a_job_of_the_paths(void **state)
 {
     struct jfx *fx = *state;

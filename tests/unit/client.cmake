@@ -4,7 +4,7 @@ foreach(name names handles session)
     SOURCES lib/client/test_client_${name}.c lib/client/client_rig.c turns.c
     DEPS tarn_client tarn_rpc tarn_base)
 endforeach()
-foreach(name cluster window)
+foreach(name cluster nobody window)
   tarn_unit_test(test_client_${name}
     SOURCES lib/client/test_client_${name}.c lib/client/cluster_rig.c lib/client/client_rig.c turns.c
     TIMEOUT 180 COST 15

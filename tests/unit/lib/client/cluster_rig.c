@@ -361,3 +361,36 @@ int cluster_read(struct cluster *c, struct tarn_handle *h, uint64_t off, uint32_
         assert_int_equal(rd.read.got_bytes, TARN_MIN((uint64_t)len, c->rig.size - off));
     return rc;
 }
+
+uint64_t now_ms(void)
+{
+    return tarn_now_ns() / TARN_NS_PER_MS;
+}
+
+uint64_t scattered(unsigned i)
+{
+    return (uint64_t)(i * 7919 % 997) * MIB + i % 1000 * 17;
+}
+
+struct tarn_client_counts counts_of(struct cluster *c)
+{
+    struct tarn_client_counts n;
+
+    tarn_client_counts(c->rig.client, &n);
+    return n;
+}
+
+int read_once(struct cluster *c, uint64_t off, uint32_t len)
+{
+    struct tarn_handle *h = cluster_open(c);
+    int rc = cluster_read(c, h, off, len);
+
+    tarn_handle_close(&h);
+    return rc;
+}
+
+void soon(struct rig *r, struct tarn_client_args *args)
+{
+    (void)r;
+    args->no_worker_ns = 300 * TARN_NS_PER_MS;
+}

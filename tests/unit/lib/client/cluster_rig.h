@@ -90,3 +90,11 @@ struct tarn_attr cluster_attr(const struct cluster *c);
 struct tarn_handle *cluster_open(struct cluster *c);
 /* A read from start to end; its bytes are checked. */
 int cluster_read(struct cluster *c, struct tarn_handle *h, uint64_t off, uint32_t len);
+/* With a handle of its own: no read continues another. */
+int read_once(struct cluster *c, uint64_t off, uint32_t len);
+struct tarn_client_counts counts_of(struct cluster *c);
+uint64_t now_ms(void);
+/* Offsets that no reader would call sequential: each is far from the one before. */
+uint64_t scattered(unsigned i);
+/* For cluster_init: without any worker a read ends soon. */
+void soon(struct rig *r, struct tarn_client_args *args);

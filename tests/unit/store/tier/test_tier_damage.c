@@ -464,20 +464,13 @@ static void killed_while_storing(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        RIG_TEST(killed_while_storing),
-        RIG_TEST(one_granule),
-        RIG_TEST(read_finds_it),
-        RIG_TEST(read_finds_what_rots_later),
-        RIG_TEST(pages_are_compared),
-        RIG_TEST(unchecked_is_what_was_verified),
-        RIG_TEST(unchecked_is_cut),
-        RIG_TEST(swapped_files),
-        RIG_TEST(mixed_tags),
-        RIG_TEST(flips_in_data),
-        RIG_TEST(flips_in_tables),
-        RIG_TEST(flips_in_logs),
-        RIG_TEST(flips_in_manifest),
-        RIG_TEST(flips_in_format),
+        RIG_TEST(killed_while_storing), RIG_TEST(one_granule),
+        RIG_TEST(read_finds_it),        RIG_TEST(read_finds_what_rots_later),
+        RIG_TEST(pages_are_compared),   RIG_TEST(unchecked_is_what_was_verified),
+        RIG_TEST(unchecked_is_cut),     RIG_TEST(swapped_files),
+        RIG_TEST(mixed_tags),           RIG_TEST(flips_in_data),
+        RIG_TEST(flips_in_tables),      RIG_TEST(flips_in_logs),
+        RIG_TEST(flips_in_manifest),    RIG_TEST(flips_in_format),
     };
 
     tarn_log_set_level(TARN_LOG_ERROR);

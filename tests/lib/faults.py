@@ -278,14 +278,11 @@ class Cell:
         c = self.cluster.start()
         for top in sorted({p.split("/")[0] for p in READ}):
             c.cli("load", f"/{top}")
-        long = self.fault in ("stop", "partition")
-        rate = sum(LOAD.values()) / (LONG + 2 if long else SHORT + 2)
-        job = c.cli("load", "/l", "--detach", "--bandwidth", f"{int(rate)}/s").out.strip()
         readers = [Readers(m.mnt, self.content, threads=4, deadline=DEADLINE, paths=READ,
                            seed=f"{self.seed}/{i}", kinds=("open", "names", "open", "whole"))
                    for i, m in enumerate(c.mounts)]
         try:
-            self._strike(c, job, readers)
+            job = self._load_and_strike(c, readers)
         finally:
             for r in readers:
                 r.close()
@@ -296,10 +293,13 @@ class Cell:
         util.wait_until("the load's end", lambda: c.job(job)["state"] != "running", 90, 0.1)
         self._load_is_told(c, job)
 
-    def _strike(self, c, job, readers):
+    def _load_and_strike(self, c, readers):
+        """Returns the number of the load's job, which lasts longer than the fault."""
         for r in readers:
             r.wait_open()
             r.wait_each(3)
+        rate = sum(LOAD.values()) / (self.length() + 2)
+        job = c.cli("load", "/l", "--detach", "--bandwidth", f"{int(rate)}/s").out.strip()
         readers[0].wait_calls(self.rng.randrange(1, 200))
         util.wait_until("the load is under way", lambda: c.job(job)["files_done"] > 0 or
                         c.job(job)["bytes_done"] > 0, 30, 0.02)
@@ -308,7 +308,7 @@ class Cell:
         self.result.met = readers[0].catch(self.begin)
         begun = time.monotonic()
         self.want()
-        time.sleep(max(0, begun + (LONG if self.fault in ("stop", "partition") else SHORT) - time.monotonic()))
+        time.sleep(max(0, begun + self.length() - time.monotonic()))
         self.trace()
         held = readers[0].under_way()
         ended = time.monotonic()
@@ -322,6 +322,11 @@ class Cell:
             r.wait_each(3, RESUME)
         self.result.resumed = time.monotonic() - ended
         self._steady(readers)
+        return job
+
+    def length(self):
+        """Seconds that the fault lasts."""
+        return LONG if self.fault in ("stop", "partition") else SHORT
 
     def _steady(self, readers):
         """No more errors: a reader that met the last ones of the fault may have to try once more."""

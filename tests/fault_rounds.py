@@ -2,17 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many rounds of the table of faults, with seeds: outside CI, by hand or for a night.
 
-    tests/fault_rounds.py --rounds 20 --seed 7 [--only worker:kill] [--long SECONDS] [--keep DIR]
+    tests/fault_rounds.py --rounds 100 --seed 7 [--jobs 6] [--only worker:kill] [--long SECONDS] [--keep DIR]
 
 Each round runs every cell of tests/lib/faults.py, those with a real store too, in an order drawn from
 its seed, and prints a line for each: calls that were under way when the fault began and at its end, calls,
 the longest in seconds, how long until all went on, errors. A cell that fails is told with its logs, and
-with the line that repeats it. Exit 1 then. Root; TARN_BIN names the binary (default: build/release/tarn).
+with the line that repeats it. Exit 1 then. --jobs runs several cells at a time, each in a process of its
+own. Root; TARN_BIN names the binary (default: build/release/tarn).
 """
 import argparse
+import contextlib
+import io
+import multiprocessing
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -27,6 +32,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first round; they count up")
     parser.add_argument("--only", action="append", default=[], metavar="TARGET[:FAULT]")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument("--long", type=float, default=30.0, metavar="SECONDS", help="that a part stands still or is cut off")
     parser.add_argument("--keep", metavar="DIR", help="where logs of failed cells are kept")
     return parser.parse_args()
@@ -74,24 +80,44 @@ def one(target, fault, seed, keep):
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def end(*_):
+    """TERM ends it as Ctrl-C does: what the cells have started and mounted goes first."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
+def told(work):
+    """one() in a process of its own: the Result, and what it printed."""
+    signal.signal(signal.SIGTERM, end)
+    target, fault, seed, keep, long = work
+    faults.LONG = long
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        result = one(target, fault, seed, keep)
+    return result, out.getvalue()
+
+
 def main():
     args = arguments()
+    signal.signal(signal.SIGTERM, end)
     wanted = cells(args.only)
-    faults.LONG = args.long
-    results = []
+    work = []
     for number in range(args.rounds):
-        seed = args.seed + number
-        print(f"round {number + 1} of {args.rounds}, seed {seed}\n{faults.HEADER}", flush=True)
         order = list(wanted)
-        random.Random(seed).shuffle(order)
-        for target, fault in order:
-            results.append(one(target, fault, seed, args.keep))
-            print(results[-1].row(), flush=True)
+        random.Random(args.seed + number).shuffle(order)
+        work += [(target, fault, args.seed + number, args.keep, args.long) for target, fault in order]
+    print(f"{args.rounds} rounds of {len(wanted)}, seeds {args.seed} to {args.seed + args.rounds - 1}\n"
+          f"seed    {faults.HEADER}", flush=True)
+    begun, results = time.monotonic(), []
+    with multiprocessing.Pool(args.jobs, maxtasksperchild=1) as pool:
+        for result, out in pool.imap_unordered(told, work):
+            results.append(result)
+            print(f"{out}{result.seed:7} {result.row()}", flush=True)
     failed = [r for r in results if r.failure]
     for r in failed:
         print(f"failed: seed {r.seed} {r.target}:{r.fault}: {r.failure.splitlines()[0]}")
     print(f"{sum(r.met for r in results)} calls met a fault, {sum(r.calls for r in results)} in all, "
-          f"the longest {max(r.longest for r in results):.2f} s")
+          f"the longest {max(r.longest for r in results):.2f} s; {(time.monotonic() - begun) / 60:.0f} minutes")
     print(f"{len(results) - len(failed)} passed, {len(failed)} failed")
     sys.exit(1 if failed else 0)
 

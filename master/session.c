@@ -428,6 +428,7 @@ static void session_renew(void *ctx, struct tarn_rpc_call *call)
     mmembers_seen(m, req->topology);
     session_take_reads(s, req);
     session_heard(m, s);
+    s->transient |= req->last;
     session_cap(m, call, s->id, &cap);
     mcluster_view(m, s->trusted ? UINT64_MAX : req->topology,
                   s->direct ? req->attachments : UINT64_MAX, &view);

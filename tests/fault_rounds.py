@@ -2,15 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many rounds of the table of faults, with seeds: outside CI, by hand or for a night.
 
-    tests/fault_rounds.py --rounds 100 --seed 7 [--jobs 6] [--only worker:kill] [--long SECONDS] [--keep DIR]
+    tests/fault_rounds.py --rounds 100 --seed 7 [--jobs 8 --pause 0.1] [--only worker:kill] [--long SECONDS] [--keep DIR]
 
 Each round runs every cell of tests/lib/faults.py, those with a real store too, in an order drawn from
 its seed, and prints a line for each: calls that were under way when the fault began and at its end, calls,
 the longest in seconds, how long until all went on, errors. A cell that fails is told with its logs, and
-with the line that repeats it. Exit 1 then. --jobs runs several cells at a time, each in a process of its
-own. Root; TARN_BIN names the binary (default: build/release/tarn).
+with the line that repeats it. Exit 1 then. --jobs runs several cells at a time; --pause gives the processors
+to more of them, since readers rest then between two calls. Root; TARN_BIN names the binary (default:
+build/release/tarn).
 """
 import argparse
+import concurrent.futures
 import contextlib
 import io
 import multiprocessing
@@ -34,6 +36,7 @@ def arguments():
     parser.add_argument("--only", action="append", default=[], metavar="TARGET[:FAULT]")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument("--long", type=float, default=30.0, metavar="SECONDS", help="that a part stands still or is cut off")
+    parser.add_argument("--pause", type=float, default=0.0, metavar="SECONDS", help="of a reader after each call")
     parser.add_argument("--keep", metavar="DIR", help="where logs of failed cells are kept")
     return parser.parse_args()
 
@@ -83,17 +86,21 @@ def one(target, fault, seed, keep):
 def end(*_):
     """TERM ends it as Ctrl-C does: what the cells have started and mounted goes first."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for process in multiprocessing.active_children():
+        process.terminate()
     sys.exit(143)
 
 
 def told(work):
     """one() in a process of its own: the Result, and what it printed."""
     signal.signal(signal.SIGTERM, end)
-    target, fault, seed, keep, long = work
-    faults.LONG = long
+    target, fault, seed, keep, faults.LONG, faults.PAUSE = work
     out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        result = one(target, fault, seed, keep)
+    try:
+        with contextlib.redirect_stdout(out):
+            result = one(target, fault, seed, keep)
+    except SystemExit as e:
+        os._exit(e.code)  # the pool would begin the next cell
     return result, out.getvalue()
 
 
@@ -105,14 +112,20 @@ def main():
     for number in range(args.rounds):
         order = list(wanted)
         random.Random(args.seed + number).shuffle(order)
-        work += [(target, fault, args.seed + number, args.keep, args.long) for target, fault in order]
+        work += [(target, fault, args.seed + number, args.keep, args.long, args.pause) for target, fault in order]
     print(f"{args.rounds} rounds of {len(wanted)}, seeds {args.seed} to {args.seed + args.rounds - 1}\n"
           f"seed    {faults.HEADER}", flush=True)
     begun, results = time.monotonic(), []
-    with multiprocessing.Pool(args.jobs, maxtasksperchild=1) as pool:
-        for result, out in pool.imap_unordered(told, work):
-            results.append(result)
-            print(f"{out}{result.seed:7} {result.row()}", flush=True)
+    with concurrent.futures.ProcessPoolExecutor(args.jobs) as pool:
+        cells_of = [pool.submit(told, cell) for cell in work]
+        try:
+            for done in concurrent.futures.as_completed(cells_of):
+                result, out = done.result()
+                results.append(result)
+                print(f"{out}{result.seed:7} {result.row()}", flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     failed = [r for r in results if r.failure]
     for r in failed:
         print(f"failed: seed {r.seed} {r.target}:{r.fault}: {r.failure.splitlines()[0]}")

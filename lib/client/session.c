@@ -16,8 +16,8 @@
  * and goes on while the host sleeps. What the kernel was allowed to believe does not: after a sleep
  * it is told, within WATCH_NS, to ask again.
  * Inside one process there is no lease. A gap in the numbers of the invalidations is a loss, too.
- * A client without a local worker is a command that ends soon: its stop tells first what was read
- * since the last renewal.
+ * A stop says what was read since the last renewal, and that the session is over; without that, as
+ * after a kill, changes wait for the end of its lease.
  */
 #include "lib/client/client_priv.h"
 
@@ -258,6 +258,7 @@ static void session_tell(struct tarn_client *c, uint64_t timeout_ns, bool no_ret
     msg.n_reads = CLIENT_SOURCES;
     msg.reads = reads;
     msg.passthrough_opens = atomic_load(&c->lent_opens);
+    msg.last = c->last_told;
     c->session_busy = true;
     tarn_rpc_req_fini(&c->session_req); /* this may be its callback */
     c->session_req = (struct tarn_rpc_req){.method = TARN_RPC_session_renew,
@@ -377,16 +378,20 @@ void client_session_start(struct tarn_client *c)
     tarn_rpc_start(c->rpc, &c->session_req);
 }
 
-/* Of a stop, once no call of the session is under way: tells what is untold, then disconnects. */
+/*
+ * Of a stop, once no call of the session is under way: tells what is untold, and that it is over,
+ * so that nobody waits for what it believed; then disconnects.
+ */
 static void session_end(struct tarn_client *c)
 {
     uint64_t reads[CLIENT_SOURCES];
+    bool untold;
 
     if (c->disconnecting)
         return;
     session_reads(c, reads);
-    if (c->connected && !c->last_told && !c->local.open &&
-        memcmp(reads, c->told, sizeof(reads)) != 0) {
+    untold = memcmp(reads, c->told, sizeof(reads)) != 0 || (c->leased && !c->args.transient);
+    if (c->connected && !c->last_told && !c->local.open && untold) {
         c->last_told = true;
         session_tell(c, LAST_WORD_NS, true);
         return;

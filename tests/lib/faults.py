@@ -34,6 +34,7 @@ REAL = (("swift", "kill"), ("swift", "stop"))
 LONG = 12.0       # seconds that a part stands still or is cut off: longer than a lease
 SHORT = 2.5       # of the other faults
 DEADLINE = 32.0   # of a call: the default timeout of a store or a peer, and time to be scheduled
+PAUSE = 0.0       # seconds between two calls of a reader
 THAW = 1.0        # within which calls end that a stopped mount held
 RESUME = 40.0     # within which every reader goes on after a fault
 DISK = "64M"      # of the parts whose disk fills up
@@ -279,7 +280,7 @@ class Cell:
         for top in sorted({p.split("/")[0] for p in READ}):
             c.cli("load", f"/{top}")
         readers = [Readers(m.mnt, self.content, threads=4, deadline=DEADLINE, paths=READ,
-                           seed=f"{self.seed}/{i}", kinds=("open", "names", "open", "whole"))
+                           seed=f"{self.seed}/{i}", kinds=("open", "names", "open", "whole"), pause=PAUSE)
                    for i, m in enumerate(c.mounts)]
         try:
             job = self._load_and_strike(c, readers)
@@ -298,9 +299,9 @@ class Cell:
         for r in readers:
             r.wait_open()
             r.wait_each(3)
+        readers[0].wait_calls(self.rng.randrange(1, 200))
         rate = sum(LOAD.values()) / (self.length() + 2)
         job = c.cli("load", "/l", "--detach", "--bandwidth", f"{int(rate)}/s").out.strip()
-        readers[0].wait_calls(self.rng.randrange(1, 200))
         util.wait_until("the load is under way", lambda: c.job(job)["files_done"] > 0 or
                         c.job(job)["bytes_done"] > 0, 30, 0.02)
         state = c.job(job)["state"]

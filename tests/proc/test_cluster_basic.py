@@ -446,6 +446,23 @@ def check_all_below(mount, content, prefix):
         assert content.wrong(path, 1, 0, mount.read(f"{prefix}/{path}")) is None
 
 
+def test_a_mount_that_was_taken_away_is_waited_for_by_nobody(cluster):
+    """It says so: else changes of what it believed would wait for the end of its lease."""
+    c, _ = small_cluster(cluster, {"a/o": 1000, "b": 1000})
+    other, gone = c.mounts
+    for mount in c.mounts:
+        assert sorted(os.listdir(mount.path("a"))) == ["o"] and sorted(os.listdir(mount.mnt)) == ["a", "b"]
+    c.cli("umount", gone.mnt)
+    gone.process.wait(timeout=30)
+    assert [s["mountpoint"] for s in c.status()["sessions"] if s["mountpoint"]] == [other.mnt]
+    begun = time.monotonic()
+    c.store.put(BKT, "a/o", b"another")
+    c.cli("detach", "/")
+    c.attach("/")
+    assert sorted(os.listdir(other.mnt)) == ["a", "b"]
+    assert time.monotonic() - begun < 5, "somebody was waited for"
+
+
 def test_a_mount_of_a_part(cluster):
     c, content = small_cluster(cluster)
     part = c.add_mount("--path", "/d1")

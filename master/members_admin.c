@@ -151,9 +151,11 @@ static int admin_may_remove(const struct mmember *w, bool force, struct tarn_err
         w->rec->state == TARN_WORKER_REMOVED)
         return 0;
     return tarn_err_set(err, -TARN_E_NOT_DRAINED,
-                        "worker %" PRIu64 " at %s is %s: %s would be fetched from the store again",
+                        "worker %" PRIu64 " at %s is %s: %s would be fetched from the store again "
+                        "(`tarn worker drain %" PRIu64
+                        " --wait` hands it over first; --force gives it up)",
                         w->rec->id, w->rec->addr, tarn_worker_state_name(w->rec->state),
-                        tarn_format_size(member_left(w), bytes));
+                        tarn_format_size(member_left(w), bytes), w->rec->id);
 }
 
 void madmin_remove(void *ctx, struct tarn_rpc_call *call)
@@ -202,6 +204,10 @@ static void status_row(const struct mmembers *s, const struct mmember *w,
     row->tiers = w->beat->tiers;
     row->n_reads = w->beat->n_reads;
     row->reads = w->beat->reads;
+    if (row->left_bytes > 0) {
+        row->refused_bytes = TARN_MIN(w->beat->refused_bytes, row->left_bytes);
+        row->refused_by = w->beat->refused_by;
+    }
     row->moved_bytes = w->beat->moved_bytes;
     row->peer_bytes = w->beat->peer_bytes;
 }

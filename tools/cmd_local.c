@@ -132,7 +132,7 @@ static const struct tarn_flags_spec local_spec = {
     .command = "tarn local",
     .args = "UFS_URI MOUNTPOINT",
     .summary = "Mount a bucket or a directory on this machine, with a cache.",
-    .text = "UFS_URI is s3://BUCKET[/PREFIX] or file:///DIR. MOUNTPOINT is an empty directory. The "
+    .text = "UFS_URI is s3://BUCKET[/PREFIX] or file:///DIR. MOUNTPOINT is a directory. The "
             "cache directory of an earlier\n"
             "start with the same URI is used again: the second start is warm.\n\n"
             "  tarn local s3://bucket/data /mnt/data -o endpoint=http://127.0.0.1:9000 -d",

@@ -305,9 +305,10 @@ static const struct tarn_flags_spec mount_spec = {
     .args = "MOUNTPOINT",
     .summary = "Mount the name space of a cluster, or a directory of it.",
     .text =
-        "MOUNTPOINT is an empty directory; a dead mount there is replaced. It needs no cache\n"
-        "directory: bytes are kept by the cluster's workers, one of which may be on this host.\n"
-        "Where no master answers yet, it waits for one for --timeout.\n"
+        "MOUNTPOINT is a directory, whose own files are not seen meanwhile; a dead mount there is\n"
+        "replaced. No cache directory is needed: bytes are kept by the cluster's workers, one of\n"
+        "which may be on this host. A start waits for a master for --timeout. Later, without one\n"
+        "for longer than its --lease, names fail (--on-partition) until it answers again.\n"
         "\n  tarn mount /mnt/data --master 10.0.0.1:7100 --token-file /etc/tarn/token -d",
     .tables = mount_tables,
     .shorts = mount_shorts,

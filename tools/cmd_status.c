@@ -151,9 +151,12 @@ static void status_text_worker(const Tarn__Wire__WorkerStatus *w)
         put(w->addr);
         (void)fputs(" on ", stdout); /* main() checks the stream, here and below */
         put(w->host);
-        (void)printf(": %s%s", w->state, w->alive ? "" : ", NOT ALIVE");
+        (void)printf(": %s%s", report_worker_state(w), w->alive ? "" : ", NOT ALIVE");
         if (w->left_bytes)
             (void)printf(", %s to hand over", tarn_format_size(w->left_bytes, a));
+        if (w->refused_bytes)
+            (void)printf(", for %s of it worker %" PRIu64 " has no room",
+                         tarn_format_size(w->refused_bytes, a), w->refused_by);
         (void)putchar('\n');
     }
     for (size_t t = 0; t < w->n_tiers; t++) {

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Parent and child share a pipe. The child writes one struct daemon_word; a pipe that ends without
- * one is a child that died.
+ * Parent and child share a pipe. The child writes a struct daemon_word, after one that names its
+ * log if it has one; a pipe that ends without it is a child that died.
  */
 #include "tools/daemon.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -17,25 +18,48 @@
 #include "lib/base/mem.h"
 #include "lib/base/str.h"
 #include "lib/base/units.h"
+#include "tools/cli.h"
+
+#define DAEMON_LOG     1    /* the text is the path of the log */
+#define DAEMON_LONG_MS 3000 /* a start that takes longer is worth a word */
 
 struct daemon_word {
-    int32_t rc;      /* how the start went */
+    int32_t rc;      /* how the start went, or DAEMON_LOG */
     char text[2048]; /* what is to be said of it */
 };
 
-/* In the parent. Returns what the child said. */
-static int daemon_wait(int fd, pid_t child, struct tarn_str *ret_said, struct tarn_errbuf *err)
+/* A whole word; false: the child is gone. `log`, where it is not empty, is said after a while. */
+static bool daemon_hear(int fd, struct daemon_word *ret, const char *log)
 {
-    struct daemon_word word;
+    struct pollfd p = {.fd = fd, .events = POLLIN};
     size_t got = 0;
     ssize_t n;
 
-    while (got < sizeof(word) && (n = read(fd, (char *)&word + got, sizeof(word) - got)) != 0) {
+    if (log[0] && poll(&p, 1, DAEMON_LONG_MS) == 0) {
+        cli_put_name(stderr, log, strlen(log)); /* it may hold anything */
+        (void)fputs(": its log, while it starts\n", stderr);
+    }
+    while (got < sizeof(*ret) && (n = read(fd, (char *)ret + got, sizeof(*ret) - got)) != 0) {
         if (n < 0 && errno != EINTR)
             break;
         got += n > 0 ? (size_t)n : 0;
     }
-    if (got < sizeof(word)) {
+    ret->text[sizeof(ret->text) - 1] = 0;
+    return got == sizeof(*ret);
+}
+
+/* In the parent. Returns what the child said. */
+static int daemon_wait(int fd, pid_t child, bool quiet, struct tarn_str *ret_said,
+                       struct tarn_errbuf *err)
+{
+    struct daemon_word word, log = {0};
+    bool heard = daemon_hear(fd, &word, "");
+
+    if (heard && word.rc == DAEMON_LOG) {
+        log = word;
+        heard = daemon_hear(fd, &word, quiet ? "" : log.text);
+    }
+    if (!heard) {
         int status = 0;
 
         (void)waitpid(child, &status, 0); /* for the message only */
@@ -43,11 +67,12 @@ static int daemon_wait(int fd, pid_t child, struct tarn_str *ret_said, struct ta
             err, -TARN_E_INTERNAL,
             "the background process ended while starting (wait status %d); see its log", status);
     }
-    word.text[sizeof(word.text) - 1] = 0;
     if (word.rc < 0)
         return tarn_err_set(err, word.rc, "%s", word.text);
     tarn_str_reset(ret_said);
-    tarn_str_adds(ret_said, word.text);
+    tarn_str_addf(ret_said, "%s; pid %d", word.text, (int)child);
+    if (log.text[0])
+        tarn_str_addf(ret_said, ", log %s", log.text);
     return 0;
 }
 
@@ -63,7 +88,8 @@ static void daemon_detach(void)
     (void)close(fd);       /* three others are open */
 }
 
-int daemon_fork(struct daemon *d, struct tarn_str *ret_said, int *ret_rc, struct tarn_errbuf *err)
+int daemon_fork(struct daemon *d, bool quiet, struct tarn_str *ret_said, int *ret_rc,
+                struct tarn_errbuf *err)
 {
     int fds[2];
     pid_t pid;
@@ -80,7 +106,7 @@ int daemon_fork(struct daemon *d, struct tarn_str *ret_said, int *ret_rc, struct
     }
     if (pid > 0) {
         (void)close(fds[1]); /* the child's end */
-        *ret_rc = daemon_wait(fds[0], pid, ret_said, err);
+        *ret_rc = daemon_wait(fds[0], pid, quiet, ret_said, err);
         (void)close(fds[0]); /* only read from */
         return 1;
     }
@@ -89,6 +115,16 @@ int daemon_fork(struct daemon *d, struct tarn_str *ret_said, int *ret_rc, struct
     d->fd = fds[1];
     daemon_detach();
     return 0;
+}
+
+void daemon_tell_log(const struct daemon *d, const char *path)
+{
+    struct daemon_word word = {.rc = DAEMON_LOG};
+
+    if (d->fd < 0)
+        return;
+    (void)snprintf(word.text, sizeof(word.text), "%s", path); /* cut is fine */
+    (void)!write(d->fd, &word, sizeof(word)); /* a parent that is gone is seen later */
 }
 
 bool daemon_tell(struct daemon *d, int rc, const char *text)

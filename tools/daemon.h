@@ -18,9 +18,13 @@ struct daemon {
 /*
  * 1 in the parent, once the child has told: *ret_rc is its code, with its text in *ret_said, or in
  * `err` when it failed. 0 in the child, which has a session of its own and no standard streams.
+ * The parent says on stderr what daemon_tell_log() told, if the start takes long, unless `quiet`.
  * Errors: errno class
  */
-int daemon_fork(struct daemon *d, struct tarn_str *ret_said, int *ret_rc, struct tarn_errbuf *err);
+int daemon_fork(struct daemon *d, bool quiet, struct tarn_str *ret_said, int *ret_rc,
+                struct tarn_errbuf *err);
+/* In the child: where its log is. */
+void daemon_tell_log(const struct daemon *d, const char *path);
 /*
  * In the child: how the start went. False when the parent went away meanwhile: whoever interrupts
  * the command does not want the server. Where nobody waits (any more): true.

@@ -45,13 +45,22 @@ json_t *report_workers(const Tarn__Wire__StatusResponse *st, const char *addr)
                           "checksum_errors", U(tier->checksum_errors), "offline", tier->offline));
         }
         (void)json_array_append_new(
-            list, json_pack("{s:I, s:o, s:o, s:o, s:b, s:o, s:I, s:I, s:b, s:I, s:I}", "id",
-                            U(w->id), "addr", T(w->addr[0] ? w->addr : addr), "state", T(w->state),
-                            "tiers", tiers, "alive", w->alive, "host", T(w->host), "weight",
-                            U(w->weight), "left_bytes", U(w->left_bytes), "settled", w->settled,
-                            "moved_bytes", U(w->moved_bytes), "peer_bytes", U(w->peer_bytes)));
+            list,
+            json_pack("{s:I, s:o, s:o, s:o, s:b, s:o, s:I, s:I, s:I, s:I, s:b, s:I, s:I}", "id",
+                      U(w->id), "addr", T(w->addr[0] ? w->addr : addr), "state", T(w->state),
+                      "tiers", tiers, "alive", w->alive, "host", T(w->host), "weight", U(w->weight),
+                      "left_bytes", U(w->left_bytes), "refused_bytes", U(w->refused_bytes),
+                      "refused_by", U(w->refused_by), "settled", w->settled, "moved_bytes",
+                      U(w->moved_bytes), "peer_bytes", U(w->peer_bytes)));
     }
     return list;
+}
+
+const char *report_worker_state(const Tarn__Wire__WorkerStatus *w)
+{
+    bool done = strcmp(w->state, "draining") == 0 && w->settled && w->left_bytes == 0;
+
+    return done ? "drained" : w->state;
 }
 
 static json_t *report_options(const Tarn__Wire__MountStatus *m)

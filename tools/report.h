@@ -16,3 +16,5 @@ const char *report_ttl(uint64_t ttl_ns, char buf[32]);
 /* What is attached; workers. Arrays, new references. `addr`: of a worker that tells none. */
 struct json_t *report_mounts(const Tarn__Wire__StatusResponse *st);
 struct json_t *report_workers(const Tarn__Wire__StatusResponse *st, const char *addr);
+/* Its state for people: one that drains and has handed over all is "drained". */
+const char *report_worker_state(const Tarn__Wire__WorkerStatus *w);

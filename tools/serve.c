@@ -181,6 +181,8 @@ static int serve_open_log(struct serve *s)
         return 0;
     rc = tarn_log_open(path, (enum tarn_log_level)s->cli->common.log_level,
                        (enum tarn_log_format)s->cli->common.log_format);
+    if (rc == 0)
+        daemon_tell_log(&s->daemon, path);
     return rc < 0 ? tarn_err_set(s->err, daemon_path_code(-rc), "--log-file %s: %s", path,
                                  tarn_strerror(rc))
                   : 0;
@@ -296,7 +298,7 @@ int serve_run(struct serve *s)
     s->err = &s->cli->err;
     s->daemon.fd = -1;
     if (s->cli->server.daemon)
-        forked = daemon_fork(&s->daemon, &said, &rc, s->err);
+        forked = daemon_fork(&s->daemon, s->cli->common.quiet, &said, &rc, s->err);
     if (forked < 0)
         rc = forked;
     else if (forked > 0 && rc == 0)

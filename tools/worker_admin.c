@@ -10,9 +10,11 @@
 #include "lib/base/mem.h"
 #include "lib/base/units.h"
 #include "tools/progress.h"
+#include "tools/report.h"
 #include "tools/worker_server.h"
 
-#define LOOK_NS (500 * TARN_NS_PER_MS) /* between two looks of --wait */
+#define LOOK_NS  (500 * TARN_NS_PER_MS) /* between two looks of --wait */
+#define STUCK_NS (20 * TARN_NS_PER_S)   /* without room at others, and nothing moved */
 
 #define U(x) ((json_int_t)(x))
 
@@ -47,8 +49,8 @@ static void ls_text(const Tarn__Wire__StatusResponse *st)
         (void)printf("%*s ", (int)(strlen(w->addr) < 22 ? 22 - strlen(w->addr) : 0), "");
         cli_put_name(stdout, w->host, strlen(w->host));
         (void)printf("%*s ", (int)(strlen(w->host) < 16 ? 16 - strlen(w->host) : 0), "");
-        (void)printf("%-9s %-5s %6u %22s %10s\n", w->state, w->alive ? "yes" : "no", w->weight,
-                     both, tarn_format_size(w->left_bytes, a));
+        (void)printf("%-9s %-5s %6u %22s %10s\n", report_worker_state(w), w->alive ? "yes" : "no",
+                     w->weight, both, tarn_format_size(w->left_bytes, a));
     }
 }
 
@@ -126,8 +128,15 @@ static int admin_call(struct cli *c, uint32_t method, const char *id, uint64_t *
     return rc;
 }
 
-/* What is left at a worker. UNKNOWN_WORKER, JOB_STATE: it is no longer draining. */
-static int drain_look(struct cli *c, uint64_t id, uint64_t *ret_left, bool *ret_settled)
+/* What is left at a worker. */
+struct drain {
+    uint64_t id, left, moved, refused, refused_by;
+    bool settled;
+    uint64_t stuck_ns; /* since when nothing changed, while owners have no room; 0: not so */
+};
+
+/* UNKNOWN_WORKER, JOB_STATE: it is no longer draining. */
+static int drain_look(struct cli *c, struct drain *d)
 {
     Tarn__Wire__StatusResponse *st;
     int rc = cli_status(c, &st);
@@ -135,18 +144,24 @@ static int drain_look(struct cli *c, uint64_t id, uint64_t *ret_left, bool *ret_
     if (rc < 0)
         return rc;
     rc = tarn_err_set(&c->err, -TARN_E_UNKNOWN_WORKER,
-                      "worker %" PRIu64 ": is no member of the cluster any more", id);
+                      "worker %" PRIu64 ": is no member of the cluster any more", d->id);
     for (size_t i = 0; i < st->n_workers; i++) {
         const Tarn__Wire__WorkerStatus *w = st->workers[i];
 
-        if (w->id != id)
+        if (w->id != d->id)
             continue;
-        *ret_left = w->left_bytes;
-        *ret_settled = w->settled && w->left_bytes == 0;
+        if (d->moved != w->moved_bytes || d->refused != w->refused_bytes || d->refused == 0)
+            d->stuck_ns = tarn_now_ns();
+        d->left = w->left_bytes;
+        d->moved = w->moved_bytes;
+        d->refused = w->refused_bytes;
+        d->refused_by = w->refused_by;
+        d->settled = w->settled && w->left_bytes == 0;
         rc = strcmp(w->state, "draining") == 0
                  ? 0
                  : tarn_err_set(&c->err, -TARN_E_JOB_STATE,
-                                "worker %" PRIu64 ": is %s now, and does not drain", id, w->state);
+                                "worker %" PRIu64 ": is %s now, and does not drain", d->id,
+                                w->state);
     }
     tarn__wire__status_response__free_unpacked(st, NULL);
     if (rc == 0)
@@ -154,26 +169,42 @@ static int drain_look(struct cli *c, uint64_t id, uint64_t *ret_left, bool *ret_
     return rc;
 }
 
+/* Others have no room for what is left, and that does not change. */
+static int drain_stuck(struct cli *c, const struct drain *d)
+{
+    char left[32], refused[32];
+
+    return tarn_err_set(&c->err, -TARN_E_NOT_DRAINED,
+                        "worker %" PRIu64 ": has %s left, and for %s of it worker %" PRIu64
+                        " has no room; it goes on when there is room, or `tarn worker remove "
+                        "%" PRIu64 " --force` gives the rest up",
+                        d->id, tarn_format_size(d->left, left),
+                        tarn_format_size(d->refused, refused), d->refused_by, d->id);
+}
+
 /* Until nothing is left there; an interrupt ends the wait, not the draining. */
 static int drain_wait(struct cli *c, uint64_t id)
 {
+    struct drain d = {.id = id};
     struct progress_at at = {0};
     struct progress progress;
-    uint64_t left = 0, most = 0;
-    bool settled = false;
+    uint64_t most = 0;
     int rc = cli_catch_interrupts(c);
 
     progress_init(&progress, "drain", c->common.quiet, tarn_now_ns());
     while (rc == 0) {
-        rc = drain_look(c, id, &left, &settled);
-        if (rc < 0 || settled)
+        rc = drain_look(c, &d);
+        if (rc < 0 || d.settled)
             break;
-        most = TARN_MAX(most, left);
-        at.bytes = most - left;
+        if (d.refused > 0 && tarn_now_ns() - d.stuck_ns > STUCK_NS)
+            rc = drain_stuck(c, &d);
+        most = TARN_MAX(most, d.left);
+        at.bytes = most - d.left;
         at.bytes_total = most;
         progress_show(&progress, &at, tarn_now_ns());
-        cli_sleep(c, LOOK_NS);
-        if (cli_interrupts(c) > 0)
+        if (rc == 0)
+            cli_sleep(c, LOOK_NS);
+        if (rc == 0 && cli_interrupts(c) > 0)
             rc = tarn_err_set(&c->err, -TARN_E_CANCELLED,
                               "interrupted; worker %" PRIu64 " goes on draining", id);
     }

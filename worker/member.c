@@ -295,6 +295,8 @@ static void member_beat(struct tarn_member *m)
     msg.reads = reads;
     msg.settled = moved.settled ? moved.version : 0;
     msg.left_bytes = moved.left_bytes;
+    msg.refused_bytes = moved.refused_bytes;
+    msg.refused_by = moved.refused_by;
     msg.moved_bytes = moved.moved_bytes;
     msg.fetching = w->counts.fetching;
     msg.peer_bytes = w->counts.peer_bytes;

@@ -62,6 +62,7 @@ struct item {
     bool parked;   /* waits for tokens */
     bool asking;   /* req is under way */
     bool failed;   /* an owner did not take it */
+    uint64_t full; /* one that had no room for it */
     uint64_t walk; /* of which it is */
     struct tarn_tier_file *file;
     uint32_t group, len_bytes;
@@ -88,6 +89,8 @@ struct tarn_move {
     uint64_t version; /* of the topology */
     uint64_t walk;    /* number of the walk: results of earlier ones do not count */
     uint64_t left, failed, moved;
+    uint64_t full_bytes, full_id;       /* of this walk: what owners had no room for */
+    uint64_t refused_bytes, refused_by; /* of the last one, at its end */
     /* Where the walk is. */
     unsigned part;
     tarn_cid_t *cids;
@@ -290,10 +293,13 @@ static void item_end(struct item *it)
 {
     struct tarn_move *m = it->move;
 
-    if (it->walk == m->walk && it->failed)
+    if (it->walk == m->walk && it->failed) {
         m->failed += it->len_bytes;
-    else if (it->walk == m->walk)
+        m->full_bytes += it->full ? it->len_bytes : 0;
+        m->full_id = it->full ? it->full : m->full_id;
+    } else if (it->walk == m->walk) {
         m->left -= TARN_MIN(m->left, (uint64_t)it->len_bytes);
+    }
     if (!it->failed && m->state != MOVE_STOPPED && it->walk == m->walk)
         move_let_go(m, it->file, it->group);
     tarn_buf_unref(&it->buf);
@@ -387,8 +393,10 @@ static void item_answered(struct tarn_rpc_req *req, int rc)
         item_load(it);
         return;
     }
-    if (rc == 0 && !fine)
+    if (rc == 0 && !fine) {
         move_note_full(m, it->ids[it->at]);
+        it->full = it->ids[it->at];
+    }
     m->early |= rc == -TARN_E_STALE;
     if (rc < 0 && rc != -TARN_E_CANCELLED && rc != -TARN_E_STALE)
         tarn_warn_limited("move", "worker %llu did not take a group: %s",
@@ -469,8 +477,9 @@ static void item_next(struct item *it)
         uint64_t id = it->ids[it->at];
         struct tarn_rpc_client *rpc = NULL;
 
-        if (m->state != MOVE_STOPPED && it->walk == m->walk && tarn_peers_usable(peers, id) &&
-            !move_full(m, id))
+        if (move_full(m, id))
+            it->full = id;
+        else if (m->state != MOVE_STOPPED && it->walk == m->walk && tarn_peers_usable(peers, id))
             rpc = tarn_peers_get(peers, id);
         if (rpc && it->buf && !tokens_ready(m)) {
             it->parked = true;
@@ -519,7 +528,7 @@ static void move_begin(struct tarn_move *m)
     tarn_sm_move(move_states, &m->state, MOVE_COUNTING);
     tarn_timer_stop(&m->rest);
     m->walk++;
-    m->left = m->failed = 0;
+    m->left = m->failed = m->full_bytes = 0;
     m->early = m->stray = false;
     cursor_reset(m);
     move_post(m);
@@ -536,6 +545,11 @@ static void move_ended(struct tarn_move *m)
     bool soon = m->early || m->stray || m->worker->take_bytes > 0 || wfetch_strays(m->worker);
 
     m->left = m->failed;
+    if (m->full_bytes > 0 && (m->refused_bytes == 0 || m->refused_by != m->full_id))
+        tarn_warn("move", "worker %llu has no room for what it owns now: left_bytes=%llu",
+                  (unsigned long long)m->full_id, (unsigned long long)m->full_bytes);
+    m->refused_bytes = m->full_bytes;
+    m->refused_by = m->full_bytes > 0 ? m->full_id : 0;
     if (m->failed == 0 && !soon) {
         tarn_sm_move(move_states, &m->state, MOVE_SETTLED);
         tarn_info("move", "nothing is left that others own: topology=%llu",
@@ -676,5 +690,7 @@ void tarn_move_counts(const struct tarn_move *m, struct tarn_move_counts *ret)
     *ret = (struct tarn_move_counts){.left_bytes = m->left,
                                      .moved_bytes = m->moved,
                                      .version = m->version,
-                                     .settled = m->state == MOVE_SETTLED};
+                                     .settled = m->state == MOVE_SETTLED,
+                                     .refused_bytes = m->refused_bytes,
+                                     .refused_by = m->refused_by};
 }

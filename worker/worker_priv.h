@@ -230,10 +230,12 @@ void tarn_move_stray(struct tarn_move *m);
 void tarn_move_stop(struct tarn_move *m, void (*done)(void *arg), void *arg);
 void tarn_move_free(struct tarn_move **m);
 struct tarn_move_counts {
-    uint64_t left_bytes;  /* that others own and may lack */
-    uint64_t moved_bytes; /* that others kept, since the start */
-    uint64_t version;     /* of the topology that it works for; 0: none yet */
-    bool settled;         /* a whole walk for that version left nothing */
+    uint64_t left_bytes;    /* that others own and may lack */
+    uint64_t moved_bytes;   /* that others kept, since the start */
+    uint64_t version;       /* of the topology that it works for; 0: none yet */
+    bool settled;           /* a whole walk for that version left nothing */
+    uint64_t refused_bytes; /* of the last walk: that an owner had no room for */
+    uint64_t refused_by;    /* one of these owners */
 };
 void tarn_move_counts(const struct tarn_move *m, struct tarn_move_counts *ret);
 

@@ -45,6 +45,10 @@ int tarn_log_limited(struct tarn_log_limit *lim, unsigned long *ret_dropped);
     do {                                                                                           \
         static struct tarn_log_limit log_limit_;                                                   \
         unsigned long log_dropped_;                                                                \
-        if (tarn_log_limited(&log_limit_, &log_dropped_))                                          \
+        if (!tarn_log_limited(&log_limit_, &log_dropped_))                                         \
+            ;                                                                                      \
+        else if (log_dropped_ > 0)                                                                 \
             tarn_log(TARN_LOG_WARN, subsys, fmt " left_out=%lu", ##__VA_ARGS__, log_dropped_);     \
+        else                                                                                       \
+            tarn_log(TARN_LOG_WARN, subsys, fmt, ##__VA_ARGS__);                                   \
     } while (0)

@@ -156,9 +156,10 @@ static void session_slept(struct tarn_client *c)
 
 static void session_lease_watch(struct tarn_timer *t, void *arg)
 {
-    static const char *const names[] = {"auto: what is trusted for ever is believed on",
-                                        "fail: nothing is believed",
-                                        "stale: what is known is believed on"};
+    static const char *const names[] = {
+        "auto: only what is trusted for ever is believed on, other names fail until it answers",
+        "fail: nothing is believed, names fail until it answers",
+        "stale: what is known is believed on"};
     struct tarn_client *c = arg;
     uint64_t until = atomic_load(&c->lease_until_ns), now = client_lease_clock();
 

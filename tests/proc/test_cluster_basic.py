@@ -526,3 +526,30 @@ def test_a_load_survives_a_worker_and_the_master(cluster):
         for path in sizes:
             with open(c.mounts[0].path(path), "rb") as f:
                 assert content.wrong(path, 1, 0, f.read()) is None
+
+
+def test_a_drain_for_which_others_have_no_room(cluster):
+    """It says who has none, and does not wait for ever; it goes on once somebody has."""
+    c = cluster(start=False, workers=1, mounts=0)
+    c.add_worker(quota="32MiB")
+    content = Content({f"f{i:02d}": 1 << 20 for i in range(60)})
+    content.put(c.store, BKT)
+    c.start()
+    c.load("/")
+    leaver, small = c.workers
+    stuck = c.cli("worker", "drain", leaver.id, "--wait", check=False)
+    assert stuck.code == 1, stuck
+    says(stuck.err, f"worker {small.id} has no room")
+    says(stuck.err, f"tarn worker remove {leaver.id} --force")
+    row = next(w for w in c.status()["workers"] if w["id"] == leaver.id)
+    assert row["state"] == "draining" and row["refused_by"] == small.id
+    assert 0 < row["refused_bytes"] <= row["left_bytes"] <= 60 << 20
+    says(c.cli("status").out, f"worker {small.id} has no room")
+    third = c.add_worker()
+    third.start()
+    c.cli("worker", "drain", small.id)
+    c.cli("worker", "drain", leaver.id, "--wait")
+    row = next(w for w in c.status()["workers"] if w["id"] == leaver.id)
+    assert (row["left_bytes"], row["refused_bytes"], row["refused_by"]) == (0, 0, 0)
+    says(c.cli("worker", "ls").out, " drained ")
+    assert c.fetched_twice() == {}

@@ -234,14 +234,24 @@ def test_tokens(roles, workdir):
     text = read(token)
     assert len(text) >= 32 and not os.path.exists(f"{roles.home}/token")
     assert not os.path.exists(f"/run/tarn/{roles.port}.token")
-    assert roles.run("status").code == DENIED
+    roles.refused(DENIED, roles.master, "TARN_TOKEN_FILE", args=["status"])
     assert roles.run("status", "--token-file", token).code == DONE
+    other = f"{workdir}/other"
+    with open(os.open(other, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as f:
+        f.write("0" * 64)
+    roles.refused(DENIED, roles.master, other, args=["status", "--token-file", other])
     assert end(p) == DONE
     p = roles.start_master("--token-file", token)
     assert read(token) == text and roles.run("status", "--token-file", token).code == DONE
     assert end(p) == DONE
     os.chmod(token, 0o644)
     roles.refused(USAGE, "--token-file", "0600", args=roles.master_args("--token-file", token))
+
+
+def test_a_port_that_is_not_the_masters(roles):
+    roles.start_master()
+    roles.refused(UNREACH, "is it the control port of a tarn server",
+                  args=["status", "--master", f"127.0.0.1:{roles.http_port}"])
 
 
 def test_beyond_loopback_needs_a_word(roles, workdir):
@@ -260,6 +270,7 @@ def test_master_in_the_background(roles, workdir):
     done = roles.run(*roles.master_args("-d", "--pid-file", pid_file, "--log-file", log))
     assert done.code == DONE and done.out == "" and roles.master in done.err, done
     pid = int(read(pid_file))
+    assert f"; pid {pid}, log {log}" in done.err, done
     try:
         assert roles.run("status").code == DONE
         os.rename(log, log + ".1")
@@ -297,9 +308,9 @@ def test_worker_checks_its_line(roles, workdir):
 def test_worker_without_a_master(roles, workdir):
     """In the background it gives up in time; in front it waits, and a signal ends that."""
     begun = time.monotonic()
-    roles.refused(UNREACH, roles.master, "refused",
-                  args=roles.worker_args("-d", "--timeout", "1s", "--log-file", f"{workdir}/l"))
-    assert time.monotonic() - begun < 10
+    roles.refused(UNREACH, roles.master, "refused", f"{workdir}/l: its log, while it starts",
+                  args=roles.worker_args("-d", "--timeout", "4s", "--log-file", f"{workdir}/l"))
+    assert 3 < time.monotonic() - begun < 10
     assert not os.path.exists(f"{workdir}/w")
     p = roles.spawn(*roles.worker_args(), log="waits")
     util.wait_until("it waits", lambda: "waiting for a master" in roles.log("waits"), 20)

@@ -276,7 +276,7 @@ struct msession {
     struct tarn_rpc_session *rpc; /* NULL: away */
     enum msession_state state;
     bool trusted;   /* inside this process: nothing can be cut off */
-    bool transient; /* a command */
+    bool transient; /* a command, or it said that it ends: not waited for without a connection */
     bool direct;    /* wants the attachments that it may read by itself */
     bool on_partition_stale;
     char *kind, *mountpoint, *host;

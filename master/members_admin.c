@@ -204,8 +204,8 @@ static void status_row(const struct mmembers *s, const struct mmember *w,
     row->tiers = w->beat->tiers;
     row->n_reads = w->beat->n_reads;
     row->reads = w->beat->reads;
-    if (row->left_bytes > 0) {
-        row->refused_bytes = TARN_MIN(w->beat->refused_bytes, row->left_bytes);
+    if (w->alive) {
+        row->refused_bytes = w->beat->refused_bytes;
         row->refused_by = w->beat->refused_by;
     }
     row->moved_bytes = w->beat->moved_bytes;

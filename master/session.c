@@ -8,6 +8,7 @@
  *     AWAY -> LIVE     it came back within its lease: what it missed is told, the rest still holds
  *     any  -> CUT_OFF  its lease is over: others need not wait for it any more
  *     CUT_OFF -> gone  it opened another session, or its connection ended, or room is needed
+ *     any  -> gone     it said that it ends, and its connection or its lease did
  *
  * A client that comes back names the index of the journal up to which it had heard of every change.
  * If all changes behind it are known still, it misses nothing, unless it was told to forget
@@ -192,7 +193,7 @@ static void sessions_tick(struct tarn_timer *t, void *arg)
         bool over = session_over(s, now);
 
         if (over && s->transient)
-            session_free(m, s); /* its process has gone, without a word */
+            session_free(m, s); /* its process has gone */
         else if (over)
             session_cut_off(m, s);
         else if (s->state == MSESSION_CUT_OFF && !s->rpc &&

@@ -81,6 +81,7 @@ def one(target, fault, seed, keep):
     finally:
         util.unmount_below(directory)
         shutil.rmtree(directory, ignore_errors=True)
+        util.give_ports_back()
 
 
 def end(*_):

@@ -180,15 +180,14 @@ int cli_connect_error(struct cli *c, int rc)
                             "%s: %s, and this user has no token of it (--token-file or "
                             "TARN_TOKEN_FILE names one)",
                             at, tarn_strerror(rc));
-    if (tarn_err_exit(rc) == TARN_EXIT_DENIED && c->remote.token_file[0])
+    if ((rc == -TARN_E_AUTH_BAD || rc == -TARN_E_AUTH_REQUIRED) && c->remote.token_file[0])
         return tarn_err_set(&c->err, rc, "%s: %s with the token of %s", at, tarn_strerror(rc),
                             c->remote.token_file);
     if (tarn_err_exit(rc) == TARN_EXIT_DENIED)
         return tarn_err_set(
             &c->err, rc, "%s: %s (the token is that of another user or server; see --token-file)",
             at, tarn_strerror(rc));
-    if (rc == -TARN_E_FRAME_BAD || rc == -TARN_E_MSG_BAD || rc == -TARN_E_FRAME_VERSION ||
-        rc == -TARN_E_CONN_LOST)
+    if (rc == -TARN_E_FRAME_BAD || rc == -TARN_E_MSG_BAD || rc == -TARN_E_CONN_LOST)
         return tarn_err_set(&c->err, rc, "%s: %s: is it the control port of a tarn server?", at,
                             tarn_strerror(rc));
     if (rc == -TARN_E_INVALID)

@@ -155,7 +155,7 @@ static void status_text_worker(const Tarn__Wire__WorkerStatus *w)
         if (w->left_bytes)
             (void)printf(", %s to hand over", tarn_format_size(w->left_bytes, a));
         if (w->refused_bytes)
-            (void)printf(", for %s of it worker %" PRIu64 " has no room",
+            (void)printf(", for %s of it others have no room, worker %" PRIu64 " among them",
                          tarn_format_size(w->refused_bytes, a), w->refused_by);
         (void)putchar('\n');
     }

@@ -80,8 +80,8 @@ static const struct tarn_flags_spec worker_spec = {
     .summary = "Keep bytes for a cluster; or list, drain or remove who does.",
     .text =
         "A worker is known by the directory of its tier: with it, what it owns moves to another\n"
-        "process or host. `drain` has it hand over what it has (--undo: no more), `remove`\n"
-        "takes it out of the cluster.\n\n"
+        "process or host. `drain` has it hand over what it has (--undo: no more) to workers that\n"
+        "have room, `remove` takes it out of the cluster.\n\n"
         "  tarn worker --master 127.0.0.1:7100 --tier SSD:/data/tarn:500GiB -d",
     .tables = worker_tables,
     .shorts = worker_shorts,

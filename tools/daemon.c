@@ -63,9 +63,9 @@ static int daemon_wait(int fd, pid_t child, bool quiet, struct tarn_str *ret_sai
         int status = 0;
 
         (void)waitpid(child, &status, 0); /* for the message only */
-        return tarn_err_set(
-            err, -TARN_E_INTERNAL,
-            "the background process ended while starting (wait status %d); see its log", status);
+        return tarn_err_set(err, -TARN_E_INTERNAL,
+                            "the background process ended while starting (wait status %d)%s%s",
+                            status, log.text[0] ? "; its log is " : "", log.text);
     }
     if (word.rc < 0)
         return tarn_err_set(err, word.rc, "%s", word.text);

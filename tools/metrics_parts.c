@@ -265,6 +265,7 @@ static void copy_member(struct tarn_stats *stats, void *arg)
     metrics_copy(&member_table, stats, MEMBER_STAT_worker_peer_bytes, 0, w.peer_bytes);
     metrics_copy(&member_table, stats, MEMBER_STAT_worker_moved_bytes, 0, m.moved_bytes);
     metrics_copy(&member_table, stats, MEMBER_STAT_worker_left_bytes, 0, m.left_bytes);
+    metrics_copy(&member_table, stats, MEMBER_STAT_worker_refused_bytes, 0, m.refused_bytes);
     metrics_copy(&member_table, stats, MEMBER_STAT_worker_settled, 0, m.settled);
 }
 

@@ -13,8 +13,9 @@
 #include "tools/report.h"
 #include "tools/worker_server.h"
 
-#define LOOK_NS  (500 * TARN_NS_PER_MS) /* between two looks of --wait */
-#define STUCK_NS (20 * TARN_NS_PER_S)   /* without room at others, and nothing moved */
+#define LOOK_NS     (500 * TARN_NS_PER_MS) /* between two looks of --wait */
+#define STUCK_NS    (20 * TARN_NS_PER_S)   /* without room at others, and nothing moved */
+#define STUCK_BEATS 3u /* the same: what the worker tells may be older than that */
 
 #define U(x) ((json_int_t)(x))
 
@@ -65,14 +66,16 @@ static json_t *ls_json(const Tarn__Wire__StatusResponse *st)
         worker_room(w, &used, &room);
         (void)json_array_append_new(/* out of memory only */
                                     list,
-                                    json_pack(
-                                        "{s:I, s:o, s:o, s:o, s:b, s:I, s:I, s:I, s:I, s:b, s:I}",
-                                        "id", U(w->id), "addr", cli_json_text(w->addr), "host",
-                                        cli_json_text(w->host), "state", cli_json_text(w->state),
-                                        "alive", w->alive, "weight", U(w->weight), "used_bytes",
-                                        U(used), "capacity_bytes", U(room), "left_bytes",
-                                        U(w->left_bytes), "settled", w->settled, "heard_ms",
-                                        U(w->heard_ms)));
+                                    json_pack("{s:I, s:o, s:o, s:o, s:b, s:I, s:I, s:I, s:I, s:I, "
+                                              "s:I, s:b, s:I}",
+                                              "id", U(w->id), "addr", cli_json_text(w->addr),
+                                              "host", cli_json_text(w->host), "state",
+                                              cli_json_text(w->state), "alive", w->alive, "weight",
+                                              U(w->weight), "used_bytes", U(used), "capacity_bytes",
+                                              U(room), "left_bytes", U(w->left_bytes),
+                                              "refused_bytes", U(w->refused_bytes), "refused_by",
+                                              U(w->refused_by), "settled", w->settled, "heard_ms",
+                                              U(w->heard_ms)));
     }
     return list;
 }
@@ -132,7 +135,9 @@ static int admin_call(struct cli *c, uint32_t method, const char *id, uint64_t *
 struct drain {
     uint64_t id, left, moved, refused, refused_by;
     bool settled;
-    uint64_t stuck_ns; /* since when nothing changed, while owners have no room; 0: not so */
+    uint64_t stuck_ns;    /* since when owners have no room for all that is left, unchanged */
+    unsigned stuck_beats; /* that said so */
+    uint64_t heard_ms;
 };
 
 /* UNKNOWN_WORKER, JOB_STATE: it is no longer draining. */
@@ -150,8 +155,13 @@ static int drain_look(struct cli *c, struct drain *d)
 
         if (w->id != d->id)
             continue;
-        if (d->moved != w->moved_bytes || d->refused != w->refused_bytes || d->refused == 0)
+        if (!w->alive || d->moved != w->moved_bytes || d->refused != w->refused_bytes ||
+            d->refused == 0 || d->refused < w->left_bytes) {
             d->stuck_ns = tarn_now_ns();
+            d->stuck_beats = 0;
+        }
+        d->stuck_beats += w->heard_ms < d->heard_ms;
+        d->heard_ms = w->heard_ms;
         d->left = w->left_bytes;
         d->moved = w->moved_bytes;
         d->refused = w->refused_bytes;
@@ -169,17 +179,16 @@ static int drain_look(struct cli *c, struct drain *d)
     return rc;
 }
 
-/* Others have no room for what is left, and that does not change. */
+/* Others have no room for anything that is left, and that does not change. */
 static int drain_stuck(struct cli *c, const struct drain *d)
 {
-    char left[32], refused[32];
+    char left[32];
 
     return tarn_err_set(&c->err, -TARN_E_NOT_DRAINED,
-                        "worker %" PRIu64 ": has %s left, and for %s of it worker %" PRIu64
-                        " has no room; it goes on when there is room, or `tarn worker remove "
-                        "%" PRIu64 " --force` gives the rest up",
-                        d->id, tarn_format_size(d->left, left),
-                        tarn_format_size(d->refused, refused), d->refused_by, d->id);
+                        "worker %" PRIu64 ": has %s left, for which others have no room, worker "
+                        "%" PRIu64 " among them; it goes on when there is room, or `tarn worker "
+                        "remove %" PRIu64 " --force` gives the rest up",
+                        d->id, tarn_format_size(d->refused, left), d->refused_by, d->id);
 }
 
 /* Until nothing is left there; an interrupt ends the wait, not the draining. */
@@ -196,7 +205,7 @@ static int drain_wait(struct cli *c, uint64_t id)
         rc = drain_look(c, &d);
         if (rc < 0 || d.settled)
             break;
-        if (d.refused > 0 && tarn_now_ns() - d.stuck_ns > STUCK_NS)
+        if (d.stuck_beats >= STUCK_BEATS && tarn_now_ns() - d.stuck_ns > STUCK_NS)
             rc = drain_stuck(c, &d);
         most = TARN_MAX(most, d.left);
         at.bytes = most - d.left;

@@ -481,6 +481,7 @@ void tarn_member_counts(const struct tarn_member *m, struct tarn_member_counts *
     tarn_move_counts(m->move, &moved);
     *ret = (struct tarn_member_counts){.left_bytes = moved.left_bytes,
                                        .moved_bytes = moved.moved_bytes,
+                                       .refused_bytes = moved.refused_bytes,
                                        .topology = place ? tarn_place_version(place) : 0,
                                        .settled = moved.settled};
 }

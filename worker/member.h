@@ -56,6 +56,7 @@ void tarn_member_free(struct tarn_member **m);
 
 struct tarn_member_counts {
     uint64_t left_bytes, moved_bytes; /* to be handed over; handed over since the start */
+    uint64_t refused_bytes;           /* of these, what owners had no room for */
     uint64_t topology;                /* version */
     bool settled;
 };

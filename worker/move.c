@@ -38,7 +38,7 @@
 #define MOVE_MAX       2u   /* groups under way */
 #define MOVE_BURSTS    10u  /* what may be saved up is a second's worth, divided by this */
 #define MOVE_SLICE     512u /* files and groups looked at in one turn */
-#define MOVE_FULL_MAX  64u  /* workers without room that are remembered */
+#define MOVE_UNFIT_MAX 64u  /* workers that are remembered */
 #define MOVE_REST_NS   (5 * TARN_NS_PER_S)
 #define MOVE_SOON_NS   (200 * TARN_NS_PER_MS)
 #define MOVE_TAKE_NS   (20 * TARN_NS_PER_S)
@@ -106,8 +106,9 @@ struct tarn_move {
     unsigned running;
     struct {
         uint64_t id, until_ns;
-    } full[MOVE_FULL_MAX]; /* had no room */
-    unsigned full_at;
+        bool full;
+    } unfit[MOVE_UNFIT_MAX]; /* sent bytes that they could not keep: not asked for a while */
+    unsigned unfit_at;
     struct tarn_list partings; /* the oldest first */
     uint64_t linger_ns;        /* after that all that live have the topology */
     struct tarn_timer rest, tokens_timer, parting_timer;
@@ -316,22 +317,25 @@ static void item_failed(struct item *it)
     item_next(it);
 }
 
-static bool move_full(const struct tarn_move *m, uint64_t id)
+static bool move_unfit(const struct tarn_move *m, uint64_t id, bool *ret_full)
 {
     uint64_t now = tarn_loop_now_ns(m->worker->args.loop);
 
-    for (unsigned i = 0; i < MOVE_FULL_MAX; i++)
-        if (m->full[i].id == id && m->full[i].until_ns > now)
+    for (unsigned i = 0; i < MOVE_UNFIT_MAX; i++)
+        if (m->unfit[i].id == id && m->unfit[i].until_ns > now) {
+            *ret_full = m->unfit[i].full;
             return true;
+        }
     return false;
 }
 
-static void move_note_full(struct tarn_move *m, uint64_t id)
+static void move_note_unfit(struct tarn_move *m, uint64_t id, bool full)
 {
-    m->full[m->full_at % MOVE_FULL_MAX].id = id;
-    m->full[m->full_at % MOVE_FULL_MAX].until_ns =
-        tarn_loop_now_ns(m->worker->args.loop) + MOVE_REST_NS;
-    m->full_at++;
+    unsigned i = m->unfit_at++ % MOVE_UNFIT_MAX;
+
+    m->unfit[i].id = id;
+    m->unfit[i].until_ns = tarn_loop_now_ns(m->worker->args.loop) + MOVE_REST_NS;
+    m->unfit[i].full = full;
 }
 
 /* Now, while the bytes are there: by the time they are sent the file may be gone, or another. */
@@ -383,6 +387,7 @@ static void item_answered(struct tarn_rpc_req *req, int rc)
     const Tarn__Wire__TakeResponse *resp = (const Tarn__Wire__TakeResponse *)req->resp;
     bool kept = rc == 0 && resp && resp->kept, asked = it->buf == NULL;
     bool fine = rc == 0 && resp && (resp->kept || resp->had || resp->useless);
+    bool full = rc == 0 && !fine && !asked;
 
     it->asking = false;
     tarn_peers_note(m->worker->peers, it->ids[it->at], rc);
@@ -393,10 +398,10 @@ static void item_answered(struct tarn_rpc_req *req, int rc)
         item_load(it);
         return;
     }
-    if (rc == 0 && !fine) {
-        move_note_full(m, it->ids[it->at]);
+    if (!fine && !asked && rc != -TARN_E_STALE && rc != -TARN_E_CANCELLED)
+        move_note_unfit(m, it->ids[it->at], full);
+    if (full)
         it->full = it->ids[it->at];
-    }
     m->early |= rc == -TARN_E_STALE;
     if (rc < 0 && rc != -TARN_E_CANCELLED && rc != -TARN_E_STALE)
         tarn_warn_limited("move", "worker %llu did not take a group: %s",
@@ -476,9 +481,10 @@ static void item_next(struct item *it)
     for (; it->at < it->n; it->at++) {
         uint64_t id = it->ids[it->at];
         struct tarn_rpc_client *rpc = NULL;
+        bool full = false;
 
-        if (move_full(m, id))
-            it->full = id;
+        if (move_unfit(m, id, &full))
+            it->full = full ? id : it->full;
         else if (m->state != MOVE_STOPPED && it->walk == m->walk && tarn_peers_usable(peers, id))
             rpc = tarn_peers_get(peers, id);
         if (rpc && it->buf && !tokens_ready(m)) {
@@ -545,8 +551,9 @@ static void move_ended(struct tarn_move *m)
     bool soon = m->early || m->stray || m->worker->take_bytes > 0 || wfetch_strays(m->worker);
 
     m->left = m->failed;
-    if (m->full_bytes > 0 && (m->refused_bytes == 0 || m->refused_by != m->full_id))
-        tarn_warn("move", "worker %llu has no room for what it owns now: left_bytes=%llu",
+    if (m->full_bytes > 0 && m->refused_bytes == 0)
+        tarn_warn("move",
+                  "others have no room for what they own now, worker %llu among them: bytes=%llu",
                   (unsigned long long)m->full_id, (unsigned long long)m->full_bytes);
     m->refused_bytes = m->full_bytes;
     m->refused_by = m->full_bytes > 0 ? m->full_id : 0;
@@ -625,6 +632,7 @@ void tarn_move_topology(struct tarn_move *m)
         tarn_place_version(place) == m->version)
         return;
     m->version = tarn_place_version(place);
+    m->refused_bytes = m->refused_by = 0;
     partings_forget(m); /* we may be an owner again, and have what nobody else has */
     move_begin(m);
 }

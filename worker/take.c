@@ -6,7 +6,8 @@
  *     had already (read back first, unless verified since the start) -> had
  *     our bytes of the file came under another tag                   -> useless
  *     asked                                                          -> none of them: wanted
- *     checksums, room that nothing of ours gives up, store           -> kept, or none of them
+ *     checksums, room that nothing of ours gives up, store           -> kept; none of them: no room
+ *     the tier cannot be written, the file was dropped meanwhile     -> an error
  *
  * The bytes come with a bare cid, which nothing here can prove: so only workers may (their
  * capability says that they are).
@@ -68,8 +69,8 @@ static void take_stored(struct tarn_tier_op *op, int rc)
 
     tarn_buf_unref(&op->buf);
     if (rc == 0 && t->worker->move && !take_owns(t->worker, t->file, t->req->group))
-        tarn_move_stray(t->worker->move);            /* another owns it by now */
-    take_end(t, 0, rc == 0 ? TAKE_KEPT : TAKE_NONE); /* without room, or overtaken: asked again */
+        tarn_move_stray(t->worker->move); /* another owns it by now */
+    take_end(t, rc == -TARN_E_TIER_FULL ? 0 : rc, rc == 0 ? TAKE_KEPT : TAKE_NONE);
 }
 
 static void take_reserved(struct tarn_tier_op *op, int rc)
@@ -81,7 +82,7 @@ static void take_reserved(struct tarn_tier_op *op, int rc)
         rc = -TARN_E_SHUTDOWN;
     }
     if (rc < 0) {
-        take_end(t, rc == -TARN_E_SHUTDOWN ? rc : 0, TAKE_NONE);
+        take_end(t, rc == -TARN_E_TIER_FULL ? 0 : rc, TAKE_NONE);
         return;
     }
     t->op = (struct tarn_tier_op){.file = t->file,

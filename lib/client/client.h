@@ -267,7 +267,10 @@ int tarn_client_new(const struct tarn_client_args *args, struct tarn_client **re
  */
 void tarn_client_connect(struct tarn_client *c, uint64_t timeout_ns, void (*cb)(void *arg, int rc),
                          void *arg);
-/* Without a local worker the master is told first, for a second at most, what was read last. */
+/*
+ * Without a local worker the master is told first, for a second at most and if it is connected, what
+ * was read last and that the session is over.
+ */
 void tarn_client_stop(struct tarn_client *c, void (*done)(void *arg), void *arg);
 void tarn_client_free(struct tarn_client **c);
 struct tarn_rpc_client *

@@ -16,8 +16,8 @@
  * and goes on while the host sleeps. What the kernel was allowed to believe does not: after a sleep
  * it is told, within WATCH_NS, to ask again.
  * Inside one process there is no lease. A gap in the numbers of the invalidations is a loss, too.
- * A stop says what was read since the last renewal, and that the session is over; without that, as
- * after a kill, changes wait for the end of its lease.
+ * A stop says, where it is connected, what was read since the last renewal and that the session is
+ * over; without that, as after a kill, changes wait for the end of its lease.
  */
 #include "lib/client/client_priv.h"
 

@@ -31,12 +31,11 @@ IFACE = "eth0"
 # Ends when its standard input does, and takes everything with it that runs in its namespace.
 _HOLD = """
 hostname "$0" && ip link set lo up && echo on && cat >/dev/null
-mine=$(readlink /proc/$$/ns/net)
 while :; do
     left=0
     for p in /proc/[0-9]*; do
-        if [ "${p#/proc/}" != $$ ] && [ "$(readlink "$p/ns/net")" = "$mine" ]; then
-            case "$(readlink "$p/exe")" in */readlink | "") ;; *) kill -9 "${p#/proc/}" && left=1 ;; esac
+        if [ "${p#/proc/}" != $$ ] && [ "$p/ns/net" -ef /proc/$$/ns/net ]; then
+            kill -9 "${p#/proc/}" && left=1
         fi
     done 2>/dev/null
     [ $left = 0 ] && break

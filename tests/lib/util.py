@@ -39,6 +39,13 @@ def free_port():
         return port
 
 
+def give_ports_back():
+    """Those that free_port() gave may be given to others: for runs that would use up all there are."""
+    _given_ports.clear()
+    if _port_locks:
+        fcntl.lockf(_port_locks[0], fcntl.LOCK_UN)
+
+
 def wait_until(what, probe, seconds=30.0, step=0.02):
     """Call probe() until it is true and return what it gave; after the deadline fail, naming it."""
     end = time.monotonic() + seconds

@@ -539,12 +539,13 @@ def test_a_drain_for_which_others_have_no_room(cluster):
     leaver, small = c.workers
     stuck = c.cli("worker", "drain", leaver.id, "--wait", check=False)
     assert stuck.code == 1, stuck
-    says(stuck.err, f"worker {small.id} has no room")
+    says(stuck.err, f"for which others have no room, worker {small.id} among them")
     says(stuck.err, f"tarn worker remove {leaver.id} --force")
     row = next(w for w in c.status()["workers"] if w["id"] == leaver.id)
     assert row["state"] == "draining" and row["refused_by"] == small.id
     assert 0 < row["refused_bytes"] <= row["left_bytes"] <= 60 << 20
-    says(c.cli("status").out, f"worker {small.id} has no room")
+    says(c.cli("status").out, f"others have no room, worker {small.id} among them")
+    assert leaver.metric("tarn_worker_refused_bytes") == row["refused_bytes"]
     third = c.add_worker()
     third.start()
     c.cli("worker", "drain", small.id)

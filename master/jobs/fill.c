@@ -11,6 +11,9 @@
  *       |                                     homeless <---------+---------------+ not reached
  *       +-------- changed, or gone: ask for the name, once; worker or tier busy: later
  *
+ * Before --force drops anything, the store is asked for the name: what is cached stays where it does
+ * not answer, or has the file no more.
+ *
  * A worker that cannot be reached is asked again; when it does not serve any more, or the topology
  * changes, all that is queued is given out anew, to whoever is to have it then. A piece that nobody
  * can take waits until somebody can. Only what a worker answers fails a file.
@@ -36,7 +39,8 @@
 #define FILL_WAIT_NS    (500 * TARN_NS_PER_MS)
 #define LANE_WAIT_NS    (250 * TARN_NS_PER_MS) /* after a request that failed; doubled each time */
 #define LANE_SHIFT_MAX  3u
-#define FORCES_MAX      4u /* requests to drop bytes at a time */
+#define FORCES_MAX      4u  /* requests to drop bytes at a time */
+#define NAMES_MAX       64u /* files whose names are asked before their bytes are dropped */
 
 /* A range of a file, or all of it, that one worker is to have. */
 struct fill_part {
@@ -184,50 +188,7 @@ static void file_renamed(struct ment *e)
     tarn__core__inode__free_unpacked(inode, NULL);
 }
 
-static void file_named(struct mname_req *name, int rc)
-{
-    struct ment *e = name->arg;
-    struct mrun *r = e->run;
-
-    tarn_list_del(&e->work);
-    if (rc < 0)
-        r->ops->filled(e, rc, tarn_err_text(&name->err, rc));
-    else if (name->stale)
-        r->ops->filled(e, e->fill_rc, e->fill_text);
-    else
-        file_renamed(e);
-    mrun_poke(r);
-}
-
-/* Its object is another one, or gone: asks the store for the name. */
-static void file_ask(struct ment *e)
-{
-    struct tarn_master *m = e->run->master;
-    int rc;
-
-    e->tries++;
-    tarn__core__inode__free_unpacked(e->inode, NULL);
-    e->inode = NULL;
-    rc = tarn_core_inode(m->args.kv, e->ino, &e->inode);
-    if (rc < 0) {
-        e->run->ops->filled(e, rc,
-                            rc == -TARN_E_NO_ENTRY ? "removed from the store meanwhile" : NULL);
-        return;
-    }
-    e->name = (struct mname_req){.parent = {e->inode->parent},
-                                 .name = (const char *)e->inode->name.data,
-                                 .len = e->inode->name.len,
-                                 .fresh = true,
-                                 .fn = file_named,
-                                 .arg = e};
-    mname_distrust(m, e->name.parent, e->name.name, e->name.len);
-    tarn_list_push(&e->run->fill.naming, &e->work);
-    rc = mname_refresh(m, &e->name);
-    if (rc != 0)
-        file_named(&e->name, rc < 0 ? rc : 0);
-}
-
-/* The worker could not just now. */
+/* The worker, or the store, could not just now. */
 static bool file_may_wait(struct ment *e, int rc)
 {
     struct mrun *r = e->run;
@@ -253,6 +214,65 @@ static bool file_may_wait(struct ment *e, int rc)
     return true;
 }
 
+/* Asked before --force drops anything; the question goes on. */
+static void file_unanswered(struct ment *e)
+{
+    if (file_may_wait(e, -TARN_E_BUSY)) {
+        e->asked = false;
+        file_again(e);
+        return;
+    }
+    e->run->ops->filled(e, -TARN_E_UFS_DOWN,
+                        "the store does not answer: what is cached of it stays");
+}
+
+static void file_named(struct mname_req *name, int rc)
+{
+    struct ment *e = name->arg;
+    struct mrun *r = e->run;
+
+    tarn_list_del(&e->work);
+    r->fill.naming_count--;
+    if (rc < 0)
+        r->ops->filled(e, rc, tarn_err_text(&name->err, rc));
+    else if (!name->stale)
+        file_renamed(e);
+    else if (e->fill_rc < 0)
+        r->ops->filled(e, e->fill_rc, e->fill_text);
+    else
+        file_unanswered(e);
+    fill_poke(r);
+    mrun_poke(r);
+}
+
+/* Asks the store for its name: the object is another one, or gone, or is to be fetched anew. */
+static void file_ask(struct ment *e)
+{
+    struct tarn_master *m = e->run->master;
+    int rc;
+
+    tarn__core__inode__free_unpacked(e->inode, NULL);
+    e->inode = NULL;
+    rc = tarn_core_inode(m->args.kv, e->ino, &e->inode);
+    if (rc < 0) {
+        e->run->ops->filled(e, rc,
+                            rc == -TARN_E_NO_ENTRY ? "removed from the store meanwhile" : NULL);
+        return;
+    }
+    e->name = (struct mname_req){.parent = {e->inode->parent},
+                                 .name = (const char *)e->inode->name.data,
+                                 .len = e->inode->name.len,
+                                 .fresh = true,
+                                 .fn = file_named,
+                                 .arg = e};
+    mname_distrust(m, e->name.parent, e->name.name, e->name.len);
+    tarn_list_push(&e->run->fill.naming, &e->work);
+    e->run->fill.naming_count++;
+    rc = mname_refresh(m, &e->name);
+    if (rc != 0)
+        file_named(&e->name, rc < 0 ? rc : 0);
+}
+
 static void file_done(struct ment *e)
 {
     int rc = e->fill_rc;
@@ -263,7 +283,7 @@ static void file_done(struct ment *e)
         return; /* it is done after the next start, or never */
     if (rc < 0 && file_may_wait(e, rc))
         file_again(e);
-    else if ((rc == -TARN_E_UFS_CHANGED || rc == -TARN_E_UFS_NOT_FOUND) && e->tries == 0)
+    else if ((rc == -TARN_E_UFS_CHANGED || rc == -TARN_E_UFS_NOT_FOUND) && e->tries++ == 0)
         file_ask(e);
     else
         e->run->ops->filled(e, rc, e->fill_text);
@@ -411,6 +431,13 @@ static void file_cut(struct ment *e)
  * -------------------------------------------------------------------------------------------------
  */
 
+static void file_ask_first(struct ment *e)
+{
+    tarn_list_del(&e->work);
+    e->asked = true;
+    file_ask(e);
+}
+
 static void force_ended(struct mspread *s, int rc)
 {
     struct fill_force *force = s->arg;
@@ -446,7 +473,7 @@ static void fill_force(struct mrun *r)
     while (n < FILL_FILES && !tarn_list_empty(&f->todo)) {
         struct ment *e = TARN_LIST_ENTRY(f->todo.next, struct ment, work);
 
-        if (!file_wants_force(e))
+        if (!file_wants_force(e) || !e->asked)
             break;
         tarn_list_del(&e->work);
         force->files[n] = e;
@@ -767,6 +794,19 @@ static void fill_send(struct mrun *r)
         tarn_timer_start(r->master->args.loop, &f->timer, soonest, fill_timer, r);
 }
 
+/* Whether one more name may be asked; else fill_task() runs again when it may. */
+static bool fill_may_ask(struct mrun *r)
+{
+    struct mfill *f = &r->fill;
+    uint64_t now = tarn_loop_now_ns(r->master->args.loop);
+
+    if (f->naming_count >= NAMES_MAX)
+        return false;
+    if (now < f->not_before_ns)
+        tarn_timer_start(r->master->args.loop, &f->timer, f->not_before_ns - now, fill_timer, r);
+    return now >= f->not_before_ns;
+}
+
 static void fill_task(struct tarn_task *t)
 {
     struct mfill *f = TARN_CONTAINER(t, struct mfill, task);
@@ -779,6 +819,10 @@ static void fill_task(struct tarn_task *t)
 
         if (!file_wants_force(e))
             file_cut(e);
+        else if (!e->asked && !fill_may_ask(r))
+            break;
+        else if (!e->asked)
+            file_ask_first(e);
         else if (f->forces_count < FORCES_MAX && mworkers_any(r->master))
             fill_force(r);
         else
@@ -866,6 +910,7 @@ void mfill_cancel(struct mrun *r)
         mname_cancel(&e->name);
         tarn_list_del(&e->work);
     }
+    f->naming_count = 0;
     fill_place_all(r); /* ends all pieces: the run is aborting */
     TARN_LIST_FOREACH(n, &f->lanes)
     {

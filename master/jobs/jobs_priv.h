@@ -292,6 +292,7 @@ struct ment {
     unsigned tries, waits;    /* fill: of a changed file; of a busy worker */
     uint64_t fetched;         /* fill: bytes from the store */
     uint64_t shown;           /* bytes shown before it is done */
+    bool asked;               /* fill: --force has asked the store for its name */
     bool freed;               /* fill: --force dropped what was there */
     bool missing;             /* CHECK: it was not where it is to be */
     struct mname_req name;    /* fill: its name is being asked */
@@ -323,6 +324,7 @@ struct mfill {
     struct tarn_list forces;   /* struct fill_force: files whose bytes are being dropped first */
     unsigned forces_count;     /* of them */
     struct tarn_list naming;   /* ment.work: their names are being asked */
+    unsigned naming_count;     /* of them */
     uint64_t place_version;    /* of the topology for which the pieces are queued */
     uint64_t not_before_ns;    /* loop time: a worker or its tier wants a pause */
     int64_t tokens;            /* bytes that may be fetched now */

@@ -554,3 +554,19 @@ def test_a_drain_for_which_others_have_no_room(cluster):
     assert (row["left_bytes"], row["refused_bytes"], row["refused_by"]) == (0, 0, 0)
     says(c.cli("worker", "ls").out, " drained ")
     assert c.fetched_twice() == {}
+
+
+def test_a_forced_load_while_the_store_is_away(cluster):
+    """What is cached stays: it is dropped only once the store has answered for its name."""
+    c, content = small_cluster(cluster, {"a/o": 3 * MIB, "b": 1000})
+    assert c.load("/")["state"] == "succeeded"
+    c.store.stop()
+    failed = c.cli("load", "/", "--force", check=False)
+    assert failed.code == 1, failed
+    assert c.json("du")["cached_bytes"] == 3 * MIB + 1000
+    for mount in c.mounts:
+        check_all(mount, content)
+    c.store.start()
+    before = c.fetched_bytes()
+    util.wait_until("a load", lambda: c.cli("load", "/", "--force", check=False).code == 0, 40, 1)
+    assert c.fetched_bytes() == before + 3 * MIB + 1000

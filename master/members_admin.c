@@ -98,8 +98,10 @@ static int admin_last(const struct mmembers *s, const struct mmember *w, bool fo
     if (force || w->rec->state != TARN_WORKER_LIVE || members_live(s) > 1)
         return 0;
     return tarn_err_set(err, -TARN_E_NOT_DRAINED,
-                        "worker %" PRIu64 " is the last one: nobody could take its %s", w->rec->id,
-                        tarn_format_size(member_bytes(w), bytes));
+                        "worker %" PRIu64
+                        " is the last one: nobody could take its %s (start another "
+                        "one first; --force gives it up)",
+                        w->rec->id, tarn_format_size(member_bytes(w), bytes));
 }
 
 /* To another state, or, when it is in it, only the answer. */
@@ -150,12 +152,12 @@ static int admin_may_remove(const struct mmember *w, bool force, struct tarn_err
     if (force || mmember_drained(w) || w->rec->state == TARN_WORKER_LOST ||
         w->rec->state == TARN_WORKER_REMOVED)
         return 0;
-    return tarn_err_set(err, -TARN_E_NOT_DRAINED,
-                        "worker %" PRIu64 " at %s is %s: %s would be fetched from the store again "
-                        "(`tarn worker drain %" PRIu64
-                        " --wait` hands it over first; --force gives it up)",
-                        w->rec->id, w->rec->addr, tarn_worker_state_name(w->rec->state),
-                        tarn_format_size(member_left(w), bytes), w->rec->id);
+    return tarn_err_set(
+        err, -TARN_E_NOT_DRAINED,
+        "worker %" PRIu64 " at %s is %s: %s would be fetched from the store again "
+        "(%s`tarn worker drain %" PRIu64 " --wait` hands it over first; --force gives it up)",
+        w->rec->id, w->rec->addr, w->alive ? tarn_worker_state_name(w->rec->state) : "not alive",
+        tarn_format_size(member_left(w), bytes), w->alive ? "" : "once it is back, ", w->rec->id);
 }
 
 void madmin_remove(void *ctx, struct tarn_rpc_call *call)

@@ -14,7 +14,7 @@
 #include "tools/worker_server.h"
 
 #define LOOK_NS     (500 * TARN_NS_PER_MS) /* between two looks of --wait */
-#define STUCK_NS    (20 * TARN_NS_PER_S)   /* without room at others, and nothing moved */
+#define STUCK_NS    (20 * TARN_NS_PER_S)   /* nothing was handed over */
 #define STUCK_BEATS 3u /* the same: what the worker tells may be older than that */
 
 #define U(x) ((json_int_t)(x))
@@ -131,59 +131,86 @@ static int admin_call(struct cli *c, uint32_t method, const char *id, uint64_t *
     return rc;
 }
 
-/* What is left at a worker. */
+/* A worker that is waited for. */
 struct drain {
     uint64_t id, left, moved, refused, refused_by;
-    bool settled;
-    uint64_t stuck_ns;    /* since when owners have no room for all that is left, unchanged */
+    bool alive, settled;
+    uint64_t dead;        /* a worker that may own some of it and is not alive; 0: none */
+    uint64_t stuck_ns;    /* since when nothing was handed over, and something is in the way */
     unsigned stuck_beats; /* that said so */
     uint64_t heard_ms;
 };
 
+static void drain_row(struct drain *d, const Tarn__Wire__WorkerStatus *w)
+{
+    bool full = w->refused_bytes > 0 && w->refused_bytes >= w->left_bytes;
+    bool same = d->moved == w->moved_bytes && d->refused == w->refused_bytes;
+
+    if ((w->alive && !d->dead && !full) || !same) {
+        d->stuck_ns = tarn_now_ns();
+        d->stuck_beats = 0;
+    }
+    d->stuck_beats += w->heard_ms < d->heard_ms || !w->alive;
+    d->heard_ms = w->heard_ms;
+    d->alive = w->alive;
+    d->left = w->left_bytes;
+    d->moved = w->moved_bytes;
+    d->refused = w->refused_bytes;
+    d->refused_by = w->refused_by;
+    d->settled = w->settled && w->left_bytes == 0;
+}
+
 /* UNKNOWN_WORKER, JOB_STATE: it is no longer draining. */
 static int drain_look(struct cli *c, struct drain *d)
 {
+    const Tarn__Wire__WorkerStatus *self = NULL;
     Tarn__Wire__StatusResponse *st;
     int rc = cli_status(c, &st);
 
     if (rc < 0)
         return rc;
-    rc = tarn_err_set(&c->err, -TARN_E_UNKNOWN_WORKER,
-                      "worker %" PRIu64 ": is no member of the cluster any more", d->id);
+    d->dead = 0;
     for (size_t i = 0; i < st->n_workers; i++) {
         const Tarn__Wire__WorkerStatus *w = st->workers[i];
 
-        if (w->id != d->id)
-            continue;
-        if (!w->alive || d->moved != w->moved_bytes || d->refused != w->refused_bytes ||
-            d->refused == 0 || d->refused < w->left_bytes) {
-            d->stuck_ns = tarn_now_ns();
-            d->stuck_beats = 0;
-        }
-        d->stuck_beats += w->heard_ms < d->heard_ms;
-        d->heard_ms = w->heard_ms;
-        d->left = w->left_bytes;
-        d->moved = w->moved_bytes;
-        d->refused = w->refused_bytes;
-        d->refused_by = w->refused_by;
-        d->settled = w->settled && w->left_bytes == 0;
-        rc = strcmp(w->state, "draining") == 0
-                 ? 0
-                 : tarn_err_set(&c->err, -TARN_E_JOB_STATE,
-                                "worker %" PRIu64 ": is %s now, and does not drain", d->id,
-                                w->state);
+        if (w->id == d->id)
+            self = w;
+        else if (!w->alive && strcmp(w->state, "live") == 0)
+            d->dead = w->id;
     }
+    if (self)
+        drain_row(d, self);
+    if (!self)
+        rc = tarn_err_set(&c->err, -TARN_E_UNKNOWN_WORKER,
+                          "worker %" PRIu64 ": is no member of the cluster any more", d->id);
+    else if (strcmp(self->state, "draining") != 0)
+        rc = tarn_err_set(&c->err, -TARN_E_JOB_STATE,
+                          "worker %" PRIu64 ": is %s now, and does not drain", d->id, self->state);
     tarn__wire__status_response__free_unpacked(st, NULL);
-    if (rc == 0)
-        c->err.text[0] = 0;
     return rc;
 }
 
-/* Others have no room for anything that is left, and that does not change. */
+static bool drain_is_stuck(const struct drain *d)
+{
+    return d->stuck_beats >= STUCK_BEATS && tarn_now_ns() - d->stuck_ns > STUCK_NS;
+}
+
+/* Nothing moves, and what is in the way does not go by itself. */
 static int drain_stuck(struct cli *c, const struct drain *d)
 {
     char left[32];
 
+    if (!d->alive)
+        return tarn_err_set(&c->err, -TARN_E_NOT_DRAINED,
+                            "worker %" PRIu64 ": is not alive, and goes on when it is back; `tarn "
+                            "worker remove %" PRIu64 " --force` gives up what it has",
+                            d->id, d->id);
+    if (d->dead)
+        return tarn_err_set(&c->err, -TARN_E_NOT_DRAINED,
+                            "worker %" PRIu64 ": has %s left, of which worker %" PRIu64
+                            ", which is not alive, owns a share now; it goes on when that is back, "
+                            "lost or removed (`tarn worker remove %" PRIu64 " --force`)",
+                            d->id, tarn_format_size(d->left, left), d->dead, d->dead);
     return tarn_err_set(&c->err, -TARN_E_NOT_DRAINED,
                         "worker %" PRIu64 ": has %s left, for which others have no room, worker "
                         "%" PRIu64 " among them; it goes on when there is room, or `tarn worker "
@@ -205,7 +232,7 @@ static int drain_wait(struct cli *c, uint64_t id)
         rc = drain_look(c, &d);
         if (rc < 0 || d.settled)
             break;
-        if (d.stuck_beats >= STUCK_BEATS && tarn_now_ns() - d.stuck_ns > STUCK_NS)
+        if (drain_is_stuck(&d))
             rc = drain_stuck(c, &d);
         most = TARN_MAX(most, d.left);
         at.bytes = most - d.left;

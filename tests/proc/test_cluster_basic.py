@@ -556,6 +556,32 @@ def test_a_drain_for_which_others_have_no_room(cluster):
     assert c.fetched_twice() == {}
 
 
+def test_a_drain_while_an_owner_is_dead(cluster):
+    """It says who is waited for; it ends once that one is given up, and nothing is fetched again."""
+    c, _ = small_cluster(cluster, {f"f{i:02d}": MIB for i in range(30)}, workers=3, mounts=0)
+    c.load("/")
+    leaver, dead, _ = c.workers
+    number, gone = leaver.id, dead.id
+    dead.kill()
+    util.wait_until("it is missed", lambda: not dead.status()["alive"], 20)
+    stuck = c.cli("worker", "drain", number, "--wait", check=False)
+    assert stuck.code == 1, stuck
+    says(stuck.err, f"tarn worker remove {gone} --force")
+    refused = c.cli("worker", "remove", gone, check=False)
+    assert refused.code == 1, refused
+    says(refused.err, "is not alive")
+    fetched = c.fetched_bytes()
+    leaver.kill()
+    util.wait_until("it is missed, too", lambda: not leaver.status()["alive"], 20)
+    stuck = c.cli("worker", "drain", number, "--wait", check=False)
+    assert stuck.code == 1, stuck
+    says(stuck.err, f"worker {number}: is not alive, and goes on when it is back")
+    c.cli("worker", "remove", gone, "--force")
+    leaver.start()
+    c.cli("worker", "drain", number, "--wait")
+    assert c.fetched_bytes() == fetched
+
+
 def test_a_forced_load_while_the_store_is_away(cluster):
     """What is cached stays: it is dropped only once the store has answered for its name."""
     c, content = small_cluster(cluster, {"a/o": 3 * MIB, "b": 1000})

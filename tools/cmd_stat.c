@@ -226,7 +226,8 @@ static void stat_text(struct cli *c, const char *path, const struct tarn_attr *a
         (void)printf("workers ");
         for (size_t i = 0; i < k->n_workers; i++)
             (void)printf(" %" PRIu64, k->workers[i]);
-        (void)printf(" (whole on %u%s)\n", k->replicas, k->partial ? " at least" : "");
+        (void)printf(" (%s%u whole cop%s)\n", k->partial ? "at least " : "", k->replicas,
+                     k->replicas == 1 ? "y" : "ies");
     }
 }
 

@@ -206,6 +206,7 @@ struct tarn_handle {
     /* The client's loop: */
     Tarn__Wire__LocateResponse *located; /* once known */
     bool bare;                  /* reads go on without it: what workers have is found by its cid */
+    bool detached;              /* its attachment was waited for in vain: not again for each read */
     int locate_rc;              /* how the last question ended */
     struct tarn_object *object; /* whose bytes were given out; NULL: none yet */
     struct tarn_timer bare_timer;

@@ -181,6 +181,8 @@ static void fetch_tell(struct client_fetch *f, int rc, const struct client_bytes
 
     if (rc < 0)
         fetch_log(f, rc);
+    else if (!f->bare)
+        f->handle->detached = false;
     fetch_done(f);
     fn(arg, rc, bytes);
     fetch_settle(f);
@@ -658,8 +660,10 @@ static void fetch_step(struct client_fetch *f)
         fetch_end(f, f->store_rc);
     } else if (f->heard == HEARD_NOBODY && now < f->deadline_ns && direct_allowed(f)) {
         direct_start(f);
-    } else if (f->rc == -TARN_E_NO_ATTACH && !f->bare && now >= f->began_ns + NO_ATTACH_NS) {
+    } else if (f->rc == -TARN_E_NO_ATTACH && !f->bare &&
+               (f->handle->detached || now >= f->began_ns + NO_ATTACH_NS)) {
         f->bare = true; /* detached: what is cached of it can be read all the same */
+        f->handle->detached = true;
         fetch_round(f);
     } else if (fetch_again(f, &pause)) {
         f->rounds++;

@@ -423,6 +423,21 @@ def test_detach_and_attach_keep_the_bytes(cluster):
             assert content.wrong(path, 1, 0, c.mounts[1].read(f"again/{path}")) is None
 
 
+def test_a_file_that_is_open_while_its_store_is_detached(cluster):
+    """What is cached of it is read on, and only the first read waits whether the store is to come."""
+    c, content = small_cluster(cluster, {"big": 40 * MIB}, mounts=1)
+    c.load("/")
+    with open(c.mounts[0].path("big"), "rb", buffering=0) as f:
+        assert f.read(1) == content.data("big", 1, 0, 1)
+        c.cli("detach", "/")
+        util.wait_until("the name is gone", lambda: not os.path.exists(c.mounts[0].path("big")), 20)
+        begun = time.monotonic()
+        for off in range(2 * MIB, 40 * MIB, 4 * MIB):
+            got = os.pread(f.fileno(), MIB, off)
+            assert content.wrong("big", 1, off, got) is None
+        assert time.monotonic() - begun < 5, "each read waits anew"
+
+
 def test_detach_while_files_are_open(cluster):
     c, content = small_cluster(cluster, attach=False)
     c.attach("/data")

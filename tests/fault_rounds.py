@@ -95,7 +95,7 @@ def end(*_):
 def told(work):
     """one() in a process of its own: the Result, and what it printed."""
     signal.signal(signal.SIGTERM, end)
-    target, fault, seed, keep, faults.LONG, faults.PAUSE = work
+    target, fault, seed, keep, faults.LONG, faults.PAUSE, faults.MARGIN = work
     out = io.StringIO()
     try:
         with contextlib.redirect_stdout(out):
@@ -109,11 +109,11 @@ def main():
     args = arguments()
     signal.signal(signal.SIGTERM, end)
     wanted = cells(args.only)
-    work = []
+    margin, work = faults.MARGIN + 0.5 * (args.jobs - 1), []
     for number in range(args.rounds):
         order = list(wanted)
         random.Random(args.seed + number).shuffle(order)
-        work += [(target, fault, args.seed + number, args.keep, args.long, args.pause) for target, fault in order]
+        work += [(target, fault, args.seed + number, args.keep, args.long, args.pause, margin) for target, fault in order]
     print(f"{args.rounds} rounds of {len(wanted)}, seeds {args.seed} to {args.seed + args.rounds - 1}\n"
           f"seed    {faults.HEADER}", flush=True)
     begun, results = time.monotonic(), []

@@ -11,9 +11,6 @@
  *       |                                     homeless <---------+---------------+ not reached
  *       +-------- changed, or gone: ask for the name, once; worker or tier busy: later
  *
- * Before --force drops anything, the store is asked for the name: what is cached stays where it does
- * not answer, or has the file no more.
- *
  * A worker that cannot be reached is asked again; when it does not serve any more, or the topology
  * changes, all that is queued is given out anew, to whoever is to have it then. A piece that nobody
  * can take waits until somebody can. Only what a worker answers fails a file.
@@ -35,12 +32,8 @@
 #define FILL_QUEUED     (512ull << 20) /* bytes that are queued for workers */
 #define FILL_PIECES     8192u          /* pieces of them */
 #define FILL_TIMEOUT_NS (3600 * TARN_NS_PER_S)
-#define FILL_WAITS      4u /* times that a busy worker is waited for, per file */
-#define FILL_WAIT_NS    (500 * TARN_NS_PER_MS)
 #define LANE_WAIT_NS    (250 * TARN_NS_PER_MS) /* after a request that failed; doubled each time */
 #define LANE_SHIFT_MAX  3u
-#define FORCES_MAX      4u  /* requests to drop bytes at a time */
-#define NAMES_MAX       64u /* files whose names are asked before their bytes are dropped */
 
 /* A range of a file, or all of it, that one worker is to have. */
 struct fill_part {
@@ -74,18 +67,9 @@ struct fill_op {
     bool left;                           /* cancelled: the worker is not alive any more */
 };
 
-/* Files whose bytes are dropped at all workers before they are filled. */
-struct fill_force {
-    struct tarn_list node; /* fill->forces */
-    struct mrun *run;
-    struct mspread spread;
-    struct mspread_item items[FILL_FILES];
-    struct ment *files[FILL_FILES];
-};
-
 static void fill_task(struct tarn_task *t);
 
-static void fill_poke(struct mrun *r)
+void mfill_poke(struct mrun *r)
 {
     if (r->fill.posted || r->ended)
         return;
@@ -116,177 +100,6 @@ void mfill_fini(struct mrun *r)
     tarn_timer_stop(&r->fill.timer);
     for (struct tarn_list *n = tarn_list_pop(&r->fill.lanes); n; n = tarn_list_pop(&r->fill.lanes))
         free(TARN_LIST_ENTRY(n, struct fill_lane, node));
-}
-
-static void file_reset(struct ment *e)
-{
-    e->next = e->off;
-    e->version = 0;
-    e->fill_rc = 0;
-    free(e->fill_text);
-    e->fill_text = NULL;
-    e->run->job->live.bytes_done -= e->shown;
-    e->shown = 0;
-}
-
-void mfill_add(struct ment *e)
-{
-    TARN_ASSERT(e->len > 0);
-    file_reset(e);
-    tarn_list_push(&e->run->fill.todo, &e->work);
-    fill_poke(e->run);
-}
-
-/* ---- the end of a file
- * --------------------------------------------------------------------------------------- */
-
-static void file_again(struct ment *e)
-{
-    file_reset(e);
-    tarn_list_push_front(&e->run->fill.todo, &e->work);
-    fill_poke(e->run);
-}
-
-/* Fills the version that its name has now. */
-static void file_changed(struct ment *e, tarn_ino_t ino, const Tarn__Core__Inode *inode)
-{
-    uint64_t size = inode->ufs ? inode->ufs->size : 0;
-
-    e->ino = ino;
-    if (inode->cid.len == sizeof(e->cid.b))
-        memcpy(e->cid.b, inode->cid.data, sizeof(e->cid.b));
-    if (e->ranged && e->off >= size) {
-        e->run->ops->filled(e, -TARN_E_UFS_CHANGED, "the file ends before the range now");
-        return;
-    }
-    e->len = e->ranged ? TARN_MIN(e->len, size - e->off) : size;
-    if (e->len == 0)
-        e->run->ops->filled(e, 0, NULL);
-    else
-        file_again(e);
-}
-
-/* What the store says about its name now. */
-static void file_renamed(struct ment *e)
-{
-    struct tarn_kv *kv = e->run->master->args.kv;
-    Tarn__Core__Inode *inode = NULL;
-    tarn_ino_t ino;
-    uint32_t type;
-    int rc = tarn_core_dentry(kv, e->name.parent, e->name.name, e->name.len, &ino, &type);
-
-    if (rc == 0)
-        rc = tarn_core_inode(kv, ino, &inode);
-    if (rc == 0 && inode->type != TARN_UFS_FILE)
-        rc = -TARN_E_UFS_CHANGED;
-    if (rc < 0) {
-        e->run->ops->filled(e, rc,
-                            rc == -TARN_E_NO_ENTRY ? "removed from the store meanwhile" : NULL);
-    } else {
-        file_changed(e, ino, inode);
-    }
-    tarn__core__inode__free_unpacked(inode, NULL);
-}
-
-/* The worker, or the store, could not just now. */
-static bool file_may_wait(struct ment *e, int rc)
-{
-    struct mrun *r = e->run;
-    unsigned max = FILL_WAITS;
-
-    switch (-rc) {
-    case TARN_E_TIER_FULL: /* what is in use may be evicted a moment later */
-        max = 1;
-        break;
-    case TARN_E_CANCELLED:
-    case TARN_E_SHUTDOWN:
-    case TARN_E_BUSY:
-    case TARN_E_CONN_LOST:
-    case TARN_E_CAP_EXPIRED:
-    case TARN_E_NO_ATTACH: /* it has not heard of the attachment yet */
-        break;
-    default:
-        return false;
-    }
-    if (e->waits >= max)
-        return false;
-    r->fill.not_before_ns = tarn_loop_now_ns(r->master->args.loop) + (FILL_WAIT_NS << e->waits++);
-    return true;
-}
-
-/* Asked before --force drops anything; the question goes on. */
-static void file_unanswered(struct ment *e)
-{
-    if (file_may_wait(e, -TARN_E_BUSY)) {
-        e->asked = false;
-        file_again(e);
-        return;
-    }
-    e->run->ops->filled(e, -TARN_E_UFS_DOWN,
-                        "the store does not answer: what is cached of it stays");
-}
-
-static void file_named(struct mname_req *name, int rc)
-{
-    struct ment *e = name->arg;
-    struct mrun *r = e->run;
-
-    tarn_list_del(&e->work);
-    r->fill.naming_count--;
-    if (rc < 0)
-        r->ops->filled(e, rc, tarn_err_text(&name->err, rc));
-    else if (!name->stale)
-        file_renamed(e);
-    else if (e->fill_rc < 0)
-        r->ops->filled(e, e->fill_rc, e->fill_text);
-    else
-        file_unanswered(e);
-    fill_poke(r);
-    mrun_poke(r);
-}
-
-/* Asks the store for its name: the object is another one, or gone, or is to be fetched anew. */
-static void file_ask(struct ment *e)
-{
-    struct tarn_master *m = e->run->master;
-    int rc;
-
-    tarn__core__inode__free_unpacked(e->inode, NULL);
-    e->inode = NULL;
-    rc = tarn_core_inode(m->args.kv, e->ino, &e->inode);
-    if (rc < 0) {
-        e->run->ops->filled(e, rc,
-                            rc == -TARN_E_NO_ENTRY ? "removed from the store meanwhile" : NULL);
-        return;
-    }
-    e->name = (struct mname_req){.parent = {e->inode->parent},
-                                 .name = (const char *)e->inode->name.data,
-                                 .len = e->inode->name.len,
-                                 .fresh = true,
-                                 .fn = file_named,
-                                 .arg = e};
-    mname_distrust(m, e->name.parent, e->name.name, e->name.len);
-    tarn_list_push(&e->run->fill.naming, &e->work);
-    e->run->fill.naming_count++;
-    rc = mname_refresh(m, &e->name);
-    if (rc != 0)
-        file_named(&e->name, rc < 0 ? rc : 0);
-}
-
-static void file_done(struct ment *e)
-{
-    int rc = e->fill_rc;
-
-    if (!tarn_list_empty(&e->work))
-        tarn_list_del(&e->work);
-    if (e->run->aborting)
-        return; /* it is done after the next start, or never */
-    if (rc < 0 && file_may_wait(e, rc))
-        file_again(e);
-    else if ((rc == -TARN_E_UFS_CHANGED || rc == -TARN_E_UFS_NOT_FOUND) && e->tries++ == 0)
-        file_ask(e);
-    else
-        e->run->ops->filled(e, rc, e->fill_text);
 }
 
 /* ---- pieces
@@ -342,7 +155,7 @@ static void part_end(struct fill_part *p, int rc, const char *text)
         tarn_list_del(&e->work);
     }
     if (e->pending == 0 && e->next == e->off + e->len)
-        file_done(e);
+        mfile_done(e);
 }
 
 /* Queues it for whoever is to have it now. */
@@ -427,71 +240,6 @@ static void file_cut(struct ment *e)
     part_new(e, off, stop - off, whole, 0);
 }
 
-/* ---- --force
- * -------------------------------------------------------------------------------------------------
- */
-
-static void file_ask_first(struct ment *e)
-{
-    tarn_list_del(&e->work);
-    e->asked = true;
-    file_ask(e);
-}
-
-static void force_ended(struct mspread *s, int rc)
-{
-    struct fill_force *force = s->arg;
-    struct mrun *r = force->run;
-
-    tarn_list_del(&force->node);
-    r->fill.forces_count--;
-    for (size_t i = 0; i < s->count && !r->aborting; i++) {
-        struct ment *e = force->files[i];
-
-        e->freed = true;
-        if (rc < 0)
-            r->ops->filled(e, rc, NULL);
-        else /* copies of a worker that was not reached are not read while it is gone */
-            tarn_list_push(&r->fill.todo, &e->work);
-    }
-    free(force);
-    fill_poke(r);
-    mrun_poke(r);
-}
-
-static bool file_wants_force(const struct ment *e)
-{
-    return e->run->job->spec->force && e->run->phase == MRUN_DATA && !e->freed;
-}
-
-static void fill_force(struct mrun *r)
-{
-    struct mfill *f = &r->fill;
-    struct fill_force *force = tarn_xnew(struct fill_force);
-    size_t n = 0;
-
-    while (n < FILL_FILES && !tarn_list_empty(&f->todo)) {
-        struct ment *e = TARN_LIST_ENTRY(f->todo.next, struct ment, work);
-
-        if (!file_wants_force(e) || !e->asked)
-            break;
-        tarn_list_del(&e->work);
-        force->files[n] = e;
-        force->items[n++].cid = e->cid;
-    }
-    force->run = r;
-    tarn_list_push(&f->forces, &force->node);
-    f->forces_count++;
-    force->spread = (struct mspread){.master = r->master,
-                                     .items = force->items,
-                                     .count = n,
-                                     .free = true,
-                                     .patient = true,
-                                     .fn = force_ended,
-                                     .arg = force};
-    mspread_start(&force->spread);
-}
-
 /* ---- requests
  * ------------------------------------------------------------------------------------------------
  */
@@ -505,7 +253,7 @@ static void op_free(struct fill_op *op)
     op->lane->outstanding -= op->cost;
     r->fill.ops_count--;
     free(op);
-    fill_poke(r);
+    mfill_poke(r);
     mrun_poke(r);
 }
 
@@ -753,7 +501,12 @@ static uint64_t fill_pause_ns(struct mrun *r)
 static void fill_timer(struct tarn_timer *t, void *arg)
 {
     (void)t; /* the run's */
-    fill_poke(arg);
+    mfill_poke(arg);
+}
+
+void mfill_later(struct mrun *r, uint64_t ns)
+{
+    tarn_timer_start(r->master->args.loop, &r->fill.timer, ns, fill_timer, r);
 }
 
 /* 0: the lane may send; else after how many ns. UINT64_MAX: something else comes first. */
@@ -794,19 +547,6 @@ static void fill_send(struct mrun *r)
         tarn_timer_start(r->master->args.loop, &f->timer, soonest, fill_timer, r);
 }
 
-/* Whether one more name may be asked; else fill_task() runs again when it may. */
-static bool fill_may_ask(struct mrun *r)
-{
-    struct mfill *f = &r->fill;
-    uint64_t now = tarn_loop_now_ns(r->master->args.loop);
-
-    if (f->naming_count >= NAMES_MAX)
-        return false;
-    if (now < f->not_before_ns)
-        tarn_timer_start(r->master->args.loop, &f->timer, f->not_before_ns - now, fill_timer, r);
-    return now >= f->not_before_ns;
-}
-
 static void fill_task(struct tarn_task *t)
 {
     struct mfill *f = TARN_CONTAINER(t, struct mfill, task);
@@ -817,15 +557,9 @@ static void fill_task(struct tarn_task *t)
            f->queued < FILL_PIECES && f->queued_bytes < FILL_QUEUED) {
         struct ment *e = TARN_LIST_ENTRY(f->todo.next, struct ment, work);
 
-        if (!file_wants_force(e))
+        if (!mfile_wants_force(e))
             file_cut(e);
-        else if (!e->asked && !fill_may_ask(r))
-            break;
-        else if (!e->asked)
-            file_ask_first(e);
-        else if (f->forces_count < FORCES_MAX && mworkers_any(r->master))
-            fill_force(r);
-        else
+        else if (!mfile_force_next(r))
             break;
     }
     fill_send(r);
@@ -871,7 +605,7 @@ void mfill_tick(struct mrun *r)
     }
     if (anew)
         fill_place_all(r);
-    fill_poke(r);
+    mfill_poke(r);
 }
 
 char *mfill_waits_for(const struct mrun *r)
@@ -904,20 +638,10 @@ void mfill_cancel(struct mrun *r)
     tarn_timer_stop(&f->timer);
     while (tarn_list_pop(&f->todo))
         ;
-    while (!tarn_list_empty(&f->naming)) {
-        struct ment *e = TARN_LIST_ENTRY(f->naming.next, struct ment, work);
-
-        mname_cancel(&e->name);
-        tarn_list_del(&e->work);
-    }
-    f->naming_count = 0;
+    mfile_cancel(r);
     fill_place_all(r); /* ends all pieces: the run is aborting */
     TARN_LIST_FOREACH(n, &f->lanes)
     {
         lane_leave(TARN_LIST_ENTRY(n, struct fill_lane, node));
-    }
-    TARN_LIST_FOREACH_SAFE(n, &f->forces)
-    {
-        mspread_cancel(&TARN_LIST_ENTRY(n, struct fill_force, node)->spread);
     }
 }

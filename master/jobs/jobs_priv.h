@@ -7,9 +7,9 @@
  *     create.c   new jobs and their lists                      run.c     one run: phases, its end
  *     window.c   entries in walk order and their commit        pass.c    one pass over all files
  *     load.c     what a load does in each phase                free.c    the same for a free
- *     fill.c     fill requests                                 query.c   cached and free requests
- *     room.c     room at each worker                           set.c     sets of numbers
- *     glob.c     filters
+ *     fill.c     fill requests                                 file.c    files of them, --force
+ *     query.c    cached and free requests                      room.c    room at each worker
+ *     set.c      sets of numbers                               glob.c    filters
  */
 #pragma once
 
@@ -321,7 +321,7 @@ struct mfill {
     size_t queued;             /* pieces in homeless and lanes */
     uint64_t queued_bytes;     /* of them */
     unsigned ops_count;        /* requests under way */
-    struct tarn_list forces;   /* struct fill_force: files whose bytes are being dropped first */
+    struct tarn_list forces;   /* struct force: files whose bytes are being dropped first */
     unsigned forces_count;     /* of them */
     struct tarn_list naming;   /* ment.work: their names are being asked */
     unsigned naming_count;     /* of them */
@@ -343,6 +343,20 @@ char *mfill_waits_for(const struct mrun *r);
 void mfill_cancel(struct mrun *r);
 bool mfill_idle(const struct mrun *r);
 void mfill_fini(struct mrun *r);
+/* Looks soon, or in `ns` unless something else comes first, what can be started. */
+void mfill_poke(struct mrun *r);
+void mfill_later(struct mrun *r, uint64_t ns);
+
+/* ---- their files (file.c) ---- */
+
+/* The last piece of a file has ended: fill_rc says how. */
+void mfile_done(struct ment *e);
+/* Whether its bytes are to be dropped before it is filled. */
+bool mfile_wants_force(const struct ment *e);
+/* The next step of that for the first file of `todo`, which wants it; false: not now. */
+bool mfile_force_next(struct mrun *r);
+/* Ends the questions for names, and what is being dropped. */
+void mfile_cancel(struct mrun *r);
 
 struct mquery {
     bool free;              /* drops the bytes, else asks for them */

@@ -36,8 +36,8 @@ static bool daemon_hear(int fd, struct daemon_word *ret, const char *log)
     ssize_t n;
 
     if (log[0] && poll(&p, 1, DAEMON_LONG_MS) == 0) {
-        cli_put_name(stderr, log, strlen(log)); /* it may hold anything */
-        (void)fputs(": its log, while it starts\n", stderr);
+        cli_put_name(stderr, log, strlen(log));              /* it may hold anything */
+        (void)fputs(": its log, while it starts\n", stderr); /* there is nowhere else to say it */
     }
     while (got < sizeof(*ret) && (n = read(fd, (char *)ret + got, sizeof(*ret) - got)) != 0) {
         if (n < 0 && errno != EINTR)
@@ -70,9 +70,12 @@ static int daemon_wait(int fd, pid_t child, bool quiet, struct tarn_str *ret_sai
     if (word.rc < 0)
         return tarn_err_set(err, word.rc, "%s", word.text);
     tarn_str_reset(ret_said);
-    tarn_str_addf(ret_said, "%s; pid %d", word.text, (int)child);
-    if (log.text[0])
-        tarn_str_addf(ret_said, ", log %s", log.text);
+    tarn_str_adds(ret_said, word.text);
+    if (!quiet) {
+        (void)fprintf(stderr, "pid %d%s", (int)child, log.text[0] ? ", log " : ""); /* as above */
+        cli_put_name(stderr, log.text, strlen(log.text));
+        (void)fputc('\n', stderr);
+    }
     return 0;
 }
 

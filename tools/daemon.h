@@ -18,7 +18,8 @@ struct daemon {
 /*
  * 1 in the parent, once the child has told: *ret_rc is its code, with its text in *ret_said, or in
  * `err` when it failed. 0 in the child, which has a session of its own and no standard streams.
- * The parent says on stderr what daemon_tell_log() told, if the start takes long, unless `quiet`.
+ * The parent says on stderr, unless `quiet`, which process serves and where its log is
+ * (daemon_tell_log); the latter already while a start takes long.
  * Errors: errno class
  */
 int daemon_fork(struct daemon *d, bool quiet, struct tarn_str *ret_said, int *ret_rc,

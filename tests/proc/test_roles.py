@@ -270,7 +270,7 @@ def test_master_in_the_background(roles, workdir):
     done = roles.run(*roles.master_args("-d", "--pid-file", pid_file, "--log-file", log))
     assert done.code == DONE and done.out == "" and roles.master in done.err, done
     pid = int(read(pid_file))
-    assert f"; pid {pid}, log {log}" in done.err, done
+    assert f"pid {pid}, log {log}\ntarn master: " in done.err, done
     try:
         assert roles.run("status").code == DONE
         os.rename(log, log + ".1")

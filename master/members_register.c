@@ -174,6 +174,8 @@ static bool capacity_same(uint64_t was, uint64_t now)
 static bool register_record(const Tarn__Core__Worker *old, const Tarn__Wire__WorkerRegister *req,
                             Tarn__Core__Worker *ret)
 {
+    size_t offline = 0;
+
     tarn__core__worker__init(ret);
     ret->uuid = req->uuid;
     ret->addr = req->addr;
@@ -182,11 +184,15 @@ static bool register_record(const Tarn__Core__Worker *old, const Tarn__Wire__Wor
     ret->copies = req->copies;
     ret->incarnation = req->incarnation; /* alone it is nothing new */
     ret->state = TARN_WORKER_LIVE;
-    for (size_t i = 0; i < req->n_tiers; i++)
-        ret->capacity += TARN_MIN(req->tiers[i]->capacity, UINT64_MAX / MEMBER_TIERS_MAX);
+    for (size_t i = 0; i < req->n_tiers; i++) {
+        if (!req->tiers[i]->offline)
+            ret->capacity += TARN_MIN(req->tiers[i]->capacity, UINT64_MAX / MEMBER_TIERS_MAX);
+        offline += req->tiers[i]->offline;
+    }
     if (old && capacity_same(old->capacity, ret->capacity))
         ret->capacity = old->capacity;
-    ret->weight = req->weight ? req->weight : weight_of(ret->capacity);
+    if (offline == 0 || offline < req->n_tiers) /* else nothing that it is given would stay */
+        ret->weight = req->weight ? req->weight : weight_of(ret->capacity);
     if (!old)
         return true;
     ret->state = mmember_state_back(old);

@@ -165,7 +165,8 @@ static void status_text_worker(const Tarn__Wire__WorkerStatus *w)
         (void)printf("tier      %s %s: %s of %s used, %" PRIu64 " files%s%s\n", tier->medium,
                      tier->path, tarn_format_size(tier->used, a),
                      tarn_format_size(tier->capacity, b), tier->files,
-                     tier->offline ? ", OFFLINE" : "", w->alive ? "" : ", when last heard of");
+                     tier->offline ? ", OFFLINE: the directory failed" : "",
+                     w->alive ? "" : ", when last heard of");
     }
 }
 

@@ -35,9 +35,9 @@ struct metrics {
     struct tarn_stat_reg *reg;
     struct tarn_http *http;
     char addr[280];
-    _Atomic bool ready;    /* as the loop last said */
-    struct tarn_task task; /* copies; the loop's while `posted` */
-    struct tarn_mtx mtx;   /* LEAF: over the three below */
+    const char *_Atomic not_ready; /* as the loop last said */
+    struct tarn_task task;         /* copies; the loop's while `posted` */
+    struct tarn_mtx mtx;           /* LEAF: over the three below */
     struct tarn_cond copied;
     bool posted;  /* the loop has the task */
     bool stopped; /* the task frees this */
@@ -76,7 +76,7 @@ static void copy_all(struct metrics *m)
                  resident_bytes());
     for (unsigned i = 0; i < METRICS_PARTS && m->args.parts[i].table; i++)
         m->args.parts[i].copy(m->stats[i + 1], m->args.parts[i].arg);
-    atomic_store(&m->ready, !m->args.ready || m->args.ready(m->args.ready_arg));
+    atomic_store(&m->not_ready, m->args.not_ready ? m->args.not_ready(m->args.ready_arg) : NULL);
 }
 
 static void metrics_fini(struct metrics *m)
@@ -119,11 +119,11 @@ static void refresh_cb(void *arg)
 static int ready_cb(void *arg, struct tarn_errbuf *e)
 {
     struct metrics *m = arg;
+    const char *why;
 
     refresh_cb(m);
-    if (atomic_load(&m->ready))
-        return 0;
-    return tarn_err_set(e, -TARN_E_ABSENT_DAEMON, "%s", m->args.not_ready);
+    why = atomic_load(&m->not_ready);
+    return why ? tarn_err_set(e, -TARN_E_ABSENT_DAEMON, "%s", why) : 0;
 }
 
 static int metrics_listen(struct metrics *m)
@@ -174,6 +174,7 @@ int metrics_start(const struct metrics_args *args, struct metrics **ret)
     int rc = 0;
 
     m->args = *args;
+    atomic_init(&m->not_ready, "starting");
     tarn_mtx_init(&m->mtx, TARN_RANK_LEAF);
     tarn_cond_init(&m->copied);
     m->reg = tarn_stat_reg_new();

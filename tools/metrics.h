@@ -36,10 +36,10 @@ struct metrics_args {
     unsigned port;                            /* default; --http-listen: another, or none */
     struct metrics_part parts[METRICS_PARTS]; /* up to the first without a table */
     struct tarn_stats *own;                   /* a set that its owner fills; may be NULL */
-    /* For /readyz; on the loop. NULL: always. */
-    bool (*ready)(void *arg);
+    /* For /readyz; on the loop: why it is not ready, in words that live on, or NULL. May be NULL: it
+     * always is. */
+    const char *(*not_ready)(void *arg);
     void *ready_arg;
-    const char *not_ready; /* why it is not, in words */
 };
 /* Errors: ADDR_IN_USE, CONFIG, with a text */
 int metrics_start(const struct metrics_args *args, struct metrics **ret);

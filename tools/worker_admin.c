@@ -22,14 +22,18 @@
 /* ---- ls ---------------------------------------------------------------------------------------
  */
 
-/* The sums of its tiers. */
-static void worker_room(const Tarn__Wire__WorkerStatus *w, uint64_t *ret_used, uint64_t *ret_room)
+/* The sums of its tiers. True: one failed. */
+static bool worker_room(const Tarn__Wire__WorkerStatus *w, uint64_t *ret_used, uint64_t *ret_room)
 {
+    bool offline = false;
+
     *ret_used = *ret_room = 0;
     for (size_t i = 0; i < w->n_tiers; i++) {
         *ret_used += w->tiers[i]->used;
         *ret_room += w->tiers[i]->capacity;
+        offline |= w->tiers[i]->offline;
     }
+    return offline;
 }
 
 static void ls_text(const Tarn__Wire__StatusResponse *st)
@@ -42,9 +46,11 @@ static void ls_text(const Tarn__Wire__StatusResponse *st)
         uint64_t used, room;
         char a[32], b[32], both[72];
 
-        worker_room(w, &used, &room);
-        (void)snprintf(both, sizeof(both), "%s/%s", tarn_format_size(used, a),
-                       tarn_format_size(room, b)); /* fits */
+        if (worker_room(w, &used, &room))
+            (void)snprintf(both, sizeof(both), "OFFLINE"); /* fits, as below */
+        else
+            (void)snprintf(both, sizeof(both), "%s/%s", tarn_format_size(used, a),
+                           tarn_format_size(room, b));
         (void)printf("%-20" PRIu64 " ", w->id);
         cli_put_name(stdout, w->addr, strlen(w->addr)); /* what a peer told may hold anything */
         (void)printf("%*s ", (int)(strlen(w->addr) < 22 ? 22 - strlen(w->addr) : 0), "");
@@ -62,12 +68,12 @@ static json_t *ls_json(const Tarn__Wire__StatusResponse *st)
     for (size_t i = 0; i < st->n_workers; i++) {
         const Tarn__Wire__WorkerStatus *w = st->workers[i];
         uint64_t used, room;
+        bool offline = worker_room(w, &used, &room);
 
-        worker_room(w, &used, &room);
         (void)json_array_append_new(/* out of memory only */
                                     list,
                                     json_pack("{s:I, s:o, s:o, s:o, s:b, s:I, s:I, s:I, s:I, s:I, "
-                                              "s:I, s:b, s:I}",
+                                              "s:I, s:b, s:I, s:b}",
                                               "id", U(w->id), "addr", cli_json_text(w->addr),
                                               "host", cli_json_text(w->host), "state",
                                               cli_json_text(w->state), "alive", w->alive, "weight",
@@ -75,7 +81,7 @@ static json_t *ls_json(const Tarn__Wire__StatusResponse *st)
                                               U(room), "left_bytes", U(w->left_bytes),
                                               "refused_bytes", U(w->refused_bytes), "refused_by",
                                               U(w->refused_by), "settled", w->settled, "heard_ms",
-                                              U(w->heard_ms)));
+                                              U(w->heard_ms), "offline", offline));
     }
     return list;
 }

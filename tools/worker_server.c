@@ -272,11 +272,15 @@ static int worker_listen(void *arg)
     return 0;
 }
 
-static bool worker_is_ready(void *arg)
+static const char *worker_not_ready(void *arg)
 {
-    struct worker_server *w = arg;
+    const struct worker_server *w = arg;
+    struct tarn_tier_info tier;
 
-    return w->member && tarn_member_registered(w->member);
+    if (!w->member || !tarn_member_registered(w->member))
+        return "not registered with a master";
+    tarn_tier_info(w->worker.tier, &tier);
+    return tier.offline ? "its cache directory failed" : NULL;
 }
 
 static int worker_open_metrics(void *arg)
@@ -287,9 +291,8 @@ static int worker_open_metrics(void *arg)
                                 .parts = {metrics_of_stores(&w->store_figures),
                                           metrics_of_worker(&w->worker),
                                           metrics_of_member(&w->member_figures)},
-                                .ready = worker_is_ready,
-                                .ready_arg = w,
-                                .not_ready = "not registered with a master"};
+                                .not_ready = worker_not_ready,
+                                .ready_arg = w};
 
     w->store_figures.stores = w->stores;
     w->member_figures.worker = &w->worker;

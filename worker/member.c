@@ -46,8 +46,9 @@ struct tarn_member {
     uint64_t id; /* 0: not registered yet */
     uint64_t incarnation;
     uint64_t beat_ns;
-    bool wanted;  /* registration: instead of the next beat */
-    bool refused; /* for good: silent from now on */
+    bool wanted;       /* registration: instead of the next beat */
+    bool refused;      /* for good: silent from now on */
+    bool told_offline; /* the master knows that the cache failed */
     bool started, stopping, moving_stopped, posted;
     struct call reg, beat, leave;
     struct tarn_timer timer;
@@ -282,14 +283,19 @@ static void member_beat(struct tarn_member *m)
     Tarn__Wire__ReadCount rows[3], *reads[3];
     struct tarn_move_counts moved;
     struct tier_row tier;
+    size_t n_tiers = member_tier(m, &tier);
 
+    if (n_tiers && tier.info.offline && !m->told_offline) {
+        member_register(m); /* its weight is that of what it can hold: nothing */
+        return;
+    }
     tarn_move_counts(m->move, &moved);
     worker_tell_reads(w, rows, reads);
     msg.id = m->id;
     msg.incarnation = m->incarnation;
     msg.topology = place ? tarn_place_version(place) : 0;
     msg.attachments = tarn_stores_version(m->args.stores);
-    msg.n_tiers = member_tier(m, &tier);
+    msg.n_tiers = n_tiers;
     msg.tiers = &tier.ptr;
     msg.n_reads = TARN_ARRAY_LEN(rows);
     msg.reads = reads;
@@ -421,6 +427,7 @@ static void member_register(struct tarn_member *m)
                       "the cache directory has no id, and none could be written");
         return;
     }
+    m->told_offline = tier.info.offline;
     msg.uuid = tier.uuid;
     msg.addr = m->addr;
     msg.host = m->host;

@@ -469,9 +469,9 @@ uint64_t tarn_peers_home(const struct tarn_peers *p, const tarn_cid_t *cid, uint
     for (unsigned i = 0; i < all && n < PEERS_HOME_MAX; i++) {
         const struct tarn_place_worker *w = tarn_place_at(p->place, i);
 
-        if (w->copies > 0 && w->state == TARN_WORKER_LIVE && at_home(p, w) &&
+        if (w->copies > 0 && w->weight > 0 && w->state == TARN_WORKER_LIVE && at_home(p, w) &&
             tarn_peers_usable(p, w->id))
-            home[n++] = (struct tarn_rendezvous_node){w->id, TARN_MAX(w->weight, 1u)};
+            home[n++] = (struct tarn_rendezvous_node){w->id, w->weight};
     }
     return tarn_rendezvous_pick(home, n, cid, segment, 1, &id) ? id : 0;
 }

@@ -43,11 +43,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #include "lib/base/assert.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
 #include "lib/base/str.h"
+#include "lib/base/units.h"
 #include "store/kv/kv.h"
 #include "store/tier/tier_priv.h"
 
@@ -231,6 +234,18 @@ bool tarn_tier_note(struct tarn_tier *t, int rc)
     return true;
 }
 
+bool tarn_tier_gone(struct tarn_tier *t)
+{
+    struct stat st;
+
+    if (fstat(t->data_fd, &st) < 0 || st.st_nlink != 0)
+        return tarn_tier_offline(t);
+    if (!atomic_exchange(&t->offline, true))
+        tarn_error("tier", "path=%s offline: the directory was removed under the running server",
+                   t->path);
+    return true;
+}
+
 uint32_t tarn_tier_now_s(const struct tarn_tier *t)
 {
     int64_t ns = t->clock->real_ns(t->clock);
@@ -253,9 +268,6 @@ static struct tarn_tier *tier_new(const struct tarn_tier_args *args)
     t->path = tarn_xstrdup(args->path);
     t->owner = tarn_xstrdup(args->owner_id);
     t->medium = args->medium;
-    t->quota_bytes = args->quota_bytes;
-    t->high_bytes = args->quota_bytes / 10000 * args->high_bp;
-    t->low_bytes = args->quota_bytes / 10000 * args->low_bp;
     t->disk_free_bp = args->disk_free_bp;
     t->fds_max = args->fds_max;
     t->dir_fd = t->lock_fd = t->data_fd = -1;
@@ -268,7 +280,6 @@ static struct tarn_tier *tier_new(const struct tarn_tier_args *args)
     tarn_list_init(&t->fd_idle);
     tarn_list_init(&t->lru);
     tarn_list_init(&t->copies);
-    t->copies_max = args->quota_bytes / 10;
     tarn_list_init(&t->reservers);
     tarn_list_init(&t->pin_wait);
     tarn_list_init(&t->kv_wait);
@@ -276,6 +287,26 @@ static struct tarn_tier *tier_new(const struct tarn_tier_args *args)
     tarn_list_init(&t->index_batch);
     atomic_init(&t->refs, 1);
     return t;
+}
+
+/* What was given, or what the file system can hold of it: a larger one would be promised in vain. */
+static void tier_set_quota(struct tarn_tier *t, const struct tarn_tier_args *args)
+{
+    uint64_t quota = args->quota_bytes, most = 0;
+    char given_text[32], most_text[32];
+    struct statvfs v;
+
+    if (t->dir_fd >= 0 && fstatvfs(t->dir_fd, &v) == 0)
+        most = (uint64_t)v.f_blocks * v.f_frsize / 10000 * (10000 - args->disk_free_bp);
+    if (most > 0 && most < quota) {
+        tarn_warn("tier", "path=%s: its file system can hold %s of the %s that it may use", t->path,
+                  tarn_format_size(most, most_text), tarn_format_size(quota, given_text));
+        quota = most;
+    }
+    t->quota_bytes = quota;
+    t->high_bytes = quota / 10000 * args->high_bp;
+    t->low_bytes = quota / 10000 * args->low_bp;
+    t->copies_max = quota / 10;
 }
 
 /* Everything but the memory, which later turns of the loop may still look at. */
@@ -309,6 +340,7 @@ int tarn_tier_open(const struct tarn_tier_args *args, struct tarn_errbuf *err,
         return tarn_err_set(err, -TARN_E_INVALID, "%s: the cluster id is too long", args->path);
     t = tier_new(args);
     rc = tarn_tier_dir_open(t, args, err, &fresh);
+    tier_set_quota(t, args);
     if (rc == 0)
         rc = tarn_tier_index_open(t, err);
     if (rc < 0) {
@@ -379,7 +411,7 @@ void tarn_tier_info(struct tarn_tier *t, struct tarn_tier_info *ret)
         .copy_bytes = atomic_load_explicit(&t->copy_bytes, memory_order_relaxed),
         .checksum_errors = atomic_load(&t->checksum_errors),
         .fds = atomic_load(&t->fds),
-        .offline = tarn_tier_offline(t),
+        .offline = tarn_tier_gone(t),
     };
     for (unsigned i = 0; i < TIER_SHARDS; i++) {
         ret->hits += atomic_load_explicit(&t->shards[i].hits, memory_order_relaxed);

@@ -243,6 +243,9 @@ void tarn_tier_job_end(struct tarn_tier *t);
  * count. Any thread. */
 bool tarn_tier_note(struct tarn_tier *t, int rc);
 bool tarn_tier_offline(const struct tarn_tier *t);
+/* The same, with a look at whether its data/ was removed meanwhile, which no error of a disk tells.
+ * Any thread; an fstat. */
+bool tarn_tier_gone(struct tarn_tier *t);
 uint32_t tarn_tier_now_s(const struct tarn_tier *t);
 
 /* ---- tier_dir.c: the directory itself --------------------------------------------------- */

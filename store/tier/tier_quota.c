@@ -350,7 +350,7 @@ static int reserve_try(struct tarn_tier *t, uint64_t charge, bool spare)
 {
     uint64_t shortage;
 
-    if (tarn_tier_offline(t))
+    if (tarn_tier_gone(t))
         return -TARN_E_TIER_OFFLINE;
     if (t->walking)
         return t->walk_late ? -TARN_E_TIER_FULL : 1;

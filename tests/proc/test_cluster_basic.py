@@ -149,6 +149,33 @@ def test_reads_go_on_without_a_worker(cluster):
     assert time.monotonic() - begun < 30
 
 
+def test_a_worker_whose_directory_was_removed(cluster):
+    """It is told apart from a healthy one, owns nothing any more, and nobody reads or loads less."""
+    c, content = small_cluster(cluster)
+    warm(c, content)
+    lame, other = c.workers
+    shutil.rmtree(f"{lame.dir}/data")
+    util.wait_until("it owns nothing", lambda: lame.status()["weight"] == 0)
+    assert [t["offline"] for t in lame.status()["tiers"]] == [True]
+    assert lame.http_status("/readyz") == 503 and other.http_status("/readyz") == 200
+    says(lame.http("/readyz")[1], "its cache directory failed")
+    says(c.cli("status").out, f"{lame.dir}: ", "OFFLINE: the directory failed")
+    says(c.cli("worker", "ls").out, " OFFLINE ")
+    says(c.cli("doctor", check=False).out, f"{lame.dir} failed and is not used any more")
+    for mount in c.mounts:
+        check_all(mount, content)
+    c.load("/")
+    before = c.fetched_bytes()
+    for mount in c.mounts:
+        check_all(mount, content)
+    assert c.fetched_bytes() == before
+    lame.restart()
+    util.wait_until("it has its share again", lambda: lame.status()["weight"] > 0)
+    assert lame.http_status("/readyz") == 200
+    c.load("/", "--force")
+    util.wait_until("it holds bytes again", lambda: lame.held() > 0)
+
+
 def test_warm_reads_without_the_store(cluster):
     c, content = small_cluster(cluster)
     warm(c, content)

@@ -190,6 +190,9 @@ int cli_connect_error(struct cli *c, int rc)
     if (rc == -TARN_E_FRAME_BAD || rc == -TARN_E_MSG_BAD || rc == -TARN_E_CONN_LOST)
         return tarn_err_set(&c->err, rc, "%s: %s: is it the control port of a tarn server?", at,
                             tarn_strerror(rc));
+    if (rc == -TARN_E_NO_SUCH_RPC)
+        return tarn_err_set(&c->err, rc, "%s: %s: is it the master, and as new as this?", at,
+                            tarn_strerror(rc));
     if (rc == -TARN_E_INVALID)
         return tarn_err_set(&c->err, -TARN_E_USAGE, "--master %s: must be HOST:PORT[,HOST:PORT...]",
                             at);

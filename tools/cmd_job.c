@@ -93,7 +93,12 @@ static int verb_cancel(struct cli *c, uint64_t id)
     Tarn__Wire__Job *job;
     int rc = job_cancel(c, id, &job);
 
-    return rc < 0 ? rc : print_and_free(c, job);
+    if (rc < 0)
+        return rc;
+    if (strcmp(job->state, "cancelled") != 0 && job->finished_ns && !c->common.quiet)
+        (void)fprintf(stderr, "tarn job: %" PRIu64 " had %s before: nothing was cancelled\n", id,
+                      job->state); /* a remark */
+    return print_and_free(c, job);
 }
 
 static int verb_retry(struct cli *c, uint64_t id)
@@ -169,6 +174,9 @@ static int job_unknown(struct cli *c)
     const char *word = c->n_args ? c->args[0] : "";
     struct tarn_suggest near = {.word = word};
 
+    if (c->n_args == 0)
+        return tarn_err_set(&c->err, -TARN_E_USAGE,
+                            "a word is missing: ls, show, wait, cancel, retry or manifest");
     for (size_t i = 0; i < TARN_ARRAY_LEN(job_verbs); i++)
         tarn_suggest_offer(&near, job_verbs[i].name);
     return tarn_err_set(&c->err, -TARN_E_USAGE,

@@ -141,6 +141,25 @@ static void master_stop(void *arg)
     role_master_close(&m->master);
 }
 
+/* What commands on this host need beside their defaults. */
+static void master_say_commands(const struct master *m, struct tarn_str *ret)
+{
+    const char *token = m->serve.cli->remote.token_file, *addr = m->rpc.addr;
+    unsigned port = cli_port(addr);
+
+    if (port == MASTER_PORT && !token[0])
+        return;
+    tarn_str_adds(ret, "; commands:");
+    if (port != MASTER_PORT &&
+        (tarn_starts_with(addr, "0.0.0.0:") || tarn_starts_with(addr, "[::]:")))
+        tarn_str_addf(ret, " TARN_MASTER=127.0.0.1:%u", port);
+    else if (port != MASTER_PORT)
+        tarn_str_addf(ret, " TARN_MASTER=%s", addr);
+    if (token[0])
+        tarn_str_addf(ret, " TARN_TOKEN_FILE=%s", token);
+    tarn_str_adds(ret, " tarn ...");
+}
+
 static void master_ready(void *arg, struct tarn_str *ret)
 {
     const struct master *m = arg;
@@ -152,8 +171,7 @@ static void master_ready(void *arg, struct tarn_str *ret)
     if (strcmp(http, "none") != 0)
         tarn_str_addf(ret, "metrics http://%s/metrics, ", http);
     tarn_str_addf(ret, "directory %s)", m->dir.path);
-    if (cli_port(m->rpc.addr) != MASTER_PORT)
-        tarn_str_addf(ret, "; commands: TARN_MASTER=%s tarn ...", m->rpc.addr);
+    master_say_commands(m, ret);
 }
 
 static serve_step_fn *const master_steps[] = {master_open_names, master_open_server,

@@ -145,25 +145,32 @@ static int job_interrupted(struct cli *c, uint64_t id, struct progress *p, bool 
     return rc;
 }
 
+/* What a running job waits for; NULL: nothing. */
+static const char *job_waits(const Tarn__Wire__Job *job)
+{
+    return job->error == 0 && job->error_text[0] && !job_ended(job) ? job->error_text : NULL;
+}
+
 static void job_figures(const Tarn__Wire__Job *job, struct progress_at *at)
 {
     *at = (struct progress_at){.files = job->files_done + job->files_failed,
                                .files_total = job->files_total,
                                .bytes = job->bytes_done,
                                .bytes_total = job->bytes_total,
-                               .failed = job->files_failed};
+                               .failed = job->files_failed,
+                               .waits = job_waits(job)};
 }
 
-/* What a running job waits for, once each time. */
+/* Once each time. */
 static void job_say_waits(struct cli *c, const Tarn__Wire__Job *job, struct progress *p, bool *said)
 {
-    bool waits = job->error == 0 && job->error_text[0] && !job_ended(job);
+    const char *waits = job_waits(job);
 
     if (waits && !*said && !c->common.quiet) {
         progress_clear(p);
-        (void)fprintf(stderr, "%s: waiting: %s\n", c->cmd->name, job->error_text); /* a remark */
+        (void)fprintf(stderr, "%s: waiting: %s\n", c->cmd->name, waits); /* a remark */
     }
-    *said = waits;
+    *said = waits != NULL;
 }
 
 int job_follow(struct cli *c, uint64_t id, bool interrupts, Tarn__Wire__Job **ret)

@@ -146,7 +146,7 @@ static int metrics_listen(struct metrics *m)
         rc = tarn_http_start(&args, &m->http, &why);
         if (rc < 0)
             return tarn_err_set(err, rc == -TARN_E_ADDR_IN_USE ? rc : -TARN_E_CONFIG,
-                                "--http-listen %s: %s", asked, tarn_err_text(&why, rc));
+                                "--http-listen: %s", tarn_err_text(&why, rc));
     }
     for (unsigned i = 0; !m->http && i < METRICS_PORTS && rc == -TARN_E_ADDR_IN_USE; i++) {
         (void)snprintf(addr, sizeof(addr), "127.0.0.1:%u", m->args.port + i); /* fits */

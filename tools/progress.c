@@ -99,6 +99,8 @@ void progress_text(const struct progress *p, const struct progress_at *at, unsig
     progress_eta(p, at, out);
     if (at->failed > 0)
         tarn_str_addf(out, "  %" PRIu64 " FAILED", at->failed);
+    if (width == 0 && at->waits)
+        tarn_str_addf(out, "  waiting: %s", at->waits);
     if (width == 0)
         tarn_str_addf(out, "  after %s", tarn_format_duration(now_ns - p->start_ns, a));
 }

@@ -16,6 +16,7 @@ struct progress_at {
     uint64_t files, files_total; /* total 0: not known yet */
     uint64_t bytes, bytes_total; /* total 0: not known yet */
     uint64_t failed;             /* files */
+    const char *waits;           /* for what, until it goes on; NULL: for nothing */
 };
 
 /* Owner: one thread. */

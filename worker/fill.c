@@ -167,6 +167,8 @@ static void fill_reply(struct fill *f)
     free(rows);
     free(f->files);
     free(f);
+    if (w->changed)
+        w->changed(w->changed_arg);
     worker_idle(w);
 }
 

@@ -29,6 +29,7 @@
 #define MEMBER_AGAIN_NS    TARN_NS_PER_S
 #define MEMBER_LEAVE_NS    TARN_NS_PER_S
 #define MEMBER_SOON_NS     (50 * TARN_NS_PER_MS)
+#define MEMBER_CHANGED_NS  (250 * TARN_NS_PER_MS) /* a load or free is told, at most so often */
 #define BEAT_MS            3000u
 #define BEATS_LINGER       4u /* more than a lease */
 #define BEAT_MS_MIN        20u
@@ -48,6 +49,7 @@ struct tarn_member {
     uint64_t beat_ns;
     bool wanted;       /* registration: instead of the next beat */
     bool refused;      /* for good: silent from now on */
+    bool soon;         /* the next beat tells what a load or a free changed */
     bool told_offline; /* the master knows that the cache failed */
     bool started, stopping, moving_stopped, posted;
     struct call reg, beat, leave;
@@ -61,6 +63,7 @@ struct tarn_member {
 
 static void member_register(struct tarn_member *m);
 static void member_settled(void *arg);
+static void member_changed(void *arg);
 
 struct tarn_member *tarn_member_new(const struct tarn_member_args *args)
 {
@@ -74,6 +77,8 @@ struct tarn_member *tarn_member_new(const struct tarn_member_args *args)
     m->incarnation = tarn_rng_u64(args->rng);
     m->beat_ns = BEAT_MS * TARN_NS_PER_MS;
     m->move = tarn_move_new(args->worker, member_settled, m);
+    args->worker->changed = member_changed;
+    args->worker->changed_arg = m;
     tarn_worker_set_peers(args->worker, args->peers);
     tarn_worker_set_copies(args->worker, args->copies, args->copies_bytes);
     return m;
@@ -134,6 +139,7 @@ void tarn_member_stop(struct tarn_member *m, void (*done)(void *arg), void *arg)
     m->stopping = true;
     m->stopped = done;
     m->stopped_arg = arg;
+    m->args.worker->changed = NULL;
     tarn_timer_stop(&m->timer);
     if (m->reg.busy)
         tarn_rpc_cancel(&m->reg.req);
@@ -313,15 +319,19 @@ static void member_beat(struct tarn_member *m)
 static void member_due(struct tarn_timer *t, void *arg)
 {
     struct tarn_member *m = arg;
+    bool soon = m->soon;
 
     (void)t; /* m->timer */
+    m->soon = false;
     if (m->wanted) {
         member_register(m);
-        return;
-    }
-    if (!m->beat.busy)
+    } else if (m->beat.busy) {
+        m->soon = soon;
+        member_wait(m, soon ? TARN_MIN(m->beat_ns, MEMBER_CHANGED_NS) : m->beat_ns);
+    } else {
         member_beat(m);
-    member_wait(m, m->beat_ns);
+        member_wait(m, m->beat_ns);
+    }
 }
 
 /* The master waits for that: it hears of it soon. */
@@ -331,6 +341,17 @@ static void member_settled(void *arg)
 
     if (m->id && !m->wanted)
         member_wait(m, TARN_MIN(m->beat_ns, MEMBER_SOON_NS));
+}
+
+/* Who looks right after a load sees what it brought. */
+static void member_changed(void *arg)
+{
+    struct tarn_member *m = arg;
+
+    if (m->soon || m->wanted || !m->id)
+        return;
+    m->soon = true;
+    member_wait(m, TARN_MIN(m->beat_ns, MEMBER_CHANGED_NS));
 }
 
 /* ---- registration -----------------------------------------------------------------------------

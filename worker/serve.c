@@ -191,6 +191,8 @@ static void cid_job_end(struct cid_job *j, int rc)
         resp.bytes = j->bytes;
         tarn_rpc_reply(j->call, rc, &resp.base, NULL, 0, 0);
     }
+    if (j->free && w->changed)
+        w->changed(w->changed_arg);
     free(j->bytes);
     free(j);
     worker_idle(w);

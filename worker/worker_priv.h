@@ -262,13 +262,15 @@ struct tarn_worker {
     struct tarn_worker_args args;
     char *cluster_id;
     uint8_t cap_key[32];
-    struct tarn_rpc_server *server;   /* says who this is; NULL: not served, or stopped */
-    bool ready;                       /* cap_key and args.id are known */
-    struct tarn_peers *peers;         /* borrowed; NULL: nobody is asked */
-    struct tarn_timer renew;          /* of the capability that other workers are shown */
-    uint32_t copies;                  /* what is kept of what others own: 0, 1 or 2 */
-    uint64_t *recent;                 /* wrecent_seen(); NULL: not needed yet */
-    struct tarn_move *move;           /* of a member; NULL: none. Not owned */
+    struct tarn_rpc_server *server; /* says who this is; NULL: not served, or stopped */
+    bool ready;                     /* cap_key and args.id are known */
+    struct tarn_peers *peers;       /* borrowed; NULL: nobody is asked */
+    struct tarn_timer renew;        /* of the capability that other workers are shown */
+    uint32_t copies;                /* what is kept of what others own: 0, 1 or 2 */
+    uint64_t *recent;               /* wrecent_seen(); NULL: not needed yet */
+    struct tarn_move *move;         /* of a member; NULL: none. Not owned */
+    void (*changed)(void *arg);     /* a load or a free changed what is cached; may be NULL */
+    void *changed_arg;
     struct tarn_htab units;           /* struct wunit by (cid, group) */
     struct tarn_list stores;          /* struct wstore */
     struct tarn_list lingering;       /* LINGERING units, oldest first */

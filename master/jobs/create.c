@@ -277,6 +277,8 @@ static int create_new(struct mjobs *j, const Tarn__Wire__JobCreateRequest *req, 
     if (!is_free && strcmp(req->kind, "load") != 0)
         return -TARN_E_UNSUPPORTED;
     rc = spec_check(req->spec, is_free);
+    if (rc == 0 && !is_free && tarn_list_empty(&j->master->attachments))
+        rc = -TARN_E_NO_ATTACH; /* nothing that it names will ever come */
     if (rc == 0 && jobs_waiting(j) >= JOBS_WAITING_MAX)
         rc = -TARN_E_BUSY;
     if (rc == 0)

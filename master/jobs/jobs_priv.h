@@ -305,6 +305,8 @@ void ment_end(struct ment *e, const char *state, uint64_t bytes, int rc, const c
 void ment_show(struct ment *e, uint64_t bytes);
 /* Commits what is done, soon; `flush`: now. */
 void mwindow_poke(struct mrun *r, bool flush);
+/* What is done behind something that is not counts too: the run will never go on from there. */
+void mwindow_take_done(struct mrun *r);
 /* Commits the record with nothing under way, and the cursor at the beginning of `phase`. */
 void mwindow_put_phase(struct mrun *r, unsigned phase);
 void mwindow_clear(struct mrun *r);

@@ -78,8 +78,11 @@ static bool run_idle(const struct mrun *r)
 /* Nothing is under way any more: what is done is kept, then it is over. */
 static void run_aborted(struct mrun *r)
 {
-    if (tarn_list_empty(&r->sending)) /* else a commit failed */
+    if (tarn_list_empty(&r->sending)) { /* else a commit failed */
+        if (r->job->cancel && !r->master->stopping)
+            mwindow_take_done(r);
         mwindow_poke(r, true);
+    }
     if (r->committing)
         return;
     r->ended = true;

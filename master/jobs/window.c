@@ -280,6 +280,15 @@ static void window_timer(struct tarn_timer *t, void *arg)
     mwindow_poke(arg, true);
 }
 
+static void window_is_ready(struct mrun *r, struct ment *e)
+{
+    tarn_list_del(&e->node);
+    tarn_list_push(&r->ready, &e->node);
+    r->ready_count++;
+    r->ready_lines += e->state != NULL;
+    r->ready_bytes += ment_line_bytes(e);
+}
+
 void mwindow_poke(struct mrun *r, bool flush)
 {
     while (!tarn_list_empty(&r->window)) {
@@ -287,11 +296,7 @@ void mwindow_poke(struct mrun *r, bool flush)
 
         if (!e->done)
             break;
-        tarn_list_del(&e->node);
-        tarn_list_push(&r->ready, &e->node);
-        r->ready_count++;
-        r->ready_lines += e->state != NULL;
-        r->ready_bytes += ment_line_bytes(e);
+        window_is_ready(r, e);
     }
     if (r->committing || tarn_list_empty(&r->ready))
         return;
@@ -301,6 +306,17 @@ void mwindow_poke(struct mrun *r, bool flush)
         window_send(r);
     } else if (!tarn_timer_running(&r->commit_timer)) {
         tarn_timer_start(r->master->args.loop, &r->commit_timer, JOB_COMMIT_NS, window_timer, r);
+    }
+}
+
+void mwindow_take_done(struct mrun *r)
+{
+    TARN_LIST_FOREACH_SAFE(n, &r->window)
+    {
+        struct ment *e = TARN_LIST_ENTRY(n, struct ment, node);
+
+        if (e->done)
+            window_is_ready(r, e);
     }
 }
 

@@ -44,10 +44,11 @@ struct tarn_tier_args {
     bool ours; /* what lies around it says that it is a tier: damage never makes it somebody else's
                 */
     enum tarn_medium medium;
-    uint64_t quota_bytes;  /* everything below path counts: data, index, unlinked but open files. More
+    uint64_t
+        quota_bytes;  /* everything below path counts: data, index, unlinked but open files. More
                               than the file system can hold counts as that, with a warning */
-    uint32_t high_bp;      /* start evicting above this share of the quota, parts per 10,000 */
-    uint32_t low_bp;       /* evict down to this */
+    uint32_t high_bp; /* start evicting above this share of the quota, parts per 10,000 */
+    uint32_t low_bp;  /* evict down to this */
     uint32_t disk_free_bp; /* share of the file system that stays free */
     uint32_t fds_max;      /* cache of open files */
 };

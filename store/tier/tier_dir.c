@@ -63,7 +63,10 @@ static int dir_check_owner(const struct tarn_tier *t, struct tarn_errbuf *err)
 static int dir_open_path(struct tarn_tier *t, struct tarn_errbuf *err)
 {
     if (mkdir(t->path, 0700) < 0 && errno != EEXIST)
-        return dir_fail(t, err, -errno, "mkdir");
+        return errno == ENOENT
+                   ? tarn_err_set(err, -errno, "%s: the directory that it is to be in is not there",
+                                  t->path)
+                   : dir_fail(t, err, -errno, "mkdir");
     t->dir_fd = open(t->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (t->dir_fd < 0)
         return dir_fail(t, err, -errno, "open");

@@ -763,6 +763,10 @@ def test_cancel(server):
     done = server.cli("job", "wait", job_id, check=False)
     assert done.code == FAIL and "was cancelled" in done.err
     assert server.json("job", "cancel", job_id)["state"] == "cancelled"  # again: nothing happens
+    done = server.cli("job", "cancel", server.json("load", "/a-b")["id"])
+    assert "had succeeded before: nothing was cancelled" in done.err and "state     succeeded" in done.out
+    code, _, err = server.cli("job", check=False)
+    assert code == USAGE and "a word is missing: ls, show" in err
 
 
 def test_retry(tarn, store):

@@ -624,6 +624,23 @@ def test_a_drain_while_an_owner_is_dead(cluster):
     assert c.fetched_bytes() == fetched
 
 
+def test_a_cancelled_load_tells_what_it_did(cluster):
+    """Also of files behind one that had not come yet; its figures are those of its manifest."""
+    c = cluster(start=False, mounts=0)
+    content = Content({"a-large": 9 * MIB, **{f"f{i:02d}": 100_000 for i in range(20)}})
+    content.put(c.store, BKT)
+    c.start()
+    c.store.fail("stall_headers", op="get", key="a-large")
+    job = int(c.cli("load", "/", "--detach").out)
+    util.wait_until("others are there", lambda: c.job(job)["files_done"] > 0)
+    ended = c.json("job", "cancel", job)
+    told = c.manifest(job)
+    assert ended["state"] == "cancelled" and 0 < ended["files_done"] == len(told) < 21
+    assert ended["bytes_done"] == sum(line["bytes"] for line in told) == 100_000 * len(told)
+    assert all(line["state"] == "loaded" and line["path"].startswith("/f") for line in told)
+    util.wait_until("workers tell", lambda: sum(w.held() for w in c.workers) >= ended["bytes_done"], 2)
+
+
 def test_a_forced_load_while_the_store_is_away(cluster):
     """What is cached stays: it is dropped only once the store has answered for its name."""
     c, content = small_cluster(cluster, {"a/o": 3 * MIB, "b": 1000})

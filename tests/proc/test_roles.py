@@ -216,7 +216,7 @@ def test_ports_that_are_taken(roles, workdir):
     first = roles.start_master()
     other = f"{workdir}/m2"
     roles.refused(USAGE, "--listen", "in use", args=["master", "--dir", other, "--listen", roles.master])
-    roles.refused(USAGE, "--http-listen", "in use",
+    roles.refused(USAGE, f"--http-listen: 127.0.0.1:{roles.http_port}: the address is in use",
                   args=["master", "--dir", other, "--listen", "127.0.0.1:0", "--http-listen",
                         f"127.0.0.1:{roles.http_port}"])
     p = roles.spawn("master", "--dir", other, "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0",
@@ -234,6 +234,7 @@ def test_tokens(roles, workdir):
     text = read(token)
     assert len(text) >= 32 and not os.path.exists(f"{roles.home}/token")
     assert not os.path.exists(f"/run/tarn/{roles.port}.token")
+    assert f"; commands: TARN_MASTER={roles.master} TARN_TOKEN_FILE={token} tarn ..." in roles.log("master")
     roles.refused(DENIED, roles.master, "TARN_TOKEN_FILE", args=["status"])
     assert roles.run("status", "--token-file", token).code == DONE
     other = f"{workdir}/other"
@@ -252,6 +253,10 @@ def test_a_port_that_is_not_the_masters(roles):
     roles.start_master()
     roles.refused(UNREACH, "is it the control port of a tarn server",
                   args=["status", "--master", f"127.0.0.1:{roles.http_port}"])
+    roles.start_worker()
+    worker = re.search(r"of cluster \S+ at (127\.0\.0\.1:\d+)", roles.log("worker"))[1]
+    roles.refused(FAIL, f"{worker}: the peer does not know this call: is it the master, and as new as this?",
+                  args=["status", "--master", worker, "--token-file", f"{roles.home}/token"])
 
 
 def test_beyond_loopback_needs_a_word(roles, workdir):
@@ -303,6 +308,26 @@ def test_worker_checks_its_line(roles, workdir):
     roles.refused(USAGE, "--master", args=["worker", "--tier", tier, "--master", "nowhere,", "-d", "--log-file",
                                            f"{workdir}/l"])
     assert not os.path.exists(f"{workdir}/w")
+
+
+def test_a_tier_that_the_disk_cannot_be(roles, workdir):
+    """A directory below none is refused by name; a quota beyond its file system counts as that."""
+    roles.start_master()
+    roles.refused(FAIL, "--tier", f"{workdir}/none/w", "is not there",
+                  args=["worker", "--tier", f"SSD:{workdir}/none/w:64MiB", "--listen", "127.0.0.1:0"])
+    roles.serves(roles.spawn("worker", "--tier", f"SSD:{workdir}/w:1PiB", "--listen", "127.0.0.1:0",
+                             "--http-listen", "none", log="worker"), "worker", "worker")
+    assert "its file system can hold" in roles.log("worker") and "of the 1.0 PiB" in roles.log("worker")
+    v = os.statvfs(workdir)
+    worker = roles.json("worker", "ls")[0]
+    assert 0 < worker["capacity_bytes"] <= v.f_blocks * v.f_frsize
+    assert worker["weight"] == max(1, worker["capacity_bytes"] >> 30)
+
+
+def test_load_while_nothing_is_attached(roles):
+    """Without a worker, too: it would wait for one, and for nothing."""
+    roles.start_master()
+    roles.refused(FAIL, "no store is attached", args=["load", "/"])
 
 
 def test_worker_without_a_master(roles, workdir):

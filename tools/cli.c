@@ -475,12 +475,41 @@ static const char *path_below(const char *path, const char *dir)
     return tarn_starts_with(path, dir) && (path[n] == 0 || path[n] == '/') ? path + n : NULL;
 }
 
-int cli_path(struct cli *c, const char *arg, char *ret)
+/* `path` is absolute and lies on this machine; `norm` is its normal form. */
+static int path_of_mount(struct cli *c, const char *arg, const char *path, const char *norm)
 {
     char mnt[PATH_MAX], real[PATH_MAX];
+    const char *inside;
+
+    if (!tarn_fuse_find_mount(path, mnt))
+        return 0;
+    inside = path_below(norm, mnt);
+    if (!inside && realpath(path, real))
+        inside = path_below(real, mnt);
+    return tarn_err_set(&c->err, -TARN_E_UNDER_MOUNT,
+                        "%s: is a path below the mountpoint %s; the path of the name space is %s",
+                        arg, mnt, inside && inside[0] ? inside : "/");
+}
+
+/* Whoever stands in a mount means what is there, not the root of the name space. */
+static int path_from_here(struct cli *c, const char *arg, const char *norm)
+{
+    TARN_AUTO_FREE char *at = NULL, *joined = NULL;
+    char cwd[PATH_MAX];
+
+    if (!getcwd(cwd, sizeof(cwd)))
+        return 0; /* it is nowhere */
+    at = tarn_xasprintf("%s/%s", cwd, arg);
+    joined = tarn_xasprintf("%s%s", cwd, norm[1] ? norm : "");
+    return path_of_mount(c, arg, at, joined);
+}
+
+int cli_path(struct cli *c, const char *arg, char *ret)
+{
+    bool told = tarn_starts_with(arg, "tarn:");
     int rc;
 
-    if (tarn_starts_with(arg, "tarn:"))
+    if (told)
         arg += 5;
     if (!arg[0]) /* a variable that is not set must not mean everything */
         return tarn_err_set(&c->err, -TARN_E_USAGE, "a path is empty (/ is all there is)");
@@ -489,18 +518,9 @@ int cli_path(struct cli *c, const char *arg, char *ret)
         return tarn_err_set(&c->err, -TARN_E_USAGE, "%s: a path must not contain \"..\"", arg);
     if (rc < 0)
         return tarn_err_set(&c->err, rc, "%s: %s", arg, tarn_strerror(rc));
-    if (arg[0] == '/' && ret[1] && tarn_fuse_find_mount(arg, mnt)) {
-        const char *inside = path_below(ret, mnt);
-
-        if (!inside && realpath(arg, real))
-            inside = path_below(real, mnt);
-
-        return tarn_err_set(
-            &c->err, -TARN_E_UNDER_MOUNT,
-            "%s: is a path below the mountpoint %s; the path of the name space is %s", arg, mnt,
-            inside && inside[0] ? inside : "/");
-    }
-    return 0;
+    if (arg[0] == '/')
+        return ret[1] ? path_of_mount(c, arg, arg, ret) : 0;
+    return told ? 0 : path_from_here(c, arg, ret);
 }
 
 void cli_json(json_t *doc)

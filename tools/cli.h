@@ -161,7 +161,7 @@ int cli_catch_interrupts(struct cli *c);
 unsigned cli_interrupts(const struct cli *c);
 
 /* A path of the name space from an argument: normal form, or UNDER_MOUNT for a path below a
- * mountpoint, with the one to type. */
+ * mountpoint, with the one to type, also where the working directory is below one. */
 int cli_path(struct cli *c, const char *arg, char *ret /* TARN_PATH_MAX */);
 /* Prints one JSON document and takes the reference. */
 void cli_json(struct json_t *doc);

@@ -56,12 +56,16 @@ static void session_lease(struct tarn_client *c, uint64_t sent_ns);
 
 static void session_invalidated(struct tarn_client *c, const Tarn__Wire__Invalidate *inv)
 {
-    if ((c->have_seq && inv->seq != c->seq + 1) || inv->everything) {
+    bool missed = c->have_seq && inv->seq != c->seq + 1;
+
+    if (missed)
         tarn_warn("client",
                   "invalidations were missed (seq=%llu after %llu): everything is asked again",
                   (unsigned long long)inv->seq, (unsigned long long)c->seq);
+    else if (inv->everything)
+        tarn_info("client", "anything may have changed: everything is asked again");
+    if (missed || inv->everything)
         session_everything(c);
-    }
     c->have_seq = true;
     c->seq = inv->seq;
     for (size_t i = 0; i < inv->n_items; i++) {

@@ -301,6 +301,10 @@ def test_paths_under_a_mount(server):
         done = server.cli(*args, server.path("train"), check=False)
         assert done.code == USAGE, args
         assert re.search(r"name space is /train$", done.err.strip()), done.err
+    for word, found in ((".", "/train"), ("x.tar", "/train/x.tar"), ("./no", "/train/no")):
+        done = subprocess.run([binary(), "load", word], cwd=server.path("train"), capture_output=True,
+                              text=True, check=False, env={**server.env, "TARN_MASTER": server.master})
+        assert done.returncode == USAGE and done.stderr.strip().endswith(f"name space is {found}"), done
 
 
 def test_stat(server):

@@ -62,6 +62,7 @@ pipeline = access catch_errors cache listing_formats bulk s3api tempauth slo dlo
 use = egg:swift#proxy
 allow_account_management = true
 account_autocreate = true
+error_suppression_limit = 1000000
 """ + _PATIENCE + """[filter:access]
 paste.filter_factory = swift_access:filter_factory
 log_path = {dir}/access.log
@@ -128,10 +129,12 @@ class Swift:
         user = ["-u", "root"] if os.getuid() == 0 else []
         self._spawn("memcached", ["memcached", *user, "-l", util.LOOPBACK, "-U", "0", "-m", "32",
                                   "-p", str(self.ports["memcached"])])
-        for kind in SERVERS:
-            self._spawn(kind, self._command(kind))
-        for kind in SERVERS:
-            util.wait_until(f"swift {kind}", lambda kind=kind: self._ready(kind), seconds=60)
+        # The front last: what it asks of servers that are not there yet, it does not ask for a minute.
+        for kinds in (SERVERS[:3], SERVERS[3:]):
+            for kind in kinds:
+                self._spawn(kind, self._command(kind))
+            for kind in kinds:
+                util.wait_until(f"swift {kind}", lambda kind=kind: self._ready(kind), seconds=60)
         return self
 
     def _ready(self, kind):

@@ -17,6 +17,7 @@
 
 struct tarn_client;
 struct tarn_fuse;
+struct tarn_str;
 struct tarn_loop;
 
 /*
@@ -54,8 +55,8 @@ struct tarn_fuse_args {
  */
 int tarn_fuse_mountpoint_prepare(const char *path, struct tarn_errbuf *err);
 /* True when path (or one above it) is a live mount of ours: its mountpoint in ret (PATH_MAX bytes).
- */
-bool tarn_fuse_find_mount(const char *path, char *ret_mountpoint);
+ * ret_shows, if not NULL, is added the path of the name space that lies there ("": all of it). */
+bool tarn_fuse_find_mount(const char *path, char *ret_mountpoint, struct tarn_str *ret_shows);
 
 /* Mounts and starts the threads. When it returns 0 the mountpoint answers. Errors: FUSE,
  * MOUNTPOINT. */

@@ -64,17 +64,26 @@ int tarn_fuse_mountpoint_prepare(const char *path, struct tarn_errbuf *err)
 
 /* ---- finding ours ---------------------------------------------------------------------------- */
 
-static bool mount_ours_over(const char *path, char *ret_mountpoint)
+static bool mount_ours_over(const char *path, struct fmi *ret)
 {
     struct tarn_str table = {0};
-    struct fmi m;
-    bool found = fmi_load(&table) == 0 && fmi_over(tarn_str_z(&table), path, &m) &&
-                 strcmp(m.type, FUSE_FSTYPE) == 0;
+    bool found = fmi_load(&table) == 0 && fmi_over(tarn_str_z(&table), path, ret) &&
+                 strcmp(ret->type, FUSE_FSTYPE) == 0;
 
     tarn_str_fini(&table);
-    if (found)
-        memcpy(ret_mountpoint, m.mountpoint, sizeof(m.mountpoint));
     return found;
+}
+
+/* Of "tarn://MASTERS/PATH", with the directory that is shown of it, if that is a part. */
+static void mount_shows(const struct fmi *m, struct tarn_str *ret)
+{
+    const char *masters = tarn_starts_with(m->source, "tarn://") ? m->source + 7 : "";
+    const char *path = strchr(masters, '/');
+
+    if (path && path[1])
+        tarn_str_adds(ret, path);
+    if (m->root[1])
+        tarn_str_adds(ret, m->root);
 }
 
 /* Absolute, without asking the file system: a dead mount answers nothing. */
@@ -100,18 +109,19 @@ static bool mount_absolute(const char *path, char ret[PATH_MAX])
     return true;
 }
 
-bool tarn_fuse_find_mount(const char *path, char *ret_mountpoint)
+bool tarn_fuse_find_mount(const char *path, char *ret_mountpoint, struct tarn_str *ret_shows)
 {
-    char abs[PATH_MAX], mountpoint[PATH_MAX];
-    int e;
+    char abs[PATH_MAX];
+    struct fmi m;
 
-    if (!(mount_absolute(path, abs) && mount_ours_over(abs, mountpoint)) &&
-        !(realpath(path, abs) && mount_ours_over(abs, mountpoint)))
+    if (!(mount_absolute(path, abs) && mount_ours_over(abs, &m)) &&
+        !(realpath(path, abs) && mount_ours_over(abs, &m)))
         return false;
-    e = tarn_probe_statfs(mountpoint);
-    if (fmount_is_dead(e))
+    if (fmount_is_dead(tarn_probe_statfs(m.mountpoint)))
         return false;
-    memcpy(ret_mountpoint, mountpoint, sizeof(mountpoint));
+    memcpy(ret_mountpoint, m.mountpoint, sizeof(m.mountpoint));
+    if (ret_shows)
+        mount_shows(&m, ret_shows);
     return true;
 }
 

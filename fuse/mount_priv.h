@@ -20,8 +20,10 @@
 
 struct fmi {
     unsigned major, minor; /* of st_dev */
+    char root[PATH_MAX];   /* of what is mounted, which directory: "/", but of a bind mount */
     char mountpoint[PATH_MAX];
     char type[64];
+    char source[PATH_MAX]; /* "" where it is too long */
 };
 
 int fmi_load(struct tarn_str *ret); /* errno class */

@@ -84,6 +84,8 @@ static bool fmi_parse(const char *p, const char *end, struct fmi *ret)
             return false;
         if (i == 2 && (len >= 32 || sscanf(field, "%u:%u", &ret->major, &ret->minor) != 2))
             return false;
+        if (i == 3 && !fmi_field(field, len, ret->root, sizeof(ret->root)))
+            return false;
         if (i == 4 && !fmi_field(field, len, ret->mountpoint, sizeof(ret->mountpoint)))
             return false;
     }
@@ -91,7 +93,12 @@ static bool fmi_parse(const char *p, const char *end, struct fmi *ret)
         field = fmi_take(&p, end, &len);
     } while (field && !(len == 1 && field[0] == '-'));
     field = field ? fmi_take(&p, end, &len) : NULL;
-    return field && fmi_field(field, len, ret->type, sizeof(ret->type));
+    if (!field || !fmi_field(field, len, ret->type, sizeof(ret->type)))
+        return false;
+    field = fmi_take(&p, end, &len);
+    if (!field || !fmi_field(field, len, ret->source, sizeof(ret->source)))
+        ret->source[0] = 0;
+    return true;
 }
 
 bool fmi_next(const char **p, struct fmi *ret)

@@ -176,6 +176,8 @@ struct mname_req {
     const char *name;       /* in: borrowed until fn */
     size_t len;             /* in */
     bool fresh;             /* in: with the policy `always`, ask */
+    bool patient;           /* in: old metadata is in force only while the store is down, not while
+                               it is slow */
     mname_fn *fn;           /* in */
     void *arg;              /* in */
     bool stale;             /* out */

@@ -39,15 +39,20 @@ static uint64_t member_left(const struct mmember *w)
     return member_bytes(w);
 }
 
-static unsigned members_live(const struct mmembers *s)
+static bool member_owns(const struct mmember *w)
 {
-    unsigned live = 0;
+    return w->rec->state == TARN_WORKER_LIVE && w->rec->weight > 0;
+}
+
+static unsigned members_owning(const struct mmembers *s)
+{
+    unsigned n_owning = 0;
 
     TARN_LIST_FOREACH(n, &s->all)
     {
-        live += TARN_LIST_ENTRY(n, struct mmember, node)->rec->state == TARN_WORKER_LIVE;
+        n_owning += member_owns(TARN_LIST_ENTRY(n, struct mmember, node));
     }
-    return live;
+    return n_owning;
 }
 
 /* ---- calls ----------------------------------------------------------------------------------- */
@@ -95,7 +100,7 @@ static int admin_last(const struct mmembers *s, const struct mmember *w, bool fo
 {
     char bytes[32];
 
-    if (force || w->rec->state != TARN_WORKER_LIVE || members_live(s) > 1)
+    if (force || !member_owns(w) || members_owning(s) > 1)
         return 0;
     return tarn_err_set(err, -TARN_E_NOT_DRAINED,
                         "worker %" PRIu64

@@ -522,7 +522,9 @@ static int name_good(struct tarn_master *m, struct mname_req *r)
         return 1;
     if (name_trust_until(m, r->dir, r->name, r->len, type) > now)
         return 1;
-    if (r->known && mattach_in_force(r->dir->at)) { /* a question asks in the background */
+    if (r->known &&
+        (r->patient ? r->dir->at->down
+                    : mattach_in_force(r->dir->at))) { /* a question asks in the background */
         r->dir->at->stale_answers++;
         r->stale = true;
         return 1;
@@ -560,7 +562,7 @@ int mname_refresh(struct tarn_master *m, struct mname_req *r)
         r->ask = ask_start(m, r->dir, r->name, r->len);
     tarn_list_push(&r->ask->waiters, &r->node);
     m->name_waiters++;
-    if (r->known)
+    if (r->known && !r->patient)
         tarn_timer_start(m->args.loop, &r->timer, m->refresh_wait_ns, name_waited, r);
     return 0;
 }

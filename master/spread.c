@@ -114,7 +114,8 @@ unsigned mworkers_live(const struct tarn_master *m)
     unsigned n = 0;
 
     for (unsigned i = 0; place && i < tarn_place_count(place); i++)
-        n += tarn_place_at(place, i)->state == TARN_WORKER_LIVE;
+        n += tarn_place_at(place, i)->state == TARN_WORKER_LIVE &&
+             tarn_place_at(place, i)->weight > 0;
     return n;
 }
 

@@ -479,16 +479,22 @@ static const char *path_below(const char *path, const char *dir)
 static int path_of_mount(struct cli *c, const char *arg, const char *path, const char *norm)
 {
     char mnt[PATH_MAX], real[PATH_MAX];
+    struct tarn_str shown = {0};
     const char *inside;
+    int rc;
 
-    if (!tarn_fuse_find_mount(path, mnt))
+    if (!tarn_fuse_find_mount(path, mnt, &shown))
         return 0;
     inside = path_below(norm, mnt);
     if (!inside && realpath(path, real))
         inside = path_below(real, mnt);
-    return tarn_err_set(&c->err, -TARN_E_UNDER_MOUNT,
-                        "%s: is a path below the mountpoint %s; the path of the name space is %s",
-                        arg, mnt, inside && inside[0] ? inside : "/");
+    if (inside)
+        tarn_str_adds(&shown, inside);
+    rc = tarn_err_set(&c->err, -TARN_E_UNDER_MOUNT,
+                      "%s: is a path below the mountpoint %s; the path of the name space is %s",
+                      arg, mnt, shown.len ? tarn_str_z(&shown) : "/");
+    tarn_str_fini(&shown);
+    return rc;
 }
 
 /* Whoever stands in a mount means what is there, not the root of the name space. */

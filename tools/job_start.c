@@ -182,7 +182,7 @@ static int start_list_item(void *arg, const struct load_list_item *item)
     struct start *s = arg;
     char path[TARN_PATH_MAX];
 
-    if (item->path[0] == '/' && (!s->checked || start_below_mount(s, item->path))) {
+    if (!s->checked || start_below_mount(s, item->path)) {
         int rc = cli_path(s->c, item->path, path);
 
         if (rc < 0)

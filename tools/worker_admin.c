@@ -139,9 +139,11 @@ static int admin_call(struct cli *c, uint32_t method, const char *id, uint64_t *
 
 /* A worker that is waited for. */
 struct drain {
-    uint64_t id, left, moved, refused, refused_by;
+    uint64_t id, left, least, moved, refused, refused_by;
     bool alive, settled;
-    uint64_t dead;        /* a worker that may own some of it and is not alive; 0: none */
+    bool offline;         /* its cache failed */
+    unsigned owners;      /* other workers that own anything, alive or not */
+    uint64_t dead;        /* one of them that is not alive; 0: none */
     uint64_t stuck_ns;    /* since when nothing was handed over, and something is in the way */
     unsigned stuck_beats; /* that said so */
     uint64_t heard_ms;
@@ -152,7 +154,14 @@ static void drain_row(struct drain *d, const Tarn__Wire__WorkerStatus *w)
     bool full = w->refused_bytes > 0 && w->refused_bytes >= w->left_bytes;
     bool same = d->moved == w->moved_bytes && d->refused == w->refused_bytes;
 
-    if ((w->alive && !d->dead && !full) || !same) {
+    if (w->left_bytes > 0 && w->left_bytes < d->least) { /* others may have had it already */
+        d->least = w->left_bytes;
+        same = false;
+    }
+    d->offline = false;
+    for (size_t i = 0; i < w->n_tiers; i++)
+        d->offline |= w->tiers[i]->offline;
+    if ((w->alive && !d->dead && !full && d->owners > 0) || !same) {
         d->stuck_ns = tarn_now_ns();
         d->stuck_beats = 0;
     }
@@ -176,12 +185,16 @@ static int drain_look(struct cli *c, struct drain *d)
     if (rc < 0)
         return rc;
     d->dead = 0;
+    d->owners = 0;
     for (size_t i = 0; i < st->n_workers; i++) {
         const Tarn__Wire__WorkerStatus *w = st->workers[i];
 
         if (w->id == d->id)
             self = w;
-        else if (!w->alive && strcmp(w->state, "live") == 0)
+        if (w->id == d->id || w->weight == 0 || strcmp(w->state, "live") != 0)
+            continue;
+        d->owners++;
+        if (!w->alive)
             d->dead = w->id;
     }
     if (self)
@@ -198,7 +211,7 @@ static int drain_look(struct cli *c, struct drain *d)
 
 static bool drain_is_stuck(const struct drain *d)
 {
-    return d->stuck_beats >= STUCK_BEATS && tarn_now_ns() - d->stuck_ns > STUCK_NS;
+    return d->offline || (d->stuck_beats >= STUCK_BEATS && tarn_now_ns() - d->stuck_ns > STUCK_NS);
 }
 
 /* Nothing moves, and what is in the way does not go by itself. */
@@ -206,11 +219,21 @@ static int drain_stuck(struct cli *c, const struct drain *d)
 {
     char left[32];
 
+    if (d->offline)
+        return tarn_err_set(&c->err, -TARN_E_NOT_DRAINED,
+                            "worker %" PRIu64 ": its cache failed: nothing of it can be handed "
+                            "over (`tarn worker remove %" PRIu64 " --force` gives it up)",
+                            d->id, d->id);
     if (!d->alive)
         return tarn_err_set(&c->err, -TARN_E_NOT_DRAINED,
                             "worker %" PRIu64 ": is not alive, and goes on when it is back; `tarn "
                             "worker remove %" PRIu64 " --force` gives up what it has",
                             d->id, d->id);
+    if (d->owners == 0)
+        return tarn_err_set(&c->err, -TARN_E_NOT_DRAINED,
+                            "worker %" PRIu64 ": has %s left, and no other worker owns anything; "
+                            "it goes on when one is started",
+                            d->id, tarn_format_size(d->left, left));
     if (d->dead)
         return tarn_err_set(&c->err, -TARN_E_NOT_DRAINED,
                             "worker %" PRIu64 ": has %s left, of which worker %" PRIu64
@@ -227,7 +250,7 @@ static int drain_stuck(struct cli *c, const struct drain *d)
 /* Until nothing is left there; an interrupt ends the wait, not the draining. */
 static int drain_wait(struct cli *c, uint64_t id)
 {
-    struct drain d = {.id = id};
+    struct drain d = {.id = id, .least = UINT64_MAX, .stuck_ns = tarn_now_ns()};
     struct progress_at at = {0};
     struct progress progress;
     uint64_t most = 0;

@@ -47,10 +47,11 @@ struct tarn_member {
     uint64_t id; /* 0: not registered yet */
     uint64_t incarnation;
     uint64_t beat_ns;
-    bool wanted;       /* registration: instead of the next beat */
-    bool refused;      /* for good: silent from now on */
-    bool soon;         /* the next beat tells what a load or a free changed */
-    bool told_offline; /* the master knows that the cache failed */
+    uint64_t beaten_ns; /* loop time of the last one */
+    bool wanted;        /* registration: instead of the next beat */
+    bool refused;       /* for good: silent from now on */
+    bool soon;          /* the next beat tells what a load or a free changed */
+    bool told_offline;  /* the master knows that the cache failed */
     bool started, stopping, moving_stopped, posted;
     struct call reg, beat, leave;
     struct tarn_timer timer;
@@ -295,6 +296,7 @@ static void member_beat(struct tarn_member *m)
         member_register(m); /* its weight is that of what it can hold: nothing */
         return;
     }
+    m->beaten_ns = tarn_loop_now_ns(m->args.loop);
     tarn_move_counts(m->move, &moved);
     worker_tell_reads(w, rows, reads);
     msg.id = m->id;
@@ -347,11 +349,12 @@ static void member_settled(void *arg)
 static void member_changed(void *arg)
 {
     struct tarn_member *m = arg;
+    uint64_t now = tarn_loop_now_ns(m->args.loop), next = m->beaten_ns + MEMBER_CHANGED_NS;
 
     if (m->soon || m->wanted || !m->id)
         return;
     m->soon = true;
-    member_wait(m, TARN_MIN(m->beat_ns, MEMBER_CHANGED_NS));
+    member_wait(m, TARN_MIN(m->beat_ns, next > now ? next - now : 0));
 }
 
 /* ---- registration -----------------------------------------------------------------------------
@@ -438,6 +441,7 @@ static void member_register(struct tarn_member *m)
     struct tier_row tier = {.uuid = ""};
 
     m->wanted = true;
+    m->soon = false;
     if (m->reg.busy || m->stopping || m->refused)
         return;
     tarn_timer_stop(&m->timer);

@@ -546,10 +546,25 @@ static void move_rested(struct tarn_timer *t, void *arg)
     move_begin(arg);
 }
 
+static void move_rest(struct tarn_move *m, uint64_t ns)
+{
+    tarn_sm_move(move_states, &m->state, MOVE_RESTING);
+    tarn_timer_start(m->worker->args.loop, &m->rest, ns, move_rested, m);
+}
+
 static void move_ended(struct tarn_move *m)
 {
+    struct tarn_tier_info tier;
     bool soon = m->early || m->stray || m->worker->take_bytes > 0 || wfetch_strays(m->worker);
 
+    if (move_draining(m)) {
+        tarn_tier_info(m->worker->args.tier, &tier);
+        if (tier.offline) { /* nothing was handed over, and nothing can be: it is not done */
+            m->left = tier.data_bytes;
+            move_rest(m, MOVE_REST_NS);
+            return;
+        }
+    }
     m->left = m->failed;
     if (m->full_bytes > 0 && m->refused_bytes == 0)
         tarn_warn("move",
@@ -565,9 +580,7 @@ static void move_ended(struct tarn_move *m)
             m->settled(m->settled_arg);
         return;
     }
-    tarn_sm_move(move_states, &m->state, MOVE_RESTING);
-    tarn_timer_start(m->worker->args.loop, &m->rest, soon ? MOVE_SOON_NS : MOVE_REST_NS,
-                     move_rested, m);
+    move_rest(m, soon ? MOVE_SOON_NS : MOVE_REST_NS);
 }
 
 static void move_look(struct tarn_move *m, uint32_t group, bool whole)

@@ -505,8 +505,8 @@ unsigned tarn_peers_readers(const struct tarn_peers *p, const tarn_cid_t *cid, u
     for (unsigned i = 0; n == 0 && i < tarn_place_count(p->place) && m < k; i++) {
         const struct tarn_place_worker *w = tarn_place_at(p->place, i);
 
-        if (w->state == TARN_WORKER_DRAINING)
-            order[m++] = w;
+        if (w->state == TARN_WORKER_DRAINING || w->state == TARN_WORKER_LIVE)
+            order[m++] = w; /* one that can keep nothing still reads the store */
     }
     out = readers_add(p, owners, n, true, k, ret_ids, out);
     out = readers_add(p, order, m, true, k, ret_ids, out);

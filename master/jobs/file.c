@@ -126,18 +126,6 @@ static bool file_may_wait(struct ment *e, int rc)
     return true;
 }
 
-/* Asked before --force drops anything; the question goes on. */
-static void file_unanswered(struct ment *e)
-{
-    if (file_may_wait(e, -TARN_E_BUSY)) {
-        e->asked = false;
-        file_again(e);
-        return;
-    }
-    e->run->ops->filled(e, -TARN_E_UFS_DOWN,
-                        "the store does not answer: what is cached of it stays");
-}
-
 static void file_named(struct mname_req *name, int rc)
 {
     struct ment *e = name->arg;
@@ -152,7 +140,8 @@ static void file_named(struct mname_req *name, int rc)
     else if (e->fill_rc < 0)
         r->ops->filled(e, e->fill_rc, e->fill_text);
     else
-        file_unanswered(e);
+        r->ops->filled(e, -TARN_E_UFS_DOWN,
+                       "the store does not answer: what is cached of it stays");
     mfill_poke(r);
     mrun_poke(r);
 }
@@ -175,6 +164,7 @@ static void file_ask(struct ment *e)
                                  .name = (const char *)e->inode->name.data,
                                  .len = e->inode->name.len,
                                  .fresh = true,
+                                 .patient = true,
                                  .fn = file_named,
                                  .arg = e};
     mname_distrust(m, e->name.parent, e->name.name, e->name.len);
@@ -259,26 +249,13 @@ static void force_start(struct mrun *r)
     mspread_start(&force->spread);
 }
 
-/* Whether one more name may be asked; else mfile_force_next() is called again when it may. */
-static bool force_may_ask(struct mrun *r)
-{
-    struct mfill *f = &r->fill;
-    uint64_t now = tarn_loop_now_ns(r->master->args.loop);
-
-    if (f->naming_count >= NAMES_MAX)
-        return false;
-    if (now < f->not_before_ns)
-        mfill_later(r, f->not_before_ns - now);
-    return now >= f->not_before_ns;
-}
-
 bool mfile_force_next(struct mrun *r)
 {
     struct ment *e = TARN_LIST_ENTRY(r->fill.todo.next, struct ment, work);
 
     if (e->asked && (r->fill.forces_count >= FORCES_MAX || !mworkers_any(r->master)))
         return false;
-    if (!e->asked && !force_may_ask(r))
+    if (!e->asked && r->fill.naming_count >= NAMES_MAX)
         return false;
     if (e->asked) {
         force_start(r);

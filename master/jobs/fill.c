@@ -34,6 +34,7 @@
 #define FILL_TIMEOUT_NS (3600 * TARN_NS_PER_S)
 #define LANE_WAIT_NS    (250 * TARN_NS_PER_MS) /* after a request that failed; doubled each time */
 #define LANE_SHIFT_MAX  3u
+#define OFFLINE_TRIES   20u /* of a piece, at a worker whose cache failed */
 
 /* A range of a file, or all of it, that one worker is to have. */
 struct fill_part {
@@ -273,7 +274,9 @@ static void op_part_filled(struct fill_op *op, struct fill_part *p,
     struct ment *e = p->e;
 
     e->fetched += res->fetched;
-    if (res->status == TARN_E_SHUTDOWN) { /* it stops: as if it had not been reached */
+    if (res->status == TARN_E_SHUTDOWN || /* it stops: as if it had not been reached */
+        (res->status == TARN_E_TIER_OFFLINE && r->master->args.cluster &&
+         p->tries++ < OFFLINE_TRIES)) { /* it owns nothing a moment later */
         lane_pause(r, op->lane);
         part_place(r, p);
         return;
@@ -504,11 +507,6 @@ static void fill_timer(struct tarn_timer *t, void *arg)
     mfill_poke(arg);
 }
 
-void mfill_later(struct mrun *r, uint64_t ns)
-{
-    tarn_timer_start(r->master->args.loop, &r->fill.timer, ns, fill_timer, r);
-}
-
 /* 0: the lane may send; else after how many ns. UINT64_MAX: something else comes first. */
 static uint64_t lane_pause_ns(struct mrun *r, const struct fill_lane *lane)
 {
@@ -625,8 +623,10 @@ char *mfill_waits_for(const struct mrun *r)
     n = place
             ? tarn_place_owners(place, &p->e->cid, tarn_segment_of(p->off), p->e->replicas, owners)
             : 0;
-    if (p->copy >= n || !mworkers_any(r->master))
+    if (!mworkers_any(r->master))
         return tarn_xstrdup("no worker");
+    if (p->copy >= n)
+        return tarn_xstrdup("no worker owns anything: all drain, or their caches failed");
     name = mworker_text(r->master, owners[p->copy]->id);
     return tarn_xasprintf("%s does not answer", name);
 }

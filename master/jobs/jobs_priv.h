@@ -345,9 +345,8 @@ char *mfill_waits_for(const struct mrun *r);
 void mfill_cancel(struct mrun *r);
 bool mfill_idle(const struct mrun *r);
 void mfill_fini(struct mrun *r);
-/* Looks soon, or in `ns` unless something else comes first, what can be started. */
+/* Looks soon what can be started. */
 void mfill_poke(struct mrun *r);
-void mfill_later(struct mrun *r, uint64_t ns);
 
 /* ---- their files (file.c) ---- */
 

@@ -149,33 +149,6 @@ def test_reads_go_on_without_a_worker(cluster):
     assert time.monotonic() - begun < 30
 
 
-def test_a_worker_whose_directory_was_removed(cluster):
-    """It is told apart from a healthy one, owns nothing any more, and nobody reads or loads less."""
-    c, content = small_cluster(cluster)
-    warm(c, content)
-    lame, other = c.workers
-    shutil.rmtree(f"{lame.dir}/data")
-    util.wait_until("it owns nothing", lambda: lame.status()["weight"] == 0)
-    assert [t["offline"] for t in lame.status()["tiers"]] == [True]
-    assert lame.http_status("/readyz") == 503 and other.http_status("/readyz") == 200
-    says(lame.http("/readyz")[1], "its cache directory failed")
-    says(c.cli("status").out, f"{lame.dir}: ", "OFFLINE: the directory failed")
-    says(c.cli("worker", "ls").out, " OFFLINE ")
-    says(c.cli("doctor", check=False).out, f"{lame.dir} failed and is not used any more")
-    for mount in c.mounts:
-        check_all(mount, content)
-    c.load("/")
-    before = c.fetched_bytes()
-    for mount in c.mounts:
-        check_all(mount, content)
-    assert c.fetched_bytes() == before
-    lame.restart()
-    util.wait_until("it has its share again", lambda: lame.status()["weight"] > 0)
-    assert lame.http_status("/readyz") == 200
-    c.load("/", "--force")
-    util.wait_until("it holds bytes again", lambda: lame.held() > 0)
-
-
 def test_warm_reads_without_the_store(cluster):
     c, content = small_cluster(cluster)
     warm(c, content)
@@ -624,6 +597,22 @@ def test_a_drain_while_an_owner_is_dead(cluster):
     assert c.fetched_bytes() == fetched
 
 
+def test_a_drain_of_a_worker_that_is_coming_back(cluster):
+    """It has 20 s for that."""
+    c, _ = small_cluster(cluster, {f"f{i:02d}": MIB for i in range(10)}, mounts=0)
+    c.load("/")
+    leaver, number = c.workers[0], c.workers[0].id
+    c.master.stop()
+    leaver.kill()
+    c.master.start()  # it has told this one of nothing that it moved
+    with c.background("worker", "drain", number, "--wait") as waits:
+        time.sleep(4)
+        assert waits.poll() is None, waits.communicate()
+        leaver.start()
+        _, err = waits.communicate(timeout=60)
+        assert waits.returncode == 0, err
+
+
 def test_a_cancelled_load_tells_what_it_did(cluster):
     """Also of files behind one that had not come yet; its figures are those of its manifest."""
     c = cluster(start=False, mounts=0)
@@ -643,15 +632,25 @@ def test_a_cancelled_load_tells_what_it_did(cluster):
 
 def test_a_forced_load_while_the_store_is_away(cluster):
     """What is cached stays: it is dropped only once the store has answered for its name."""
-    c, content = small_cluster(cluster, {"a/o": 3 * MIB, "b": 1000})
+    c, content = small_cluster(cluster, {"a/o": 3 * MIB, **{f"b{i:02d}": 1000 for i in range(40)}})
     assert c.load("/")["state"] == "succeeded"
     c.store.stop()
-    failed = c.cli("load", "/", "--force", check=False)
+    failed = c.cli("load", "/", "--force", check=False, seconds=30)  # not one file after the other
     assert failed.code == 1, failed
-    assert c.json("du")["cached_bytes"] == 3 * MIB + 1000
+    says(failed.err, "41 of 41 files failed")
+    assert c.json("du")["cached_bytes"] == 3 * MIB + 40_000
     for mount in c.mounts:
         check_all(mount, content)
     c.store.start()
     before = c.fetched_bytes()
     util.wait_until("a load", lambda: c.cli("load", "/", "--force", check=False).code == 0, 40, 1)
-    assert c.fetched_bytes() == before + 3 * MIB + 1000
+    assert c.fetched_bytes() == before + 3 * MIB + 40_000
+
+
+def test_a_forced_load_of_a_slow_store(cluster):
+    """A store that takes its time for a name is waited for."""
+    c, _ = small_cluster(cluster, {"a": 1000, "b": 1000}, mounts=0)
+    c.load("/")
+    c.store.fail("stall_headers", op="head", key="b", times=1, seconds=10)
+    assert c.load("/", "--force")["files_failed"] == 0
+    assert c.fetched()["b"] == [(0, 1000)] * 2

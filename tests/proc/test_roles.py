@@ -541,6 +541,9 @@ def test_mount_of_a_directory(roles, workdir):
     p = roles.serves(roles.spawn(*mount_args(workdir, "--path", "/d/e/"), log="mount"), "mount", "mount")
     assert util.run("ls", "-a", mnt).stdout.split() == [".", "..", "f"]
     assert util.run("stat", "-c", "%s", f"{mnt}/f").stdout == "1000\n"
+    roles.refused(USAGE, f"below the mountpoint {mnt}; the path of the name space is /d/e/f\n",
+                  args=["load", f"{mnt}/f"])
+    roles.refused(USAGE, "the path of the name space is /d/e\n", args=["free", mnt])
     assert end(p) == DONE
     roles.refused(FAIL, "--path /d/none", args=mount_args(workdir, "--path", "/d/none"))
     roles.refused(FAIL, "--path /top", args=mount_args(workdir, "--path", "/top"))

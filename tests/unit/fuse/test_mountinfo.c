@@ -150,8 +150,8 @@ static void bad_mountpoints_are_explained(void **state)
     assert_int_equal(tarn_fuse_mountpoint_prepare("/tmp", &err), 0); /* not empty is fine */
     assert_int_equal(tarn_fuse_umount("/tmp", false, &err), -TARN_E_MOUNTPOINT);
     assert_non_null(strstr(err.text, "not mounted"));
-    assert_false(tarn_fuse_find_mount("/tmp", got));
-    assert_false(tarn_fuse_find_mount("/proc/self/nothing", got));
+    assert_false(tarn_fuse_find_mount("/tmp", got, NULL));
+    assert_false(tarn_fuse_find_mount("/proc/self/nothing", got, NULL));
 }
 
 int test_mountinfo(void)

@@ -163,7 +163,7 @@ static void dead_mounts_are_known(void **state)
     assert_int_equal(tarn_probe_statfs(dir), 0); /* not mounted */
     raw_dead(dir);
     assert_true(fmount_is_dead(tarn_probe_statfs(dir)));
-    assert_false(tarn_fuse_find_mount(dir, got));
+    assert_false(tarn_fuse_find_mount(dir, got, NULL));
     /* Usable, and still there: another one takes its place, or nothing. */
     assert_int_equal(tarn_fuse_mountpoint_prepare(dir, &err), 0);
     assert_int_equal(mounts_at(dir), 1);
@@ -226,7 +226,7 @@ static void live_mounts_are_not_touched(void **state)
     assert_int_equal(umount2(dir, MNT_DETACH), 0);
     raw_start(&r, dir, false);
     assert_int_equal(tarn_probe_statfs(dir), 0);
-    assert_true(tarn_fuse_find_mount(dir, got));
+    assert_true(tarn_fuse_find_mount(dir, got, NULL));
     args.path = dir;
     assert_int_equal(fmount_start(&args, &err, &m, &fd), -TARN_E_MOUNTPOINT);
     assert_non_null(strstr(err.text, "in use"));

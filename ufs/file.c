@@ -370,6 +370,8 @@ static void file_finish(struct file_op *op, int64_t rc)
 
         if (code == -TARN_E_UFS_DOWN)
             why = "the file system that was mounted there is gone";
+        if (code == -EDEADLK)
+            why = "a mount of tarn lies over the store: unmount it";
         code = tarn_file_code(code);
         (void)tarn_err_set(&r->err, code, "%s%s%.300s: %s", op->u->uri,
                            missing || !*op->key || !op->root->base.path[1] ? "" : "/",

@@ -10,6 +10,8 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -88,25 +90,48 @@ static int file_rel_check(const char *rel)
     }
 }
 
-/* False when a file system was mounted at the root and is no more. */
-static bool file_root_mounted(struct tarn_file_root *root, int root_fd)
+/* Whether the file system of that device is one of ours, by the mount table: it is not asked. */
+static bool file_dev_is_tarn(unsigned major, unsigned minor)
+{
+    TARN_AUTO_FREE char *dev = tarn_xasprintf(" %u:%u ", major, minor), *line = NULL;
+    FILE *f = fopen("/proc/self/mountinfo", "re");
+    bool ours = false;
+    size_t cap = 0;
+
+    while (f && !ours && getline(&line, &cap, f) > 0)
+        ours = strstr(line, dev) && strstr(line, " - fuse.tarncache ");
+    if (f)
+        (void)fclose(f); /* only read from */
+    return ours;
+}
+
+/*
+ * UFS_DOWN when a file system was mounted at the root and is no more, EDEADLK when a mount of tarn
+ * lies there: what it shows may be what is asked for, for ever.
+ */
+static int file_root_check(struct tarn_file_root *root, int root_fd)
 {
     struct statx st;
+    uint64_t dev;
 
     if (statx(root_fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &st) < 0 ||
         !(st.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT))
-        return true; /* nothing is known */
-    if (st.stx_attributes & STATX_ATTR_MOUNT_ROOT)
-        atomic_store_explicit(&root->was_mount, true, memory_order_relaxed);
-    else if (atomic_load_explicit(&root->was_mount, memory_order_relaxed))
-        return false;
-    return true;
+        return 0; /* nothing is known */
+    if (!(st.stx_attributes & STATX_ATTR_MOUNT_ROOT))
+        return atomic_load_explicit(&root->mount_dev, memory_order_relaxed) ? -TARN_E_UFS_DOWN : 0;
+    dev = (uint64_t)st.stx_dev_major << 32 | st.stx_dev_minor;
+    if (dev == atomic_load_explicit(&root->mount_dev, memory_order_relaxed))
+        return 0;
+    if (file_dev_is_tarn(st.stx_dev_major, st.stx_dev_minor))
+        return -EDEADLK;
+    atomic_store_explicit(&root->mount_dev, dev, memory_order_relaxed);
+    return 0;
 }
 
 int tarn_file_open(struct tarn_file_root *root, const char *rel, int flags, int *ret_fd)
 {
     TARN_AUTO_FD int root_fd = open(root->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    int fd = *rel ? file_rel_check(rel) : 0;
+    int fd = *rel ? file_rel_check(rel) : 0, rc;
 
     if (fd < 0)
         return fd;
@@ -114,8 +139,9 @@ int tarn_file_open(struct tarn_file_root *root, const char *rel, int flags, int 
     flags |= O_CLOEXEC | O_NOFOLLOW;
     if (root_fd < 0)
         return errno == ENOENT || errno == ENOTDIR ? -TARN_E_UFS_NO_BUCKET : -errno;
-    if (!file_root_mounted(root, root_fd))
-        return -TARN_E_UFS_DOWN;
+    rc = file_root_check(root, root_fd);
+    if (rc < 0)
+        return rc;
     if (!*rel) {
         fd = openat(root_fd, ".", flags);
         if (fd < 0)
@@ -145,6 +171,8 @@ int tarn_file_code(int rc)
     case EACCES:
     case EPERM:
         return -TARN_E_UFS_DENIED;
+    case EDEADLK: /* see file_root_check() */
+        return -TARN_E_UFS_DOWN;
     case ESTALE:
     case ETIMEDOUT:
     case EAGAIN:

@@ -24,15 +24,16 @@ struct tarn_ufs_version;
 
 /* The directory that is served. Immutable but for the flags. */
 struct tarn_file_root {
-    char *path;              /* canonical, absolute */
-    _Atomic bool no_openat2; /* the kernel or a sandbox has refused it */
-    _Atomic bool was_mount;  /* a file system was mounted there */
+    char *path;                 /* canonical, absolute */
+    _Atomic bool no_openat2;    /* the kernel or a sandbox has refused it */
+    _Atomic uint64_t mount_dev; /* major << 32 | minor of what was mounted there last; 0: nothing */
 };
 
 /*
  * Opens `rel` ("" is the root, no trailing slash) below the root with open(2) `flags` (O_CLOEXEC
  * and O_NOFOLLOW are added), following no symlink and leaving by no "..": *ret_fd. A symlink itself
- * can be had with O_PATH. Negative errno; -TARN_E_UFS_NO_BUCKET when the root is not there,
+ * can be had with O_PATH. Negative errno, EDEADLK where a mount of tarn covers the root;
+ * -TARN_E_UFS_NO_BUCKET when the root is not there,
  * -TARN_E_UFS_DOWN when it was a mounted file system and is none now.
  */
 int tarn_file_open(struct tarn_file_root *root, const char *rel, int flags, int *ret_fd);

@@ -12,6 +12,8 @@
  * that cannot be taken back from its thread keeps the struct alive behind fn.
  */
 #include <errno.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -226,10 +228,15 @@ static int connect_resolve(struct uv_connect *a, const struct tarn_addr *addr)
     const struct addrinfo hints = {.ai_family = AF_UNSPEC,
                                    .ai_socktype = SOCK_STREAM,
                                    .ai_flags = AI_NUMERICSERV | AI_ADDRCONFIG};
+    sigset_t all, old;
     int rc;
 
     a->req.data = a;
+    /* The first lookup of the process starts libuv's threads: signals are for ours. */
+    (void)sigfillset(&all); /* cannot fail */
+    TARN_ASSERT(pthread_sigmask(SIG_SETMASK, &all, &old) == 0);
     rc = uv_getaddrinfo(&a->u->uv, &a->req, connect_resolved_cb, addr->host, addr->port, &hints);
+    TARN_ASSERT(pthread_sigmask(SIG_SETMASK, &old, NULL) == 0);
     a->resolving = rc == 0;
     return tarn_uv_err(rc);
 }

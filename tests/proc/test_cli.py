@@ -800,18 +800,21 @@ def test_retry(tarn, store):
     assert server.cli("job", "retry", "12345", check=False).code == FAIL
 
 
-def start_slow_load(server, *args):
+def start_slow_load(server, *args, master=None):
     process = subprocess.Popen([binary(), "load", "/big.bin", "--bandwidth", "200KiB/s", *args],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env={**server.env, "TARN_MASTER": server.master})
+                               env={**server.env, "TARN_MASTER": master or server.master})
     jobs = util.wait_until("the job runs", lambda: [j for j in server.json("job", "ls")
                                                     if j["state"] == "running"], 20)
     util.wait_until("its wait for the job", lambda: util.has_thread(process.pid, "signals"), 20)
     return process, jobs[-1]["id"]
 
 
-def test_interrupt_cancels_the_job(server):
-    process, job_id = start_slow_load(server)
+@pytest.mark.parametrize("by", ("address", "name"))
+def test_interrupt_cancels_the_job(server, by):
+    """Also where a name was looked up, by threads that are not ours."""
+    master = server.master if by == "address" else server.master.replace("127.0.0.1", "localhost")
+    process, job_id = start_slow_load(server, master=master)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == FAIL and out == ""

@@ -550,6 +550,21 @@ def test_mount_of_a_directory(roles, workdir):
     assert not util.mounted(mnt)
 
 
+def test_a_mount_over_its_store(roles, workdir):
+    """It is not asked for what it shows; the store is back once it is gone."""
+    served(roles, workdir)
+    roles.start_worker()
+    over, mnt = f"{workdir}/served", f"{workdir}/mnt"
+    roles.serves(roles.spawn(*mount_args(workdir), log="mount"), "mount", "mount")
+    p = roles.serves(roles.spawn("mount", over, "--http-listen", "none", log="over"), "mount", "over")
+    done = roles.run("load", "/")
+    assert done.code == FAIL and "a mount of tarn lies over the store: unmount it" in done.err, done
+    assert util.run("cat", f"{mnt}/d/e/f", check=False, seconds=30).returncode != 0
+    assert end(p) == DONE
+    util.wait_until("the store answers", lambda: roles.run("load", "/").code == DONE, 30)
+    assert util.run("cat", f"{mnt}/top", seconds=30).stdout == "x"
+
+
 def test_umount_waits_for_the_mount(roles, workdir):
     served(roles, workdir)
     mnt = f"{workdir}/mnt"

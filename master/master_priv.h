@@ -450,6 +450,8 @@ void mmembers_seen(struct tarn_master *m, uint64_t version);
 /* The list of attachments changed: to all workers. */
 void mmembers_push_attachments(struct tarn_master *m);
 /* Rows of status; free() them. They point into what is known of the workers: use them at once. */
+/* Since a worker was heard of; of one that was not since our start: since that, at least. */
+uint64_t mmembers_silent_ns(const struct tarn_master *m, uint64_t id);
 Tarn__Wire__WorkerStatus **mmembers_status(struct tarn_master *m, size_t *ret_n);
 void mmembers_counts(const struct tarn_master *m, uint64_t *ret_alive, uint64_t *ret_registered);
 

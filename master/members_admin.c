@@ -28,6 +28,23 @@ static uint64_t member_bytes(const struct mmember *w)
     return bytes;
 }
 
+static bool member_offline(const struct mmember *w)
+{
+    for (size_t i = 0; w->beat && i < w->beat->n_tiers; i++)
+        if (w->beat->tiers[i]->offline)
+            return true;
+    return false;
+}
+
+uint64_t mmembers_silent_ns(const struct tarn_master *m, uint64_t id)
+{
+    const struct mmember *w = m->members ? mmember_by_id(m->members, id) : NULL;
+
+    return w ? tarn_loop_now_ns(m->args.loop) -
+                   (w->incarnation ? w->heard_ns : m->members->started_ns)
+             : UINT64_MAX;
+}
+
 /* What would be fetched from stores again if it went now. */
 static uint64_t member_left(const struct mmember *w)
 {
@@ -44,15 +61,17 @@ static bool member_owns(const struct mmember *w)
     return w->rec->state == TARN_WORKER_LIVE && w->rec->weight > 0;
 }
 
-static unsigned members_owning(const struct mmembers *s)
+/* Another one that owns things, and could take those of `w`. */
+static bool members_other(const struct mmembers *s, const struct mmember *w)
 {
-    unsigned n_owning = 0;
-
     TARN_LIST_FOREACH(n, &s->all)
     {
-        n_owning += member_owns(TARN_LIST_ENTRY(n, struct mmember, node));
+        const struct mmember *o = TARN_LIST_ENTRY(n, struct mmember, node);
+
+        if (o != w && member_owns(o) && o->alive)
+            return true;
     }
-    return n_owning;
+    return false;
 }
 
 /* ---- calls ----------------------------------------------------------------------------------- */
@@ -100,11 +119,11 @@ static int admin_last(const struct mmembers *s, const struct mmember *w, bool fo
 {
     char bytes[32];
 
-    if (force || !member_owns(w) || members_owning(s) > 1)
+    if (force || !member_owns(w) || members_other(s, w))
         return 0;
     return tarn_err_set(err, -TARN_E_NOT_DRAINED,
                         "worker %" PRIu64
-                        " is the last one: nobody could take its %s (start another "
+                        " is the last one that is alive: nobody could take its %s (start another "
                         "one first; --force gives it up)",
                         w->rec->id, tarn_format_size(member_bytes(w), bytes));
 }
@@ -157,6 +176,12 @@ static int admin_may_remove(const struct mmember *w, bool force, struct tarn_err
     if (force || mmember_drained(w) || w->rec->state == TARN_WORKER_LOST ||
         w->rec->state == TARN_WORKER_REMOVED)
         return 0;
+    if (!w->beat || member_offline(w))
+        return tarn_err_set(err, -TARN_E_NOT_DRAINED,
+                            "worker %" PRIu64 " at %s %s: what it has is known once it is started "
+                            "again; --force gives it up",
+                            w->rec->id, w->rec->addr,
+                            w->beat ? "has a cache that failed" : "was not heard of yet");
     return tarn_err_set(
         err, -TARN_E_NOT_DRAINED,
         "worker %" PRIu64 " at %s is %s: %s would be fetched from the store again "
@@ -200,9 +225,8 @@ static void status_row(const struct mmembers *s, const struct mmember *w,
     row->settled = w->settled >= (w->rec->state == TARN_WORKER_DRAINING ? w->state_version
                                                                         : s->past_version) ||
                    (w->rec->state == TARN_WORKER_LIVE && !mtopology_has_past(s));
-    row->heard_ms = (tarn_loop_now_ns(s->master->args.loop) -
-                     (w->incarnation ? w->heard_ns : s->started_ns)) / /* at least so long */
-                    TARN_NS_PER_MS;
+    row->heard_ms = mmembers_silent_ns(s->master, w->rec->id) / TARN_NS_PER_MS;
+    row->unreached = w->alive && !mworker_serves(s->master, w->rec->id);
     if (!w->beat)
         return;
     if (w->rec->state == TARN_WORKER_LIVE && !row->settled)

@@ -134,8 +134,28 @@ static void session_free(struct tarn_master *m, struct msession *s)
     free(s);
 }
 
+/* Another session of the same mountpoint in `state`: one of the two has taken the other's place. */
+static struct msession *session_same(struct tarn_master *m, const struct msession *s,
+                                     enum msession_state state)
+{
+    TARN_LIST_FOREACH(n, &m->sessions)
+    {
+        struct msession *o = TARN_LIST_ENTRY(n, struct msession, node);
+
+        if (o != s && o->state == state && !o->rpc == (state != MSESSION_LIVE) &&
+            o->mountpoint[0] && strcmp(o->mountpoint, s->mountpoint) == 0 &&
+            strcmp(o->host, s->host) == 0)
+            return o;
+    }
+    return NULL;
+}
+
 static void session_cut_off(struct tarn_master *m, struct msession *s)
 {
+    if (session_same(m, s, MSESSION_LIVE)) { /* it was killed, and is mounted anew */
+        session_free(m, s);
+        return;
+    }
     tarn_info("session", "cut off: session=%llu host=%s mountpoint=%s", (unsigned long long)s->id,
               s->host, s->mountpoint);
     s->state = MSESSION_CUT_OFF;
@@ -281,7 +301,7 @@ static char *session_text(const char *s)
 static struct msession *session_new(struct tarn_master *m, const struct tarn_rpc_call *call,
                                     const Tarn__Wire__SessionRequest *req)
 {
-    struct msession *s = tarn_xnew(struct msession);
+    struct msession *s = tarn_xnew(struct msession), *old;
 
     s->id = ++m->session_next;
     s->kind = session_text(req->kind);
@@ -300,6 +320,8 @@ static struct msession *session_new(struct tarn_master *m, const struct tarn_rpc
     tarn_htab_insert(&m->sessions_by_id, &s->by_id, tarn_hash_u64(s->id));
     m->sessions_all += s->all;
     m->counts.sessions++;
+    while ((old = session_same(m, s, MSESSION_CUT_OFF)) != NULL)
+        session_free(m, old);
     return s;
 }
 

@@ -52,8 +52,8 @@ static void job_print(const Tarn__Wire__Job *job)
 {
     char a[32], b[32];
 
-    (void)printf("id        %" PRIu64 "\nkind      %s\nstate     %s\n", job->id, job->kind,
-                 job->state);
+    (void)printf("id        %" PRIu64 "\nkind      %s%s\nstate     %s\n", job->id, job->kind,
+                 job->spec && job->spec->dry_run ? ", a dry run" : "", job->state);
     (void)printf("files     %" PRIu64 " of %" PRIu64 " done, %" PRIu64 " failed, %" PRIu64
                  " skipped\n",
                  job->files_done, job->files_total, job->files_failed, job->files_skipped);
@@ -215,9 +215,10 @@ static const struct tarn_flags_spec job_spec = {
     .summary = "Show, await, cancel or repeat loads and frees.",
     .text = "`wait` ends when the job does, with its exit code. `retry` makes a new job with the "
             "paths and\n"
-            "flags of one that has ended, and awaits it: what is cached is not fetched again. "
-            "`manifest`\n"
-            "names every file with what became of it; with --json one document per line.",
+            "flags of one that has ended, and awaits it: what is cached is not fetched again,\n"
+            "but by a load with --force. `manifest` names every file with what became of it (of a "
+            "cancelled\n"
+            "job, those that it was done with); with --json one document per line.",
     .tables = job_tables,
     .max_args = 2};
 const struct cli_command cmd_job_command = {.name = "job", .spec = &job_spec, .run = job_run};

@@ -151,7 +151,10 @@ static void status_text_worker(const Tarn__Wire__WorkerStatus *w)
         put(w->addr);
         (void)fputs(" on ", stdout); /* main() checks the stream, here and below */
         put(w->host);
-        (void)printf(": %s%s", report_worker_state(w), w->alive ? "" : ", NOT ALIVE");
+        (void)printf(": %s%s", report_worker_state(w),
+                     !w->alive      ? ", NOT ALIVE"
+                     : w->unreached ? ", NOT REACHED by the master at that address (--advertise)"
+                                    : "");
         if (w->left_bytes)
             (void)printf(", %s to hand over", tarn_format_size(w->left_bytes, a));
         if (w->refused_bytes)

@@ -46,12 +46,13 @@ json_t *report_workers(const Tarn__Wire__StatusResponse *st, const char *addr)
         }
         (void)json_array_append_new(
             list,
-            json_pack("{s:I, s:o, s:o, s:o, s:b, s:o, s:I, s:I, s:I, s:I, s:b, s:I, s:I}", "id",
-                      U(w->id), "addr", T(w->addr[0] ? w->addr : addr), "state", T(w->state),
+            json_pack("{s:I, s:o, s:o, s:o, s:b, s:o, s:I, s:I, s:I, s:I, s:b, s:I, s:I, s:b}",
+                      "id", U(w->id), "addr", T(w->addr[0] ? w->addr : addr), "state", T(w->state),
                       "tiers", tiers, "alive", w->alive, "host", T(w->host), "weight", U(w->weight),
                       "left_bytes", U(w->left_bytes), "refused_bytes", U(w->refused_bytes),
                       "refused_by", U(w->refused_by), "settled", w->settled, "moved_bytes",
-                      U(w->moved_bytes), "peer_bytes", U(w->peer_bytes)));
+                      U(w->moved_bytes), "peer_bytes", U(w->peer_bytes), "unreached",
+                      w->unreached));
     }
     return list;
 }

@@ -322,7 +322,10 @@ static int rpc_listen(struct serve *s, const struct serve_rpc_args *args, struct
         rc = tarn_rpc_server_listen(r->server, asked, &got);
         if (rc < 0)
             return tarn_err_set(s->err, rc == -TARN_E_ADDR_IN_USE ? rc : -TARN_E_CONFIG,
-                                "--listen %s: %s", asked, tarn_strerror(rc));
+                                "--listen %s: %s", asked,
+                                rc == -TARN_E_INVALID || rc == -EINVAL
+                                    ? "must be HOST:PORT, with a PORT up to 65535"
+                                    : tarn_strerror(rc));
     }
     for (unsigned i = 0; !got && i < SERVE_PORTS && rc == -TARN_E_ADDR_IN_USE; i++) {
         char addr[32];
@@ -409,6 +412,8 @@ static int check_addr(struct cli *c, const char *flag, const char *addr, const c
 {
     if (!addr[0] || strcmp(addr, "none") == 0 || c->server.insecure || serve_addr_is_loopback(addr))
         return 0;
+    if (!strchr(addr, ':'))
+        return tarn_err_set(&c->err, -TARN_E_CONFIG, "--%s %s: must be HOST:PORT", flag, addr);
     return tarn_err_set(&c->err, -TARN_E_CONFIG, "--%s %s: listening beyond loopback needs %s",
                         flag, addr, needs);
 }

@@ -39,7 +39,7 @@ static bool worker_room(const Tarn__Wire__WorkerStatus *w, uint64_t *ret_used, u
 static void ls_text(const Tarn__Wire__StatusResponse *st)
 {
     if (st->n_workers > 0)
-        (void)printf("%-20s %-22s %-16s %-9s %-5s %6s %22s %10s\n", "ID", "ADDRESS", "HOST",
+        (void)printf("%-20s %-22s %-16s %-9s %-9s %6s %22s %10s\n", "ID", "ADDRESS", "HOST",
                      "STATE", "ALIVE", "WEIGHT", "USED", "LEFT");
     for (size_t i = 0; i < st->n_workers; i++) {
         const Tarn__Wire__WorkerStatus *w = st->workers[i];
@@ -56,7 +56,10 @@ static void ls_text(const Tarn__Wire__StatusResponse *st)
         (void)printf("%*s ", (int)(strlen(w->addr) < 22 ? 22 - strlen(w->addr) : 0), "");
         cli_put_name(stdout, w->host, strlen(w->host));
         (void)printf("%*s ", (int)(strlen(w->host) < 16 ? 16 - strlen(w->host) : 0), "");
-        (void)printf("%-9s %-5s %6u %22s %10s\n", report_worker_state(w), w->alive ? "yes" : "no",
+        (void)printf("%-9s %-9s %6u %22s %10s\n", report_worker_state(w),
+                     !w->alive      ? "no"
+                     : w->unreached ? "unreached"
+                                    : "yes",
                      w->weight, both, tarn_format_size(w->left_bytes, a));
     }
 }
@@ -73,7 +76,7 @@ static json_t *ls_json(const Tarn__Wire__StatusResponse *st)
         (void)json_array_append_new(/* out of memory only */
                                     list,
                                     json_pack("{s:I, s:o, s:o, s:o, s:b, s:I, s:I, s:I, s:I, s:I, "
-                                              "s:I, s:b, s:I, s:b}",
+                                              "s:I, s:b, s:I, s:b, s:b}",
                                               "id", U(w->id), "addr", cli_json_text(w->addr),
                                               "host", cli_json_text(w->host), "state",
                                               cli_json_text(w->state), "alive", w->alive, "weight",
@@ -81,7 +84,8 @@ static json_t *ls_json(const Tarn__Wire__StatusResponse *st)
                                               U(room), "left_bytes", U(w->left_bytes),
                                               "refused_bytes", U(w->refused_bytes), "refused_by",
                                               U(w->refused_by), "settled", w->settled, "heard_ms",
-                                              U(w->heard_ms), "offline", offline));
+                                              U(w->heard_ms), "offline", offline, "unreached",
+                                              w->unreached));
     }
     return list;
 }

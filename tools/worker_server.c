@@ -6,6 +6,7 @@
  */
 #include "tools/worker_server.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -171,6 +172,8 @@ static int worker_open_tier(void *arg)
 
     if (rc == -TARN_E_DIR_FOREIGN)
         return tarn_err_wrap(w->serve.err, rc, "--tier (--replace adopts one of another cluster)");
+    if (rc == -ENOENT || rc == -ENOTDIR || rc == -EACCES || rc == -EROFS)
+        rc = -TARN_E_CONFIG; /* the text says which */
     return rc < 0 ? tarn_err_wrap(w->serve.err, rc, "--tier") : 0;
 }
 

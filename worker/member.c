@@ -187,7 +187,9 @@ static void member_refuse(struct tarn_member *m, int rc, const char *text)
         return;
     m->refused = true;
     tarn_timer_stop(&m->timer);
-    (void)tarn_err_set(&err, rc, "%s", text && *text ? text : tarn_strerror(rc)); /* rc is known */
+    (void)tarn_err_set(&err, rc, "%s%s", text && *text ? text : tarn_strerror(rc),
+                       rc == -TARN_E_NO_SUCH_RPC ? ": is it the master, and as new as this?"
+                                                 : ""); /* rc is known */
     tarn_error("member", "refused by the master: %s", err.text);
     member_told(m, rc, &err);
     if (m->args.on_refused)

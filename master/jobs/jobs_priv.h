@@ -472,7 +472,6 @@ struct mrun {
     unsigned hellos_count;           /* of them */
     bool greeting;                   /* some are under way, or the next try */
     unsigned greetings;              /* tries */
-    uint64_t greeted_ns;             /* loop time at which the first one began */
     uint64_t hello_failed;           /* a worker that did not answer; 0: none */
     int hello_rc;                    /* why */
     struct tarn_timer hello_timer;   /* the next try */

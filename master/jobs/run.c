@@ -17,7 +17,7 @@
 
 #define HELLO_TIMEOUT_NS (10 * TARN_NS_PER_S)
 #define HELLO_WAIT_NS    (500 * TARN_NS_PER_MS) /* until a worker is looked for again */
-#define HELLO_ABSENT_NS  (5 * TARN_NS_PER_S)    /* members that are away are waited for */
+#define HELLO_ABSENT_NS  (8 * TARN_NS_PER_S)    /* members heard of so lately are waited for */
 #define TICK_NS          (250 * TARN_NS_PER_MS)
 #define TRIES_MAX        12u
 #define TRY_NS           (250 * TARN_NS_PER_MS) /* before the second try; doubled each time */
@@ -265,20 +265,23 @@ static void run_hello_to(struct mrun *r, uint64_t worker)
     tarn_rpc_start(rpc, &h->req);
 }
 
-/* Members that are alive; *ret_absent: one that is not. */
-static unsigned run_members(const struct mrun *r, uint64_t *ret_absent)
+/* Owners that are alive; *ret_serving: those that answer, too; *ret_absent: one that is not alive,
+ * and may just be starting anew. */
+static unsigned run_members(const struct mrun *r, unsigned *ret_serving, uint64_t *ret_absent)
 {
     const struct tarn_place *place = tarn_peers_place(r->master->peers);
     unsigned alive = 0;
 
+    *ret_serving = 0;
     *ret_absent = 0;
     for (unsigned i = 0; place && i < tarn_place_count(place); i++) {
         const struct tarn_place_worker *w = tarn_place_at(place, i);
 
-        if (w->state != TARN_WORKER_LIVE)
+        if (w->state != TARN_WORKER_LIVE || w->weight == 0)
             continue;
         alive += w->alive;
-        if (!w->alive)
+        *ret_serving += mworker_serves(r->master, w->id);
+        if (!w->alive && mmembers_silent_ns(r->master, w->id) < HELLO_ABSENT_NS)
             *ret_absent = w->id;
     }
     return alive;
@@ -287,19 +290,17 @@ static unsigned run_members(const struct mrun *r, uint64_t *ret_absent)
 static void run_hello(struct mrun *r)
 {
     const struct tarn_place *place = tarn_peers_place(r->master->peers);
-    uint64_t now = tarn_loop_now_ns(r->master->args.loop), absent;
+    unsigned serving;
+    uint64_t absent;
 
     r->greeting = true;
     mroom_clear_rows(r);
     r->hello_failed = 0;
-    if (run_members(r, &absent) == 0) {
-        r->greeted_ns = 0;
+    if (run_members(r, &serving, &absent) == 0 && !mworkers_any(r->master)) {
         run_hello_later(r, HELLO_WAIT_NS, "no worker");
         return;
     }
-    if (r->greeted_ns == 0)
-        r->greeted_ns = now;
-    if (absent && now - r->greeted_ns < HELLO_ABSENT_NS) {
+    if (absent) {
         TARN_AUTO_FREE char *name = mworker_text(r->master, absent);
         TARN_AUTO_FREE char *text = tarn_xasprintf("%s is not there", name);
 
@@ -309,7 +310,9 @@ static void run_hello(struct mrun *r)
     for (unsigned i = 0; i < tarn_place_count(place); i++) {
         const struct tarn_place_worker *w = tarn_place_at(place, i);
 
-        if (w->state == TARN_WORKER_LIVE && w->alive)
+        /* Others stand in for one that has not answered for a while (mtargets()). */
+        if (w->state == TARN_WORKER_LIVE && w->weight > 0 &&
+            (serving > 0 ? mworker_serves(r->master, w->id) : w->alive))
             run_hello_to(r, w->id);
     }
     if (r->hellos_count == 0)

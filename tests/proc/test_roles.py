@@ -63,6 +63,11 @@ class Roles:
         before = len(self.log(log))
         return self.serves(self.spawn(*self.master_args(*args), log=log), "master", log, before)
 
+    def start_master_again(self):
+        master = self.processes[0]
+        assert end(master) == DONE
+        return self.start_master()
+
     def worker_args(self, *args, tier="w"):
         return ["worker", "--tier", f"SSD:{self.dir}/{tier}:64MiB", "--listen", "127.0.0.1:0",
                 "--http-listen", "none", *args]
@@ -302,6 +307,7 @@ def test_worker_checks_its_line(roles, workdir):
     roles.refused(USAGE, "MEM, SSD or HDD", args=["worker", "--tier", f"DISK:{workdir}/w:64MiB"])
     roles.refused(USAGE, "16 MiB", args=["worker", "--tier", f"SSD:{workdir}/w:1MiB"])
     roles.refused(USAGE, "--listen", "--insecure", args=["worker", "--tier", tier, "--listen", "0.0.0.0:0"])
+    roles.refused(USAGE, "--listen 9390: must be HOST:PORT", args=["worker", "--tier", tier, "--listen", "9390"])
     roles.refused(USAGE, "drain", args=["worker", "drian", "1"])
     roles.refused(USAGE, "ID is missing", args=["worker", "drain"])
     roles.refused(USAGE, "is a number", args=["worker", "remove", "x"])
@@ -313,7 +319,7 @@ def test_worker_checks_its_line(roles, workdir):
 def test_a_tier_that_the_disk_cannot_be(roles, workdir):
     """A directory below none is refused by name; a quota beyond its file system counts as that."""
     roles.start_master()
-    roles.refused(FAIL, "--tier", f"{workdir}/none/w", "is not there",
+    roles.refused(USAGE, "--tier", f"{workdir}/none/w", "is not there",
                   args=["worker", "--tier", f"SSD:{workdir}/none/w:64MiB", "--listen", "127.0.0.1:0"])
     roles.serves(roles.spawn("worker", "--tier", f"SSD:{workdir}/w:1PiB", "--listen", "127.0.0.1:0",
                              "--http-listen", "none", log="worker"), "worker", "worker")
@@ -322,6 +328,42 @@ def test_a_tier_that_the_disk_cannot_be(roles, workdir):
     worker = roles.json("worker", "ls")[0]
     assert 0 < worker["capacity_bytes"] <= v.f_blocks * v.f_frsize
     assert worker["weight"] == max(1, worker["capacity_bytes"] >> 30)
+
+
+def test_a_worker_that_others_cannot_reach(roles, workdir):
+    """It is alive and told apart; others stand in for it, and a load does not wait for it."""
+    served(roles, workdir)
+    roles.start_worker()
+    roles.start_worker("--advertise", f"127.0.0.1:{util.free_port()}", tier="w2", log="worker2")
+    job = roles.json("load", "/")
+    assert (job["state"], job["files_done"]) == ("succeeded", 2)
+    lost = max(roles.json("worker", "ls"), key=lambda w: w["id"])
+    assert lost["alive"] and lost["unreached"]
+    assert "NOT REACHED by the master at that address (--advertise)" in roles.run("status").out
+    assert " unreached " in roles.run("worker", "ls").out
+    assert sum(not w["unreached"] for w in roles.json("status")["workers"]) == 1
+
+
+def test_load_beside_a_dead_worker(roles, workdir):
+    """Who has been away for long is not waited for."""
+    served(roles, workdir)
+    roles.start_worker()
+    dead = roles.start_worker(tier="w2", log="worker2")
+    number = max(w["id"] for w in roles.json("worker", "ls"))
+    os.killpg(dead.pid, signal.SIGKILL)
+    dead.wait()
+
+    def silent():
+        return next(w for w in roles.json("worker", "ls") if w["id"] == number)["heard_ms"]
+
+    util.wait_until("it is missed", lambda: silent() > 8500, 30)
+    assert "waiting" not in roles.run("load", "/").err
+    alive = next(w["id"] for w in roles.json("worker", "ls") if w["alive"])
+    roles.refused(FAIL, f"worker {alive} is the last one that is alive", args=["worker", "drain", alive])
+    job = roles.json("load", "/", "--force", "--dry-run")
+    assert "kind      load, a dry run" in roles.run("job", "show", job["id"]).out
+    roles.start_master_again()
+    roles.refused(FAIL, f"worker {number} at 127.0.0.1:", "was not heard of yet", args=["worker", "remove", number])
 
 
 def test_load_while_nothing_is_attached(roles):
@@ -588,6 +630,9 @@ def test_dead_mount_is_replaced(roles, workdir):
     p = roles.serves(roles.spawn(*mount_args(workdir), log="second"), "mount", "second")
     assert [m for m, t in util.mounts() if m == mnt] == [mnt]
     assert util.run("ls", mnt).stdout.split() == ["d", "top"]
+    # What it replaced is not missed for an hour.
+    util.wait_until("one is left", lambda: [s["pid"] for s in roles.json("status")["sessions"]
+                                            if s["mountpoint"] == mnt] == [p.pid], 30)
     assert roles.run("umount", mnt).code == DONE
     assert p.wait(10) == DONE
     with contextlib.suppress(FileNotFoundError):

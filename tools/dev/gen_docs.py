@@ -178,7 +178,8 @@ def config_md(tree):
             "ufs:             # the store\n  timeout: 60s\n```\n\n"
             "Options of a store are given with `-o KEY=VALUE` or in the section `ufs`; no `TARN_` variable gives\n"
             "them (a store has its own: `AWS_ACCESS_KEY_ID` and the like).\n\n"
-            "Secrets are refused on a command line; a file that holds one must have mode 0600.\n")
+            "Secrets are refused on a command line; a configuration file that holds one, and a token file of the cluster,\n"
+            "must have mode 0600.\n")
     return head + "".join("\n" + param_table(*t) for t in tree.params)
 
 

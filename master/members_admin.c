@@ -40,9 +40,9 @@ uint64_t mmembers_silent_ns(const struct tarn_master *m, uint64_t id)
 {
     const struct mmember *w = m->members ? mmember_by_id(m->members, id) : NULL;
 
-    return w ? tarn_loop_now_ns(m->args.loop) -
-                   (w->incarnation ? w->heard_ns : m->members->started_ns)
-             : UINT64_MAX;
+    if (!w)
+        return m->args.clock->mono_ns(m->args.clock) - m->started_ns;
+    return tarn_loop_now_ns(m->args.loop) - (w->incarnation ? w->heard_ns : m->members->started_ns);
 }
 
 /* What would be fetched from stores again if it went now. */

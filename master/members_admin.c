@@ -61,14 +61,14 @@ static bool member_owns(const struct mmember *w)
     return w->rec->state == TARN_WORKER_LIVE && w->rec->weight > 0;
 }
 
-/* Another one that owns things, and could take those of `w`. */
+/* Another one that owns things, and could take those of `w`: one that is alive, if `w` is. */
 static bool members_other(const struct mmembers *s, const struct mmember *w)
 {
     TARN_LIST_FOREACH(n, &s->all)
     {
         const struct mmember *o = TARN_LIST_ENTRY(n, struct mmember, node);
 
-        if (o != w && member_owns(o) && o->alive)
+        if (o != w && member_owns(o) && (o->alive || !w->alive))
             return true;
     }
     return false;
@@ -121,11 +121,11 @@ static int admin_last(const struct mmembers *s, const struct mmember *w, bool fo
 
     if (force || !member_owns(w) || members_other(s, w))
         return 0;
-    return tarn_err_set(err, -TARN_E_NOT_DRAINED,
-                        "worker %" PRIu64
-                        " is the last one that is alive: nobody could take its %s (start another "
-                        "one first; --force gives it up)",
-                        w->rec->id, tarn_format_size(member_bytes(w), bytes));
+    return tarn_err_set(
+        err, -TARN_E_NOT_DRAINED,
+        "worker %" PRIu64 " is the last one%s: nobody could take its %s (start another one first; "
+        "--force gives it up)",
+        w->rec->id, w->alive ? " that is alive" : "", tarn_format_size(member_bytes(w), bytes));
 }
 
 /* To another state, or, when it is in it, only the answer. */

@@ -90,7 +90,8 @@ static int file_rel_check(const char *rel)
     }
 }
 
-/* Whether the file system of that device is one of ours, by the mount table: it is not asked. */
+/* Whether the file system of that device is a mount of a cluster, by the mount table: it is not
+ * asked. (One of tarn local has another source, and may be served.) */
 static bool file_dev_is_tarn(unsigned major, unsigned minor)
 {
     TARN_AUTO_FREE char *dev = tarn_xasprintf(" %u:%u ", major, minor), *line = NULL;
@@ -99,7 +100,7 @@ static bool file_dev_is_tarn(unsigned major, unsigned minor)
     size_t cap = 0;
 
     while (f && !ours && getline(&line, &cap, f) > 0)
-        ours = strstr(line, dev) && strstr(line, " - fuse.tarncache ");
+        ours = strstr(line, dev) && strstr(line, " - fuse.tarncache tarn://");
     if (f)
         (void)fclose(f); /* only read from */
     return ours;

@@ -130,9 +130,9 @@ def test_unknown_things_name_the_nearest(alone):
     code, _, err = alone("load", "/", "--filtr", "x")
     assert code == USAGE and "--filter" in err
     code, _, err = alone("job")
-    assert code == USAGE and "must be ls, show, wait" in err
+    assert code == USAGE and "a word is missing: ls, show, wait" in err
     code, _, err = alone("job", "canel", "1")
-    assert code == USAGE and "cancel" in err
+    assert code == USAGE and "must be ls, show, wait" in err and "cancel" in err
     code, _, err = alone("load", "/", "--parallel", "many")
     assert code == USAGE and "--parallel" in err and "many" in err
     code, _, err = alone("load", "/", "--bandwidth", "5")

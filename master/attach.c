@@ -97,6 +97,7 @@ void mattach_note(struct mattach *a, int rc, const struct tarn_errbuf *err)
         if (a->down)
             return;
         a->down = true;
+        a->down_since_ns = tarn_loop_now_ns(a->master->args.loop);
         tarn_warn("attach",
                   "the store does not answer, metadata known before stays in force: uri=%s: %s",
                   a->uri, tarn_err_text(err, rc));

@@ -51,6 +51,7 @@ struct mattach {
     uint64_t ttl_ns; /* TARN_TTL_* or a duration */
     uint32_t uid, gid, file_mode, dir_mode;
     bool down; /* the last question failed without an answer; probed in the background */
+    uint64_t down_since_ns; /* with down: loop time */
     uint64_t late_until_ns; /* loop time: a refresh was not answered in time; until then, or until
                                an answer, old metadata is in force at once */
     int64_t since_ns;       /* real time of the first attach, journalled: mtime of directories that
@@ -177,7 +178,7 @@ struct mname_req {
     size_t len;             /* in */
     bool fresh;             /* in: with the policy `always`, ask */
     bool patient;           /* in: old metadata is in force only while the store is down, not while
-                               it is slow */
+                               it is slow, nor before it was asked once more */
     mname_fn *fn;           /* in */
     void *arg;              /* in */
     bool stale;             /* out */
@@ -186,7 +187,8 @@ struct mname_req {
     struct tarn_list node;
     struct tarn_timer timer;
     struct tarn_task task;
-    bool known; /* there is old metadata, in force when the store does not answer */
+    bool known;   /* there is old metadata, in force when the store does not answer */
+    bool waiting; /* a patient one, for a store that is down */
     struct mask *ask;
 };
 /* 1: nothing to ask, the committed state is good as it is (fn is not called); 0: fn follows;
@@ -449,9 +451,9 @@ const Tarn__Wire__Topology *mmembers_topology(const struct tarn_master *m);
 void mmembers_seen(struct tarn_master *m, uint64_t version);
 /* The list of attachments changed: to all workers. */
 void mmembers_push_attachments(struct tarn_master *m);
-/* Rows of status; free() them. They point into what is known of the workers: use them at once. */
 /* Since a worker was heard of; of one that was not since our start: since that, at least. */
 uint64_t mmembers_silent_ns(const struct tarn_master *m, uint64_t id);
+/* Rows of status; free() them. They point into what is known of the workers: use them at once. */
 Tarn__Wire__WorkerStatus **mmembers_status(struct tarn_master *m, size_t *ret_n);
 void mmembers_counts(const struct tarn_master *m, uint64_t *ret_alive, uint64_t *ret_registered);
 

@@ -68,7 +68,8 @@ static bool members_other(const struct mmembers *s, const struct mmember *w)
     {
         const struct mmember *o = TARN_LIST_ENTRY(n, struct mmember, node);
 
-        if (o != w && member_owns(o) && (o->alive || !w->alive))
+        if (o != w && member_owns(o) && !o->pending &&
+            (o->alive || !w->alive || mmember_awaited(s, o)))
             return true;
     }
     return false;
@@ -121,11 +122,12 @@ static int admin_last(const struct mmembers *s, const struct mmember *w, bool fo
 
     if (force || !member_owns(w) || members_other(s, w))
         return 0;
-    return tarn_err_set(
-        err, -TARN_E_NOT_DRAINED,
-        "worker %" PRIu64 " is the last one%s: nobody could take its %s (start another one first; "
-        "--force gives it up)",
-        w->rec->id, w->alive ? " that is alive" : "", tarn_format_size(member_bytes(w), bytes));
+    return tarn_err_set(err, -TARN_E_NOT_DRAINED,
+                        "worker %" PRIu64 " is the last one%s: no other that owns anything could "
+                                          "take its %s (start another one first; "
+                        "--force gives it up)",
+                        w->rec->id, w->alive ? " that is alive" : "",
+                        tarn_format_size(member_bytes(w), bytes));
 }
 
 /* To another state, or, when it is in it, only the answer. */

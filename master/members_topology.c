@@ -100,11 +100,9 @@ static bool set_replace(struct mowners *old, struct mowners *now)
     return other;
 }
 
-/*
- * We have just started and it has not come yet. It is published as alive: most are, and who reads
- * finds out by himself, while bytes of one that is told not to be alive are fetched again.
- */
-static bool member_awaited(const struct mmembers *s, const struct mmember *w)
+/* It is published as alive: most are, and who reads finds out by himself, while bytes of one that
+ * is told not to be alive are fetched again. */
+bool mmember_awaited(const struct mmembers *s, const struct mmember *w)
 {
     return s->grace_ns && w->incarnation == 0 &&
            (w->rec->state == TARN_WORKER_LIVE || w->rec->state == TARN_WORKER_DRAINING);
@@ -114,7 +112,7 @@ static bool any_awaited(const struct mmembers *s)
 {
     TARN_LIST_FOREACH(n, &s->all)
     {
-        if (member_awaited(s, TARN_LIST_ENTRY(n, struct mmember, node)))
+        if (mmember_awaited(s, TARN_LIST_ENTRY(n, struct mmember, node)))
             return true;
     }
     return false;
@@ -183,7 +181,7 @@ static void topology_workers(const struct mmembers *s, Tarn__Wire__Topology *t)
         i->socket = tarn_xstrdup(w->rec->socket);
         i->weight = w->rec->weight;
         i->state = w->rec->state;
-        i->alive = w->alive || member_awaited(s, w);
+        i->alive = w->alive || mmember_awaited(s, w);
         i->copies = w->rec->copies;
         t->workers[t->n_workers++] = i;
     }

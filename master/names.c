@@ -28,6 +28,8 @@
 
 #define ASKED_MAX         TARN_NEGATIVE_MAX
 #define NEGATIVE_TRUST_NS (60 * TARN_NS_PER_S)
+#define PROBE_TAKES_NS    (3 * TARN_NS_PER_S) /* of a store that answers again */
+#define LOOK_NS           TARN_NS_PER_S       /* whether it does */
 
 /* What the store said about a name, lately. */
 struct asked_row {
@@ -503,6 +505,31 @@ static void name_waited(struct tarn_timer *t, void *arg)
     r->fn(r, 0);
 }
 
+/* True while a patient request waits for a store that may only have hiccuped: until it was asked
+ * again. */
+static bool name_waits(const struct tarn_master *m, const struct mname_req *r)
+{
+    const struct mattach *at = r->dir->at;
+
+    return r->patient && at->down && !at->gone &&
+           tarn_loop_now_ns(m->args.loop) - at->down_since_ns < m->probe_ns + PROBE_TAKES_NS;
+}
+
+static void name_looked(struct tarn_timer *t, void *arg)
+{
+    struct mname_req *r = arg;
+    struct tarn_master *m = r->dir->master;
+    int rc;
+
+    (void)t; /* r's */
+    r->waiting = false;
+    m->name_waiters--;
+    mdir_put(&r->dir);
+    rc = mname_refresh(m, r);
+    if (rc != 0)
+        r->fn(r, TARN_MIN(rc, 0));
+}
+
 /* Whether the committed state may be used as it is. */
 static int name_good(struct tarn_master *m, struct mname_req *r)
 {
@@ -522,6 +549,8 @@ static int name_good(struct tarn_master *m, struct mname_req *r)
         return 1;
     if (name_trust_until(m, r->dir, r->name, r->len, type) > now)
         return 1;
+    if (r->known && name_waits(m, r))
+        return 0;
     if (r->known &&
         (r->patient ? r->dir->at->down
                     : mattach_in_force(r->dir->at))) { /* a question asks in the background */
@@ -557,6 +586,12 @@ int mname_refresh(struct tarn_master *m, struct mname_req *r)
         mdir_put(&r->dir);
         return rc;
     }
+    if (r->known && name_waits(m, r)) {
+        r->waiting = true;
+        m->name_waiters++;
+        tarn_timer_start(m->args.loop, &r->timer, LOOK_NS, name_looked, r);
+        return 0;
+    }
     r->ask = ask_find(m, r->dir->ino, r->name, r->len);
     if (!r->ask)
         r->ask = ask_start(m, r->dir, r->name, r->len);
@@ -569,9 +604,11 @@ int mname_refresh(struct tarn_master *m, struct mname_req *r)
 
 void mname_cancel(struct mname_req *r)
 {
-    if (!r->ask)
+    if (!r->ask && !r->waiting)
         return;
-    tarn_list_del(&r->node);
+    if (r->ask)
+        tarn_list_del(&r->node);
+    r->waiting = false;
     tarn_timer_stop(&r->timer);
     r->dir->master->name_waiters--;
     mdir_put(&r->dir);

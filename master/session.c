@@ -8,6 +8,7 @@
  *     AWAY -> LIVE     it came back within its lease: what it missed is told, the rest still holds
  *     any  -> CUT_OFF  its lease is over: others need not wait for it any more
  *     CUT_OFF -> gone  it opened another session, or its connection ended, or room is needed
+ *     both    -> gone  another session has its mountpoint: it was killed, and is mounted anew
  *     any  -> gone     it said that it ends, and its connection or its lease did
  *
  * A client that comes back names the index of the journal up to which it had heard of every change.
@@ -19,6 +20,7 @@
  */
 #include "master/master_priv.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -293,7 +295,7 @@ static void session_cap(struct tarn_master *m, const struct tarn_rpc_call *call,
 
 static char *session_text(const char *s)
 {
-    return strndup(s ? s : "", 256);
+    return strndup(s ? s : "", PATH_MAX);
 }
 
 /* ---- open ------------------------------------------------------------------------------------ */

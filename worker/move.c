@@ -89,6 +89,8 @@ struct tarn_move {
     uint64_t version; /* of the topology */
     uint64_t walk;    /* number of the walk: results of earlier ones do not count */
     uint64_t left, failed, moved;
+    uint64_t counted;                   /* so far, of what will be `left` */
+    bool handed_over;                   /* draining, and settled with a cache that could be read */
     uint64_t full_bytes, full_id;       /* of this walk: what owners had no room for */
     uint64_t refused_bytes, refused_by; /* of the last one, at its end */
     /* Where the walk is. */
@@ -534,7 +536,7 @@ static void move_begin(struct tarn_move *m)
     tarn_sm_move(move_states, &m->state, MOVE_COUNTING);
     tarn_timer_stop(&m->rest);
     m->walk++;
-    m->left = m->failed = m->full_bytes = 0;
+    m->counted = m->failed = m->full_bytes = 0;
     m->early = m->stray = false;
     cursor_reset(m);
     move_post(m);
@@ -557,7 +559,7 @@ static void move_ended(struct tarn_move *m)
     struct tarn_tier_info tier;
     bool soon = m->early || m->stray || m->worker->take_bytes > 0 || wfetch_strays(m->worker);
 
-    if (move_draining(m)) {
+    if (move_draining(m) && !m->handed_over) {
         tarn_tier_info(m->worker->args.tier, &tier);
         if (tier.offline) { /* nothing was handed over, and nothing can be: it is not done */
             m->left = tier.data_bytes;
@@ -574,6 +576,7 @@ static void move_ended(struct tarn_move *m)
     m->refused_by = m->full_bytes > 0 ? m->full_id : 0;
     if (m->failed == 0 && !soon) {
         tarn_sm_move(move_states, &m->state, MOVE_SETTLED);
+        m->handed_over = move_draining(m);
         tarn_info("move", "nothing is left that others own: topology=%llu",
                   (unsigned long long)m->version);
         if (m->settled)
@@ -592,7 +595,7 @@ static void move_look(struct tarn_move *m, uint32_t group, bool whole)
         if (m->state == MOVE_MOVING)
             tarn_tier_group_copy(tier, m->file, group, false);
     } else if (m->state == MOVE_COUNTING) {
-        m->left += len;
+        m->counted += len;
     } else if (whole) {
         item_start(m, m->file, group);
     } else {
@@ -612,6 +615,7 @@ static void move_pump(struct tarn_move *m)
         move_look(m, group, whole);
     if (m->state == MOVE_COUNTING && m->end) {
         cursor_reset(m);
+        m->left = m->counted;
         tarn_sm_move(move_states, &m->state, MOVE_MOVING);
         move_post(m);
     } else if (m->state == MOVE_MOVING && m->end && m->running == 0) {

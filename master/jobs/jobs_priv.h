@@ -470,6 +470,7 @@ struct mrun {
     struct mquery query;             /* requests */
     struct tarn_list hellos;         /* struct mhello under way */
     unsigned hellos_count;           /* of them */
+    unsigned hellos_good;            /* of the round at hand: those that were answered */
     bool greeting;                   /* some are under way, or the next try */
     unsigned greetings;              /* tries */
     uint64_t hello_failed;           /* a worker that did not answer; 0: none */

@@ -190,7 +190,8 @@ static void run_hello_later(struct mrun *r, uint64_t ns, const char *text)
 static void run_greeted(struct mrun *r)
 {
     TARN_AUTO_FREE char *name = NULL, *text = NULL;
-    uint64_t wait;
+    uint64_t wait = TRY_NS;
+    bool again;
 
     r->greeting = false;
     if (r->aborting) {
@@ -208,7 +209,11 @@ static void run_greeted(struct mrun *r)
     }
     name = mworker_text(r->master, r->hello_failed);
     text = tarn_xasprintf("%s does not answer: %s", name, tarn_strerror(r->hello_rc));
-    if (mrun_retry(r->hello_rc, r->greetings++, &wait)) {
+    again = mrun_retry(r->hello_rc, r->greetings, &wait);
+    if (r->hellos_good > 0 && r->greetings < TRIES_MAX && tarn_peers_unreached(r->hello_rc))
+        again = true; /* it is left out once it has not answered for a while */
+    r->greetings++;
+    if (again) {
         r->greeting = true;
         run_hello_later(r, wait, text);
     } else {
@@ -225,6 +230,7 @@ static void run_hello_done(struct tarn_rpc_req *req, int rc)
 
     mworker_note(r->master, h->worker, rc);
     if (rc == 0) {
+        r->hellos_good++;
         for (size_t i = 0; i < w->n_tiers; i++)
             if (!w->tiers[i]->offline)
                 capacity += w->tiers[i]->capacity;
@@ -296,8 +302,13 @@ static void run_hello(struct mrun *r)
     r->greeting = true;
     mroom_clear_rows(r);
     r->hello_failed = 0;
-    if (run_members(r, &serving, &absent) == 0 && !mworkers_any(r->master)) {
-        run_hello_later(r, HELLO_WAIT_NS, "no worker");
+    r->hellos_good = 0;
+    if (run_members(r, &serving, &absent) == 0) {
+        run_hello_later(r, HELLO_WAIT_NS,
+                        mworkers_any(r->master)
+                            ? "no worker that owns anything is alive; others drain, or their "
+                              "caches failed"
+                            : "no worker");
         return;
     }
     if (absent) {

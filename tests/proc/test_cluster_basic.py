@@ -647,6 +647,17 @@ def test_a_forced_load_while_the_store_is_away(cluster):
     assert c.fetched_bytes() == before + 3 * MIB + 40_000
 
 
+def test_a_forced_load_while_the_store_hiccups(cluster):
+    """One name that it could not answer for is one file, not all that are asked for meanwhile."""
+    c, _ = small_cluster(cluster, {f"b{i:04d}": 100 for i in range(2000)}, mounts=0,
+                         attach_args=("-o", "retries=1"))
+    c.load("/")
+    struck = c.store.fail("status", op="head", key="b0005", times=2, code=503, error="SlowDown")
+    c.cli("load", "/", "--force", check=False)
+    assert struck.struck == 2
+    assert c.json("job", "ls")[-1]["files_failed"] <= 1
+
+
 def test_a_forced_load_of_a_slow_store(cluster):
     """A store that takes its time for a name is waited for."""
     c, _ = small_cluster(cluster, {"a": 1000, "b": 1000}, mounts=0)

@@ -64,6 +64,19 @@ def test_what_cannot_be_done_with_it(cluster):
     c.cli("worker", "remove", lame.id, "--force")
 
 
+def test_a_disk_that_goes_after_the_draining(cluster):
+    """What was handed over is handed over."""
+    c, content = small_cluster(cluster, mounts=0)
+    warm(c, content)
+    leaver = c.workers[0]
+    number = leaver.id
+    c.cli("worker", "drain", number, "--wait")
+    shutil.rmtree(f"{leaver.dir}/data")
+    util.wait_until("it is known", lambda: leaver.status()["tiers"][0]["offline"])
+    util.wait_until("it counts as drained", lambda: " drained " in c.cli("worker", "ls").out, 10)
+    c.cli("worker", "remove", number)
+
+
 def test_a_load_while_a_cache_fails(cluster):
     """Others take over what it was to have: nothing of the load fails."""
     c = cluster(start=False, mounts=1)
@@ -87,6 +100,6 @@ def test_all_caches_failed(cluster, direct):
     check_all(c.mounts[0], content)
     job = int(c.cli("load", "/", "--detach").out)
     util.wait_until("it waits", lambda: c.job(job)["waits_for"])
-    says(c.job(job)["waits_for"], "no worker owns anything")
+    says(c.job(job)["waits_for"], "no worker that owns anything is alive")
     c.workers[0].restart()
     assert c.json("job", "wait", job)["state"] == "succeeded"

@@ -357,7 +357,11 @@ def test_load_beside_a_dead_worker(roles, workdir):
         return next(w for w in roles.json("worker", "ls") if w["id"] == number)["heard_ms"]
 
     util.wait_until("it is missed", lambda: silent() > 8500, 30)
-    assert "waiting" not in roles.run("load", "/").err
+    number_of = int(roles.run("load", "/", "--detach").out)
+    said = []
+    util.wait_until("the load", lambda: said.append(roles.json("job", "show", number_of)) or
+                    said[-1]["state"] == "succeeded", 30, 0.05)
+    assert {s["waits_for"] for s in said} == {None}
     alive = next(w["id"] for w in roles.json("worker", "ls") if w["alive"])
     roles.refused(FAIL, f"worker {alive} is the last one that is alive", args=["worker", "drain", alive])
     job = roles.json("load", "/", "--force", "--dry-run")

@@ -124,7 +124,7 @@ static int admin_last(const struct mmembers *s, const struct mmember *w, bool fo
         return 0;
     return tarn_err_set(err, -TARN_E_NOT_DRAINED,
                         "worker %" PRIu64 " is the last one%s: no other that owns anything could "
-                                          "take its %s (start another one first; "
+                        "take its %s (start another one first; "
                         "--force gives it up)",
                         w->rec->id, w->alive ? " that is alive" : "",
                         tarn_format_size(member_bytes(w), bytes));

@@ -650,6 +650,7 @@ void tarn_move_topology(struct tarn_move *m)
         return;
     m->version = tarn_place_version(place);
     m->refused_bytes = m->refused_by = 0;
+    m->handed_over = m->handed_over && move_draining(m);
     partings_forget(m); /* we may be an owner again, and have what nobody else has */
     move_begin(m);
 }
@@ -657,6 +658,7 @@ void tarn_move_topology(struct tarn_move *m)
 void tarn_move_stray(struct tarn_move *m)
 {
     m->stray = true;
+    m->handed_over = false;
     if (m->state == MOVE_SETTLED)
         move_begin(m);
 }

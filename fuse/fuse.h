@@ -17,8 +17,8 @@
 
 struct tarn_client;
 struct tarn_fuse;
-struct tarn_str;
 struct tarn_loop;
+struct tarn_str;
 
 /*
  * What statfs(2) tells. Used is what the files take, as far as their names are known; free is what

@@ -157,14 +157,13 @@ static void drain_row(struct drain *d, const Tarn__Wire__WorkerStatus *w)
 {
     bool full = w->refused_bytes > 0 && w->refused_bytes >= w->left_bytes;
     bool same = d->moved == w->moved_bytes && d->refused == w->refused_bytes;
+    uint64_t used, room;
 
     if (w->left_bytes > 0 && w->left_bytes < d->least) { /* others may have had it already */
         d->least = w->left_bytes;
         same = false;
     }
-    d->offline = false;
-    for (size_t i = 0; i < w->n_tiers; i++)
-        d->offline |= w->tiers[i]->offline;
+    d->offline = worker_room(w, &used, &room);
     if ((w->alive && !d->dead && !full && d->owners > 0) || !same) {
         d->stuck_ns = tarn_now_ns();
         d->stuck_beats = 0;

@@ -7,7 +7,8 @@
  *
  * An entry of the journal carries the lines of a prefix, the counters with them and the place
  * behind its last file, so that a run that goes on from a committed cursor neither repeats nor
- * leaves out a line. One is under way at a time; it is tried again until it is committed.
+ * leaves out a line. One is under way at a time; it is tried again until it is committed. Those of
+ * a cancelled run carry all that is done, since it never goes on.
  */
 #include "master/jobs/jobs_priv.h"
 

@@ -258,6 +258,7 @@ struct tarn_tier_info {
     uint64_t fds;             /* open now */
     bool offline;             /* its directory failed */
 };
+/* Looks whether the directory is still there: a tier that was removed is offline from then on. */
 void tarn_tier_info(struct tarn_tier *t, struct tarn_tier_info *ret);
 /* Pins: no group of a pinned file is evicted. Counted; kept in the index. -TARN_E_TIER_FULL when
  * more than 90 % of the quota would be pinned. Loop's thread. */

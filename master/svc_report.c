@@ -225,10 +225,13 @@ static void where_cancel(struct mreport *report)
 static void where_holds(struct mspread *s, size_t item, uint64_t worker)
 {
     struct where_call *w = s->arg;
+    size_t at = w->worker_count++;
 
     (void)item; /* there is one */
-    w->workers = tarn_xrealloc(w->workers, (w->worker_count + 1) * sizeof(*w->workers));
-    w->workers[w->worker_count++] = worker;
+    w->workers = tarn_xrealloc(w->workers, w->worker_count * sizeof(*w->workers));
+    for (; at > 0 && w->workers[at - 1] > worker; at--) /* in whatever order they answer */
+        w->workers[at] = w->workers[at - 1];
+    w->workers[at] = worker;
 }
 
 static void where_asked(struct mspread *s, int rc)

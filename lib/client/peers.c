@@ -209,6 +209,21 @@ static char *peer_addrs(const struct tarn_peers *p, const struct tarn_place_work
     return w->addr[0] ? tarn_xstrdup(w->addr) : NULL;
 }
 
+static void peer_answers(struct peer *w)
+{
+    w->quiet_ns = 0;
+    w->failures = 0;
+}
+
+/* The master has heard of it: calls go to it at once, and wait for the connection. */
+static void peer_back(struct peer *w)
+{
+    peer_answers(w);
+    w->down = false;
+    if (w->rpc && !w->preset)
+        tarn_rpc_client_hurry(w->rpc);
+}
+
 void tarn_peers_set_place(struct tarn_peers *p, struct tarn_place *place)
 {
     struct tarn_place *old = p->place;
@@ -221,10 +236,8 @@ void tarn_peers_set_place(struct tarn_peers *p, struct tarn_place *place)
         const struct tarn_place_worker *was = old ? tarn_place_find(old, w->id) : NULL;
         TARN_AUTO_FREE char *addrs = now ? peer_addrs(p, now) : NULL;
 
-        if (now && now->alive && was && !was->alive) {
-            w->quiet_ns = 0; /* it is back */
-            w->failures = 0;
-        }
+        if (now && now->alive && was && !was->alive)
+            peer_back(w);
         if (!w->preset && (!addrs || !w->addrs || strcmp(addrs, w->addrs) != 0))
             peer_leave(w);
     }
@@ -271,12 +284,6 @@ static void peer_failed(struct peer *w)
         return; /* calls that failed together count once */
     w->failures++;
     w->quiet_ns = tarn_loop_now_ns(w->peers->args.loop) + TARN_MIN(quiet, PEER_QUIET_MAX_NS);
-}
-
-static void peer_answers(struct peer *w)
-{
-    w->quiet_ns = 0;
-    w->failures = 0;
 }
 
 static void peer_state(void *ctx, bool connected, int rc)

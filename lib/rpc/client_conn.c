@@ -420,6 +420,17 @@ void tarn_client_kick(struct tarn_rpc_client *c)
         conn_connect(c);
 }
 
+void tarn_rpc_client_hurry(struct tarn_rpc_client *c)
+{
+    TARN_ASSERT(c->magic == CLIENT_MAGIC);
+    tarn_loop_assert_mine(c->loop);
+    if (c->state != CLIENT_WAITING || tarn_loop_now_ns(c->loop) < c->not_before_ns)
+        return;
+    tarn_timer_stop(&c->timer);
+    c->backoff = 0;
+    conn_connect(c);
+}
+
 static void conn_leave_cb(struct tarn_timer *t, void *arg)
 {
     struct tarn_rpc_client *c;

@@ -182,6 +182,8 @@ void tarn_rpc_req_fini(struct tarn_rpc_req *req);
 void tarn_rpc_client_set_meta(struct tarn_rpc_client *c, const Tarn__Wire__CallMeta *meta);
 /* What a peer refused a connection with will be the same next time: a client tries no more. */
 bool tarn_rpc_refused(int rc);
+/* Somebody knows that the peer is back: it is tried now, where the next try was waited for. */
+void tarn_rpc_client_hurry(struct tarn_rpc_client *c);
 /* tarn_rpc_client_args.lost_timeout_ns from now on. */
 void tarn_rpc_client_set_lost_timeout(struct tarn_rpc_client *c, uint64_t ns);
 const char *

@@ -78,7 +78,7 @@ def test_what_is_cached_as_extended_attributes(cluster):
     assert told(two) == told(cold) == ["0.0000", ""] and told(empty) == ["1.0000", ""]
     assert c.load("/two")["state"] == "succeeded"
     ids = c.json("stat", "/two")["workers"]
-    assert told(two) == ["1.0000", ",".join(map(str, ids))] and ids
+    assert told(two) == ["1.0000", ",".join(map(str, ids))] and ids and ids == sorted(ids)
     assert told(cold) == ["0.0000", ""]
     holder = next(w for w in c.workers if w.id in ids)
     number = holder.id

@@ -596,34 +596,50 @@ static void owner_busy(void **state)
     slow_fini(&c, &s);
 }
 
-/* Its answer takes long, and it sends others meanwhile: it is waited for, and nobody leaves it
- * alone. */
-static void owner_late(void **state)
+/* False: this process was not run for so long that the owner seemed silent. */
+static bool late_once(void)
 {
     struct op op, other[7];
     struct cluster c;
     struct slow s;
     struct obj o, p;
+    uint64_t heard, longest = 0;
 
-    (void)state;
     slow_init(&c, &s);
     cl_object(&c, 1, 0, &o);
     cl_forget(&c);
     s.hold = true;
     op_start(&op, &c.nodes[0].rig, &o, 0, MIB, 0);
+    heard = tarn_now_ns();
     for (unsigned i = 0; i < 7; i++) {
         turns_for(c.loop, 200 * TARN_NS_PER_MS);
         cl_object(&c, 1, 1 + i / 2, &p); /* another group each time: what came lingers */
         op_start(&other[i], &c.nodes[0].rig, &p, i % 2 ? 4 * MIB : 0, MIB, 0);
         turns_until(c.loop, &other[i].done, 1);
         assert_int_equal(other[i].rc, 0);
+        longest = TARN_MAX(longest, tarn_now_ns() - heard);
+        heard = tarn_now_ns();
     }
-    assert_int_equal(op.done, 0);
+    if (longest < 500 * TARN_NS_PER_MS)
+        assert_int_equal(op.done, 0);
     liar_read(&s.truth, s.held);
     turns_until(c.loop, &op.done, 1);
     assert_true(op.rc == 0 && !op.wrong);
-    assert_int_equal(cl_gets(&c), 0);
+    if (longest < 500 * TARN_NS_PER_MS)
+        assert_int_equal(cl_gets(&c), 0);
     slow_fini(&c, &s);
+    return longest < 500 * TARN_NS_PER_MS;
+}
+
+/* Its answer takes long, and it sends others meanwhile: it is waited for, and nobody leaves it
+ * alone. */
+static void owner_late(void **state)
+{
+    unsigned n = 1;
+
+    (void)state;
+    while (!late_once())
+        assert_true(++n < 20);
 }
 
 /* It has no time at all, and the store fails: that passes. */
@@ -830,7 +846,7 @@ static void memory_of_both(void **state)
     struct op ops[2][12];
     struct cluster c;
     struct obj o[2][6];
-    uint64_t before;
+    struct tarn_worker_counts counts;
 
     (void)state;
     for (unsigned k = 0; k < TARN_ARRAY_LEN(sizes); k++) {
@@ -839,7 +855,6 @@ static void memory_of_both(void **state)
         for (unsigned i = 0; i < 12; i++)
             cl_object(&c, 1 - i / 6, i % 6, &o[i / 6][i % 6]);
         cl_forget(&c);
-        before = tarn_now_ns();
         for (unsigned i = 0; i < 24; i++) /* at 0 what 1 owns, and the other way round */
             op_start(&ops[i % 2][i / 2], &c.nodes[i % 2].rig, &o[i % 2][i / 4], i / 2 % 2 * 4 * MIB,
                      MIB, 0);
@@ -848,8 +863,11 @@ static void memory_of_both(void **state)
             assert_int_equal(ops[i % 2][i / 2].rc, 0);
             assert_false(ops[i % 2][i / 2].wrong);
         }
-        assert_true(tarn_now_ns() - before < 4 * TARN_NS_PER_S); /* no deadline ended it */
         assert_int_equal(cl_gets(&c), 24);
+        for (unsigned i = 0; i < 2; i++) { /* no deadline ended it: else the store would be asked */
+            tarn_worker_counts(c.nodes[i].rig.worker, &counts);
+            assert_int_equal(counts.peer_bytes, 6 * FIVE);
+        }
         cl_fini(&c);
     }
 }

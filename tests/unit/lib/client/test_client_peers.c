@@ -110,6 +110,35 @@ static void down_until_connected(void **state)
     cluster_fini(&c);
 }
 
+/* The master has heard of it: it is asked before the next try to connect would have come. */
+static void back_at_once(void **state)
+{
+    struct tarn_handle *h;
+    struct cluster c;
+    uint64_t off = 0;
+
+    (void)state;
+    cluster_init(&c, 2, NULL);
+    connected_all(&c);
+    while (cluster_owner(&c, off, 0) != &c.w[0])
+        off += 64 * MIB;
+    h = cluster_open(&c);
+    cworker_stop(&c.w[0]);
+    c.w[0].not_alive = true;
+    cluster_publish(&c);
+    rig_run_for(&c.rig, 2000 * TARN_NS_PER_MS); /* the pause between tries is a long one by now */
+    assert_false(tarn_peers_usable(peers_of(&c), 1));
+    c.w[0].reads = c.w[1].reads = 0;
+    cworker_start(&c.w[0]);
+    c.w[0].not_alive = false;
+    cluster_publish(&c);
+    assert_true(tarn_peers_usable(peers_of(&c), 1));
+    assert_int_equal(cluster_read(&c, h, off, 100), 0);
+    assert_true(c.w[0].reads == 1 && c.w[1].reads == 0);
+    tarn_handle_close(&h);
+    cluster_fini(&c);
+}
+
 static void address_changes(void **state)
 {
     struct tarn_rpc_client *before, *other;
@@ -444,6 +473,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(quiet_times),
         cmocka_unit_test(what_is_unreached),
         cmocka_unit_test(down_until_connected),
+        cmocka_unit_test(back_at_once),
         cmocka_unit_test(address_changes),
         cmocka_unit_test(readers_in_order),
         cmocka_unit_test(patience),

@@ -44,6 +44,7 @@ static void attach_probed(struct tarn_ufs_check *c, int rc)
     struct tarn_master *m = a->master;
 
     a->checking = false;
+    a->asked_again = true;
     mattach_note(a, rc, &c->list.req.err);
     if (attach_wants_probe(a))
         tarn_timer_start(m->args.loop, &a->probe, m->probe_ns, attach_probe, a);
@@ -97,7 +98,6 @@ void mattach_note(struct mattach *a, int rc, const struct tarn_errbuf *err)
         if (a->down)
             return;
         a->down = true;
-        a->down_since_ns = tarn_loop_now_ns(a->master->args.loop);
         tarn_warn("attach",
                   "the store does not answer, metadata known before stays in force: uri=%s: %s",
                   a->uri, tarn_err_text(err, rc));
@@ -499,7 +499,7 @@ static void opened(struct tarn_disk_io *io)
         if (rc == 0)
             rc = attach_open(a, o->resolved, &o->err);
         if (rc < 0) {
-            a->down = true;
+            a->down = a->asked_again = true;
             a->open_err = o->err;
             tarn_warn_limited("attach", "path=%s uri=%s cannot be opened: %s", a->path, a->uri,
                               tarn_err_text(&o->err, rc));

@@ -50,8 +50,8 @@ struct mattach {
     struct tarn_errbuf open_err;
     uint64_t ttl_ns; /* TARN_TTL_* or a duration */
     uint32_t uid, gid, file_mode, dir_mode;
-    bool down; /* the last question failed without an answer; probed in the background */
-    uint64_t down_since_ns; /* with down: loop time */
+    bool down;        /* the last question failed without an answer; probed in the background */
+    bool asked_again; /* since it went down, by a probe; false once a name was answered */
     uint64_t late_until_ns; /* loop time: a refresh was not answered in time; until then, or until
                                an answer, old metadata is in force at once */
     int64_t since_ns;       /* real time of the first attach, journalled: mtime of directories that
@@ -178,7 +178,7 @@ struct mname_req {
     size_t len;             /* in */
     bool fresh;             /* in: with the policy `always`, ask */
     bool patient;           /* in: old metadata is in force only while the store is down, not while
-                               it is slow, nor before it was asked once more */
+                               it is slow, nor, once, before a store that went down was probed */
     mname_fn *fn;           /* in */
     void *arg;              /* in */
     bool stale;             /* out */
@@ -574,6 +574,8 @@ struct tarn_rpc_client *mworker_rpc(struct tarn_master *m, uint64_t id);
 void mworker_note(struct tarn_master *m, uint64_t id, int rc);
 /* Alive, and it answers, or has failed to for no longer than one waits for it. */
 bool mworker_serves(const struct tarn_master *m, uint64_t id);
+/* A call to it failed, and nothing says that it would not again. */
+bool mworker_unreached(const struct tarn_master *m, uint64_t id);
 bool mworkers_any(const struct tarn_master *m);      /* one that serves */
 unsigned mworkers_live(const struct tarn_master *m); /* that own segments, alive or not */
 /* The worker of a process that is all three, of which its user need not know. */

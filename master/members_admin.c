@@ -61,18 +61,27 @@ static bool member_owns(const struct mmember *w)
     return w->rec->state == TARN_WORKER_LIVE && w->rec->weight > 0;
 }
 
-/* Another one that owns things, and could take those of `w`: one that is alive, if `w` is. */
-static bool members_other(const struct mmembers *s, const struct mmember *w)
+/*
+ * Whether another one owns things, and could take those of `w`: one that is alive, if `w` is. 0;
+ * -TARN_E_NO_WORKER; -TARN_E_BUSY: that is seen soon, a change of it is being committed, or we have
+ * just started and it has not come yet.
+ */
+static int members_other(const struct mmembers *s, const struct mmember *w)
 {
+    int rc = -TARN_E_NO_WORKER;
+
     TARN_LIST_FOREACH(n, &s->all)
     {
         const struct mmember *o = TARN_LIST_ENTRY(n, struct mmember, node);
 
-        if (o != w && member_owns(o) && !o->pending &&
-            (o->alive || !w->alive || mmember_awaited(s, o)))
-            return true;
+        if (o == w || !member_owns(o))
+            continue;
+        if (!o->pending && (o->alive || !w->alive))
+            return 0;
+        if (o->pending || mmember_awaited(s, o))
+            rc = -TARN_E_BUSY;
     }
-    return false;
+    return rc;
 }
 
 /* ---- calls ----------------------------------------------------------------------------------- */
@@ -119,9 +128,10 @@ static int admin_last(const struct mmembers *s, const struct mmember *w, bool fo
                       struct tarn_errbuf *err)
 {
     char bytes[32];
+    int rc = force || !member_owns(w) ? 0 : members_other(s, w);
 
-    if (force || !member_owns(w) || members_other(s, w))
-        return 0;
+    if (rc != -TARN_E_NO_WORKER)
+        return rc;
     return tarn_err_set(err, -TARN_E_NOT_DRAINED,
                         "worker %" PRIu64 " is the last one%s: no other that owns anything could "
                         "take its %s (start another one first; "
@@ -228,7 +238,7 @@ static void status_row(const struct mmembers *s, const struct mmember *w,
                                                                         : s->past_version) ||
                    (w->rec->state == TARN_WORKER_LIVE && !mtopology_has_past(s));
     row->heard_ms = mmembers_silent_ns(s->master, w->rec->id) / TARN_NS_PER_MS;
-    row->unreached = w->alive && !mworker_serves(s->master, w->rec->id);
+    row->unreached = w->alive && mworker_unreached(s->master, w->rec->id);
     if (!w->beat)
         return;
     if (w->rec->state == TARN_WORKER_LIVE && !row->settled)

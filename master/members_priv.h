@@ -91,9 +91,9 @@ bool mmember_joining(const struct mmembers *s, const char *uuid);
 bool mmember_moving(const struct mmembers *s, const char *addr);
 void mmembers_arm(struct mmembers *s); /* somebody may be missed earlier than the timer is due */
 struct mmember *mmember_by_uuid(struct mmembers *s, const char *uuid);
-/* It is there, over that connection. */
 /* We have just started and it has not come yet. */
 bool mmember_awaited(const struct mmembers *s, const struct mmember *w);
+/* It is there, over that connection. */
 void mmember_heard(struct mmembers *s, struct mmember *w, struct tarn_rpc_session *rpc);
 /* Of its process, as far as we or the journal know; 0: not known. */
 static inline uint64_t mmember_incarnation(const struct mmember *w)

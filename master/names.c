@@ -28,8 +28,7 @@
 
 #define ASKED_MAX         TARN_NEGATIVE_MAX
 #define NEGATIVE_TRUST_NS (60 * TARN_NS_PER_S)
-#define PROBE_TAKES_NS    (3 * TARN_NS_PER_S) /* of a store that answers again */
-#define LOOK_NS           TARN_NS_PER_S       /* whether it does */
+#define LOOK_NS           TARN_NS_PER_S /* whether a store answers again */
 
 /* What the store said about a name, lately. */
 struct asked_row {
@@ -231,6 +230,36 @@ void mname_attr(struct tarn_master *m, tarn_ino_t ino, const Tarn__Core__Inode *
  * ---------------------------------------------------------------------------------------------------
  */
 
+/* A patient request waits for a store that may only have hiccuped, until it was asked again. Once:
+ * one that answers a probe and no names fails them. */
+static bool name_waits(const struct mname_req *r)
+{
+    const struct mattach *at = r->dir->at;
+
+    return r->known && r->patient && at->down && !at->asked_again && !at->gone;
+}
+
+static void name_looked(struct tarn_timer *t, void *arg)
+{
+    struct mname_req *r = arg;
+    struct tarn_master *m = r->dir->master;
+    int rc;
+
+    (void)t; /* r's */
+    r->waiting = false;
+    m->name_waiters--;
+    mdir_put(&r->dir);
+    rc = mname_refresh(m, r);
+    if (rc != 0)
+        r->fn(r, TARN_MIN(rc, 0));
+}
+
+static void name_wait(struct tarn_master *m, struct mname_req *r)
+{
+    r->waiting = true;
+    tarn_timer_start(m->args.loop, &r->timer, LOOK_NS, name_looked, r);
+}
+
 static void ask_wake(struct mask *a, int rc)
 {
     struct tarn_list all;
@@ -241,8 +270,12 @@ static void ask_wake(struct mask *a, int rc)
         struct mname_req *r = TARN_LIST_ENTRY(n, struct mname_req, node);
 
         tarn_timer_stop(&r->timer);
-        mdir_put(&r->dir);
         r->ask = NULL;
+        if (tarn_ufs_no_answer(rc) && name_waits(r)) {
+            name_wait(a->master, r);
+            continue;
+        }
+        mdir_put(&r->dir);
         a->master->name_waiters--;
         r->err = a->stat.req.err;
         r->stale = rc < 0 && r->known && tarn_ufs_no_answer(rc);
@@ -385,6 +418,8 @@ static void ask_answered(struct tarn_ufs_stat *s, int rc)
 
     a->asking = false;
     mattach_note(a->dir->at, rc, &s->req.err);
+    if (tarn_ufs_answer(rc))
+        a->dir->at->asked_again = false;
     if (a->master->stopping)
         rc = -TARN_E_SHUTDOWN; /* the store is closed: there is no more to learn */
     if (rc < 0 && rc != -TARN_E_UFS_NOT_FOUND) {
@@ -505,31 +540,6 @@ static void name_waited(struct tarn_timer *t, void *arg)
     r->fn(r, 0);
 }
 
-/* True while a patient request waits for a store that may only have hiccuped: until it was asked
- * again. */
-static bool name_waits(const struct tarn_master *m, const struct mname_req *r)
-{
-    const struct mattach *at = r->dir->at;
-
-    return r->patient && at->down && !at->gone &&
-           tarn_loop_now_ns(m->args.loop) - at->down_since_ns < m->probe_ns + PROBE_TAKES_NS;
-}
-
-static void name_looked(struct tarn_timer *t, void *arg)
-{
-    struct mname_req *r = arg;
-    struct tarn_master *m = r->dir->master;
-    int rc;
-
-    (void)t; /* r's */
-    r->waiting = false;
-    m->name_waiters--;
-    mdir_put(&r->dir);
-    rc = mname_refresh(m, r);
-    if (rc != 0)
-        r->fn(r, TARN_MIN(rc, 0));
-}
-
 /* Whether the committed state may be used as it is. */
 static int name_good(struct tarn_master *m, struct mname_req *r)
 {
@@ -549,7 +559,7 @@ static int name_good(struct tarn_master *m, struct mname_req *r)
         return 1;
     if (name_trust_until(m, r->dir, r->name, r->len, type) > now)
         return 1;
-    if (r->known && name_waits(m, r))
+    if (name_waits(r))
         return 0;
     if (r->known &&
         (r->patient ? r->dir->at->down
@@ -577,7 +587,8 @@ int mname_refresh(struct tarn_master *m, struct mname_req *r)
     if (rc < 0)
         return rc;
     rc = name_good(m, r);
-    if (rc == 0 && !r->dir->at->ufs) /* what is known is in force, so this is not */
+    if (rc == 0 && !r->dir->at->ufs &&
+        !name_waits(r)) /* what is known is in force, so this is not */
         rc = tarn_err_set(&r->err, -TARN_E_UFS_DOWN, "%s is not open: %s", r->dir->at->uri,
                           tarn_err_text(&r->dir->at->open_err, -TARN_E_UFS_DOWN));
     if (rc == 0 && (m->name_waiters >= TARN_WAITERS_MAX || m->asks.count >= TARN_WAITERS_MAX))
@@ -586,10 +597,9 @@ int mname_refresh(struct tarn_master *m, struct mname_req *r)
         mdir_put(&r->dir);
         return rc;
     }
-    if (r->known && name_waits(m, r)) {
-        r->waiting = true;
+    if (name_waits(r)) {
         m->name_waiters++;
-        tarn_timer_start(m->args.loop, &r->timer, LOOK_NS, name_looked, r);
+        name_wait(m, r);
         return 0;
     }
     r->ask = ask_find(m, r->dir->ino, r->name, r->len);

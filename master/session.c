@@ -29,6 +29,7 @@
 #include "lib/base/hash.h"
 
 #define LEASE_NS     (10 * TARN_NS_PER_S)
+#define TEXT_MAX     256u /* of what a session tells of itself, but for its mountpoint */
 #define CAP_LIFE_NS  (24 * 3600 * TARN_NS_PER_S) /* so long workers serve without a master */
 #define CUT_OFF_KEPT 1024u                       /* sessions whose lease is over, for reports */
 #define CUT_OFF_NS   (3600 * TARN_NS_PER_S)
@@ -293,9 +294,9 @@ static void session_cap(struct tarn_master *m, const struct tarn_rpc_call *call,
     tarn_cap_make(m->cap_key, &body, ret);
 }
 
-static char *session_text(const char *s)
+static char *session_text(const char *s, size_t max)
 {
-    return strndup(s ? s : "", PATH_MAX);
+    return strndup(s ? s : "", max);
 }
 
 /* ---- open ------------------------------------------------------------------------------------ */
@@ -306,9 +307,9 @@ static struct msession *session_new(struct tarn_master *m, const struct tarn_rpc
     struct msession *s = tarn_xnew(struct msession), *old;
 
     s->id = ++m->session_next;
-    s->kind = session_text(req->kind);
-    s->mountpoint = session_text(req->mountpoint);
-    s->host = session_text(req->host);
+    s->kind = session_text(req->kind, TEXT_MAX);
+    s->mountpoint = session_text(req->mountpoint, PATH_MAX);
+    s->host = session_text(req->host, TEXT_MAX);
     s->pid = req->pid;
     s->trusted = call->principal.trusted;
     s->all = s->trusted;

@@ -98,6 +98,11 @@ bool mworker_serves(const struct tarn_master *m, uint64_t id)
            tarn_peers_usable(m->peers, id);
 }
 
+bool mworker_unreached(const struct tarn_master *m, uint64_t id)
+{
+    return down_find(m, id) && (!mworker_serves(m, id) || tarn_peers_refused(m->peers, id));
+}
+
 bool mworkers_any(const struct tarn_master *m)
 {
     const struct tarn_place *place = tarn_peers_place(m->peers);

@@ -90,6 +90,7 @@ struct tarn_move {
     uint64_t walk;    /* number of the walk: results of earlier ones do not count */
     uint64_t left, failed, moved;
     uint64_t counted;                   /* so far, of what will be `left` */
+    bool drains;                        /* in the topology at hand */
     bool handed_over;                   /* draining, and settled with a cache that could be read */
     uint64_t full_bytes, full_id;       /* of this walk: what owners had no room for */
     uint64_t refused_bytes, refused_by; /* of the last one, at its end */
@@ -616,6 +617,7 @@ static void move_pump(struct tarn_move *m)
     if (m->state == MOVE_COUNTING && m->end) {
         cursor_reset(m);
         m->left = m->counted;
+        m->handed_over = m->handed_over && m->counted == 0;
         tarn_sm_move(move_states, &m->state, MOVE_MOVING);
         move_post(m);
     } else if (m->state == MOVE_MOVING && m->end && m->running == 0) {
@@ -644,13 +646,19 @@ struct tarn_move *tarn_move_new(struct tarn_worker *w, void (*settled)(void *arg
 void tarn_move_topology(struct tarn_move *m)
 {
     struct tarn_place *place = move_place(m);
+    struct tarn_tier_info tier;
 
     if (m->state == MOVE_STOPPED || !place || !m->worker->args.tier ||
         tarn_place_version(place) == m->version)
         return;
     m->version = tarn_place_version(place);
     m->refused_bytes = m->refused_by = 0;
-    m->handed_over = m->handed_over && move_draining(m);
+    if (move_draining(m) && !m->drains) { /* until it is counted */
+        tarn_tier_info(m->worker->args.tier, &tier);
+        m->left = tier.data_bytes;
+    }
+    m->drains = move_draining(m);
+    m->handed_over = m->handed_over && m->drains;
     partings_forget(m); /* we may be an owner again, and have what nobody else has */
     move_begin(m);
 }

@@ -42,6 +42,7 @@ struct peer {
     struct tarn_rpc_client *rpc; /* NULL: not made yet */
     bool preset;                 /* rpc is somebody else's */
     bool down;                   /* no connection, and the RPC client tries to have one */
+    bool refused;                /* no connection, and another try would end like the last */
     unsigned failures;           /* in a row */
     uint64_t quiet_ns;           /* loop time until which it is left alone; 0: it answers */
     uint64_t heard_ns;           /* loop time of its last answer */
@@ -219,7 +220,7 @@ static void peer_answers(struct peer *w)
 static void peer_back(struct peer *w)
 {
     peer_answers(w);
-    w->down = false;
+    w->down = w->refused = false;
     if (w->rpc && !w->preset)
         tarn_rpc_client_hurry(w->rpc);
 }
@@ -290,7 +291,8 @@ static void peer_state(void *ctx, bool connected, int rc)
 {
     struct peer *w = ctx;
 
-    w->down = !connected && !tarn_rpc_refused(rc); /* else the RPC client does not try again */
+    w->refused = !connected && tarn_rpc_refused(rc); /* the RPC client does not try again */
+    w->down = !connected && !w->refused;
     w->silent_ns = 0;
     if (rc == -TARN_E_OTHER_CLUSTER)
         w->failures = PEER_QUIET_SHIFTS; /* that does not pass */
@@ -387,6 +389,13 @@ bool tarn_peers_usable(const struct tarn_peers *p, uint64_t id)
     const struct peer *w = info && info->alive ? peer_find(p, id) : NULL;
 
     return info && info->alive && !(w && (w->down || peer_quiet(w)));
+}
+
+bool tarn_peers_refused(const struct tarn_peers *p, uint64_t id)
+{
+    const struct peer *w = peer_find(p, id);
+
+    return w && w->refused;
 }
 
 void tarn_peers_note(struct tarn_peers *p, uint64_t id, int rc)

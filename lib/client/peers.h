@@ -44,6 +44,8 @@ void tarn_peers_set_meta(struct tarn_peers *p, const Tarn__Wire__CallMeta *meta)
 struct tarn_rpc_client *tarn_peers_get(struct tarn_peers *p, uint64_t id);
 /* Alive as far as the topology and our own calls tell. */
 bool tarn_peers_usable(const struct tarn_peers *p, uint64_t id);
+/* Who answers at its address refuses us, for what does not pass by itself (tarn_rpc_refused()). */
+bool tarn_peers_refused(const struct tarn_peers *p, uint64_t id);
 /* How a call ended: remembers who does not answer. Any rc. */
 void tarn_peers_note(struct tarn_peers *p, uint64_t id, int rc);
 /* rc says that the worker could not be reached or did not answer, not what it answered. */

@@ -253,6 +253,7 @@ static void run_hello_to(struct mrun *r, uint64_t worker)
     struct mhello *h;
 
     if (!rpc) {
+        mworker_note(r->master, worker, -TARN_E_CONN_REFUSED);
         r->hello_failed = worker;
         r->hello_rc = -TARN_E_CONN_REFUSED;
         return;
@@ -293,6 +294,22 @@ static unsigned run_members(const struct mrun *r, unsigned *ret_serving, uint64_
     return alive;
 }
 
+/* No owner is alive. Loads wait for one; what only asks how much there is room for is told. */
+static void run_nobody(struct mrun *r)
+{
+    static const char others[] =
+        "no worker that owns anything is alive; others drain, or their caches failed";
+
+    if (!mworkers_any(r->master)) {
+        run_hello_later(r, HELLO_WAIT_NS, "no worker");
+    } else if (!r->job->spec->dry_run) {
+        run_hello_later(r, HELLO_WAIT_NS, others);
+    } else {
+        r->greeting = false;
+        mrun_end(r, -TARN_E_NO_WORKER, others);
+    }
+}
+
 static void run_hello(struct mrun *r)
 {
     const struct tarn_place *place = tarn_peers_place(r->master->peers);
@@ -304,11 +321,7 @@ static void run_hello(struct mrun *r)
     r->hello_failed = 0;
     r->hellos_good = 0;
     if (run_members(r, &serving, &absent) == 0) {
-        run_hello_later(r, HELLO_WAIT_NS,
-                        mworkers_any(r->master)
-                            ? "no worker that owns anything is alive; others drain, or their "
-                              "caches failed"
-                            : "no worker");
+        run_nobody(r);
         return;
     }
     if (absent) {

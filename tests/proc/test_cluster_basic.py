@@ -572,6 +572,16 @@ def test_a_drain_for_which_others_have_no_room(cluster):
     assert c.fetched_twice() == {}
 
 
+def test_a_drain_of_the_last_one_right_after_a_restart_of_the_master(cluster):
+    """A worker that has not come back yet may be dead: it is awaited before one is let go for it."""
+    c, _ = small_cluster(cluster, {"a": 1000}, mounts=0)
+    c.workers[1].kill()
+    c.master.restart()
+    refused = c.cli("worker", "drain", c.workers[0].id, check=False, seconds=40)
+    assert refused.code == 1, refused
+    says(refused.err, "is the last one that is alive")
+
+
 def test_a_drain_while_an_owner_is_dead(cluster):
     """It says who is waited for; it ends once that one is given up, and nothing is fetched again."""
     c, _ = small_cluster(cluster, {f"f{i:02d}": MIB for i in range(30)}, workers=3, mounts=0)
@@ -649,14 +659,23 @@ def test_a_forced_load_while_the_store_is_away(cluster):
 
 
 def test_a_forced_load_while_the_store_hiccups(cluster):
-    """One name that it could not answer for is one file, not all that are asked for meanwhile."""
+    """Neither a name that it could not answer for fails, nor one that is asked for meanwhile."""
     c, _ = small_cluster(cluster, {f"b{i:04d}": 100 for i in range(2000)}, mounts=0,
                          attach_args=("-o", "retries=1"))
     c.load("/")
-    struck = c.store.fail("status", op="head", key="b0005", times=2, code=503, error="SlowDown")
-    c.cli("load", "/", "--force", check=False)
-    assert struck.struck == 2
-    assert c.json("job", "ls")[-1]["files_failed"] <= 1
+    struck = [c.store.fail("status", op="head", key=f"b000{i}", times=2, code=503, error="SlowDown") for i in range(5)]
+    assert c.load("/", "--force")["files_failed"] == 0
+    assert {rule.struck for rule in struck} == {2}
+
+
+def test_a_forced_load_of_a_store_that_lists_and_tells_no_name(cluster):
+    """It is waited for once, not after each of its lists."""
+    c, _ = small_cluster(cluster, {f"b{i:04d}": 100 for i in range(1000)}, mounts=0,
+                         attach_args=("-o", "retries=1"))
+    c.load("/")
+    c.store.fail("status", op="head", code=503, error="SlowDown")
+    assert c.cli("load", "/", "--force", check=False, seconds=45).code == 1
+    assert c.json("job", "ls")[-1]["files_failed"] > 500  # the list may have told of some
 
 
 def test_a_forced_load_of_a_slow_store(cluster):

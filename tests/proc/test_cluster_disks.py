@@ -2,6 +2,7 @@
 """Workers whose cache fails under them: they are told apart from healthy ones, own nothing any more,
 and nobody reads a wrong byte, waits for ever or is told that something was handed over."""
 import shutil
+import time
 
 import pytest
 
@@ -77,6 +78,24 @@ def test_a_disk_that_goes_after_the_draining(cluster):
     c.cli("worker", "remove", number)
 
 
+def test_a_disk_that_goes_after_what_it_had_handed_over_was_lost(cluster):
+    """It has again what nobody else has, until its disk goes, too: that is not drained."""
+    c, content = small_cluster(cluster, workers=3, mounts=0)
+    warm(c, content)
+    leaver, owner = c.workers[:2]
+    number = leaver.id
+    c.cli("worker", "drain", number, "--wait")
+    owner.kill()
+    util.wait_until("it has something left", lambda: leaver.status()["left_bytes"] > 0, 20)
+    shutil.rmtree(f"{leaver.dir}/data")
+    util.wait_until("it is known", lambda: leaver.status()["tiers"][0]["offline"])
+    for _ in range(16):  # longer than a worker rests after it has not handed over all
+        assert " drained " not in c.cli("worker", "ls").out
+        time.sleep(0.5)
+    refused = c.cli("worker", "remove", number, check=False)
+    assert refused.code == 1, refused
+
+
 def test_a_load_while_a_cache_fails(cluster):
     """Others take over what it was to have: nothing of the load fails."""
     c = cluster(start=False, mounts=1)
@@ -101,5 +120,8 @@ def test_all_caches_failed(cluster, direct):
     job = int(c.cli("load", "/", "--detach").out)
     util.wait_until("it waits", lambda: c.job(job)["waits_for"])
     says(c.job(job)["waits_for"], "no worker that owns anything is alive")
+    tried = c.cli("load", "/", "--dry-run", check=False, seconds=20)
+    assert tried.code == 1, tried
+    says(tried.err, "no worker that owns anything is alive")
     c.workers[0].restart()
     assert c.json("job", "wait", job)["state"] == "succeeded"

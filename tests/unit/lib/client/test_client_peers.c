@@ -435,6 +435,7 @@ static void another_worker(void **state)
         assert_int_equal(call_read(&c, tarn_peers_get(p, 1)), -TARN_E_OTHER_WORKER);
     assert_true(tarn_peers_unreached(-TARN_E_OTHER_WORKER));
     assert_false(tarn_peers_usable(p, 1));
+    assert_true(tarn_peers_refused(p, 1));
     assert_int_equal(c.w[0].reads, 0);
     tarn_rpc_server_set_worker(c.w[0].server, 0);
     assert_int_equal(call_read(&c, tarn_peers_get(p, 1)), -TARN_E_CONN_REFUSED);
@@ -442,6 +443,7 @@ static void another_worker(void **state)
     tarn_rpc_server_set_worker(c.w[0].server, 1); /* it has registered: found without a call */
     rig_run_for(&c.rig, 2 * TARN_NS_PER_S);
     assert_true(tarn_peers_usable(p, 1));
+    assert_false(tarn_peers_refused(p, 1));
     assert_int_equal(call_read(&c, tarn_peers_get(p, 1)), 0);
     assert_int_equal(c.w[0].reads, 1);
     own_end(&c, &p);

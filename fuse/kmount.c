@@ -220,8 +220,8 @@ static int mount_direct(const struct fmount_args *a, const char *path, int fd,
                    "fd=%d,rootmode=40000,user_id=%u,group_id=%u,default_permissions,%smax_read=%zu",
                    fd, (unsigned)getuid(), (unsigned)getgid(), a->allow_other ? "allow_other," : "",
                    a->max_read); /* it fits */
-    if (mount(a->source, path, FUSE_FSTYPE, MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOATIME, data) ==
-        0)
+    if (mount(a->source, path, TARN_MOUNT_TYPE, MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOATIME,
+              data) == 0)
         return 0;
     e = errno;
     (void)close(fd); /* nothing was served on it */
@@ -236,23 +236,25 @@ bool fmount_is_dead(int e)
     return e == ENOTCONN || e == ECONNABORTED;
 }
 
-bool fmount_fuse_at(const char *path, struct fmi *ret)
+bool fmount_fuse_at(const char *path, struct tarn_mountinfo *ret)
 {
     struct tarn_str table = {0};
-    bool found = fmi_load(&table) == 0 && fmi_at(tarn_str_z(&table), path, ret) &&
+    bool found = tarn_mountinfo_load(&table) == 0 &&
+                 tarn_mountinfo_at(tarn_str_z(&table), path, ret) &&
                  (strcmp(ret->type, "fuse") == 0 || tarn_starts_with(ret->type, "fuse."));
 
     tarn_str_fini(&table);
     return found;
 }
 
-int fmount_refuse(const char *path, const struct fmi *top, int e, struct tarn_errbuf *err)
+int fmount_refuse(const char *path, const struct tarn_mountinfo *top, int e,
+                  struct tarn_errbuf *err)
 {
     if (e == ETIMEDOUT)
         return tarn_err_set(err, -TARN_E_MOUNTPOINT,
                             "mountpoint %s: in use by a %s mount that does not answer", path,
                             top->type);
-    if (strcmp(top->type, FUSE_FSTYPE) == 0)
+    if (strcmp(top->type, TARN_MOUNT_TYPE) == 0)
         return tarn_err_set(err, -TARN_E_MOUNTPOINT,
                             "mountpoint %s: in use: tarn is mounted there already (tarn umount %s)",
                             path, path);
@@ -262,7 +264,7 @@ int fmount_refuse(const char *path, const struct fmi *top, int e, struct tarn_er
 /* Detaches what is dead at `path`, and refuses what is live and ours. */
 static int mount_replace_dead(const char *path, struct tarn_errbuf *err)
 {
-    struct fmi top;
+    struct tarn_mountinfo top;
     int rc;
 
     for (unsigned i = 0; fmount_fuse_at(path, &top); i++) {
@@ -286,7 +288,7 @@ int fmount_start(const struct fmount_args *args, struct tarn_errbuf *err, struct
 {
     struct fmount m = {.path = ""};
     struct tarn_str table = {0};
-    struct fmi top;
+    struct tarn_mountinfo top;
     int fd, rc = fmount_canonical(args->path, m.path);
 
     if (rc < 0)
@@ -305,8 +307,8 @@ int fmount_start(const struct fmount_args *args, struct tarn_errbuf *err, struct
     if (rc < 0)
         return rc;
     /* Its device number tells it from what others mount there. */
-    if (fmi_load(&table) == 0 && fmi_at(tarn_str_z(&table), m.path, &top) &&
-        strcmp(top.type, FUSE_FSTYPE) == 0) {
+    if (tarn_mountinfo_load(&table) == 0 && tarn_mountinfo_at(tarn_str_z(&table), m.path, &top) &&
+        strcmp(top.type, TARN_MOUNT_TYPE) == 0) {
         m.major = top.major;
         m.minor = top.minor;
     }
@@ -336,13 +338,13 @@ int fmount_umount(const char *path, bool lazy, struct tarn_errbuf *err)
 int fmount_detach(const struct fmount *m, bool ended)
 {
     struct tarn_str table = {0};
-    struct fmi top;
+    struct tarn_mountinfo top;
     int rc;
 
     if (!m->path[0])
         return 0;
-    rc = fmi_load(&table);
-    if (rc == 0 && fmi_at(tarn_str_z(&table), m->path, &top) && top.major == m->major &&
+    rc = tarn_mountinfo_load(&table);
+    if (rc == 0 && tarn_mountinfo_at(tarn_str_z(&table), m->path, &top) && top.major == m->major &&
         top.minor == m->minor && (!ended || fmount_is_dead(tarn_probe_statfs(m->path))))
         rc = fmount_umount(m->path, true, NULL);
     tarn_str_fini(&table);

@@ -28,7 +28,7 @@ static int prepare_fd(int fd, const char *path, struct tarn_errbuf *err)
 /* 1: a dead mount, which can be replaced. */
 static int prepare_mounted(const char *path, struct tarn_errbuf *err)
 {
-    struct fmi top;
+    struct tarn_mountinfo top;
     int e;
 
     if (!fmount_fuse_at(path, &top))
@@ -64,18 +64,19 @@ int tarn_fuse_mountpoint_prepare(const char *path, struct tarn_errbuf *err)
 
 /* ---- finding ours ---------------------------------------------------------------------------- */
 
-static bool mount_ours_over(const char *path, struct fmi *ret)
+static bool mount_ours_over(const char *path, struct tarn_mountinfo *ret)
 {
     struct tarn_str table = {0};
-    bool found = fmi_load(&table) == 0 && fmi_over(tarn_str_z(&table), path, ret) &&
-                 strcmp(ret->type, FUSE_FSTYPE) == 0;
+    bool found = tarn_mountinfo_load(&table) == 0 &&
+                 tarn_mountinfo_over(tarn_str_z(&table), path, ret) &&
+                 strcmp(ret->type, TARN_MOUNT_TYPE) == 0;
 
     tarn_str_fini(&table);
     return found;
 }
 
 /* Of "tarn://MASTERS/PATH", with the directory that is shown of it, if that is a part. */
-static void mount_shows(const struct fmi *m, struct tarn_str *ret)
+static void mount_shows(const struct tarn_mountinfo *m, struct tarn_str *ret)
 {
     const char *masters = tarn_starts_with(m->source, "tarn://") ? m->source + 7 : "";
     const char *path = strchr(masters, '/');
@@ -112,7 +113,7 @@ static bool mount_absolute(const char *path, char ret[PATH_MAX])
 bool tarn_fuse_find_mount(const char *path, char *ret_mountpoint, struct tarn_str *ret_shows)
 {
     char abs[PATH_MAX];
-    struct fmi m;
+    struct tarn_mountinfo m;
 
     if (!(mount_absolute(path, abs) && mount_ours_over(abs, &m)) &&
         !(realpath(path, abs) && mount_ours_over(abs, &m)))
@@ -129,12 +130,12 @@ int tarn_fuse_umount(const char *mountpoint, bool lazy, struct tarn_errbuf *err)
 {
     char real[PATH_MAX];
     struct tarn_errbuf why = {{0}};
-    struct fmi top;
+    struct tarn_mountinfo top;
     int rc = fmount_canonical(mountpoint, real);
 
     if (rc < 0)
         return tarn_err_set(err, -TARN_E_MOUNTPOINT, "%s: %s", mountpoint, strerrordesc_np(-rc));
-    if (!fmount_fuse_at(real, &top) || strcmp(top.type, FUSE_FSTYPE) != 0)
+    if (!fmount_fuse_at(real, &top) || strcmp(top.type, TARN_MOUNT_TYPE) != 0)
         return tarn_err_set(err, -TARN_E_MOUNTPOINT, "%s: tarn is not mounted there", mountpoint);
     rc = fmount_umount(real, lazy, &why);
     if (rc == -EBUSY)

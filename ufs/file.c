@@ -108,6 +108,7 @@ static void file_root_unref(struct file_root *root)
 {
     if (atomic_fetch_sub_explicit(&root->refs, 1, memory_order_acq_rel) > 1)
         return;
+    tarn_mountwatch_fini(&root->base.mounts);
     free(root->base.path);
     free(root);
 }
@@ -671,6 +672,7 @@ static int file_open_store(struct tarn_ufs *u, const char *rest, struct tarn_err
     s = tarn_xnew(struct file_store);
     s->root = tarn_xnew(struct file_root);
     s->root->base.path = tarn_xstrdup(real);
+    tarn_mountwatch_init(&s->root->base.mounts);
     atomic_init(&s->root->refs, 1);
     s->pool = tarn_file_pool_new(u->loop, FILE_THREADS);
     tarn_list_init(&s->kept);

@@ -23,6 +23,7 @@
 #include "lib/base/hash.h"
 #include "lib/base/mem.h"
 #include "lib/base/name.h"
+#include "lib/base/str.h"
 #include "ufs/file_priv.h"
 #include "ufs/ufs.h"
 
@@ -90,26 +91,30 @@ static int file_rel_check(const char *rel)
     }
 }
 
-/* Whether the file system of that device is a mount of a cluster, by the mount table: it is not
- * asked. (One of tarn local has another source, and may be served.) */
-static bool file_dev_is_tarn(unsigned major, unsigned minor)
+/*
+ * Whether a mount of a cluster lies over the root: what it shows may be what is asked for, for
+ * ever. (One of tarn local has another source, and may be served.) The table of mounts says so,
+ * which is read anew when it has changed; the mount is not asked.
+ */
+static bool file_root_covered(struct tarn_file_root *root)
 {
-    TARN_AUTO_FREE char *dev = tarn_xasprintf(" %u:%u ", major, minor), *line = NULL;
-    FILE *f = fopen("/proc/self/mountinfo", "re");
-    bool ours = false;
-    size_t cap = 0;
+    uint64_t changes = tarn_mountwatch_changes(&root->mounts);
+    uint64_t seen = atomic_load_explicit(&root->covered, memory_order_relaxed);
+    struct tarn_str table = {0};
+    struct tarn_mountinfo m;
+    bool covered;
 
-    while (f && !ours && getline(&line, &cap, f) > 0)
-        ours = strstr(line, dev) && strstr(line, " - fuse.tarncache tarn://");
-    if (f)
-        (void)fclose(f); /* only read from */
-    return ours;
+    if (seen >> 1 == changes)
+        return seen & 1;
+    covered = tarn_mountinfo_load(&table) == 0 &&
+              tarn_mountinfo_over(tarn_str_z(&table), root->path, &m) &&
+              strcmp(m.type, TARN_MOUNT_TYPE) == 0 && tarn_starts_with(m.source, "tarn://");
+    atomic_store_explicit(&root->covered, changes << 1 | covered, memory_order_relaxed);
+    tarn_str_fini(&table);
+    return covered;
 }
 
-/*
- * UFS_DOWN when a file system was mounted at the root and is no more, EDEADLK when a mount of tarn
- * lies there: what it shows may be what is asked for, for ever.
- */
+/* UFS_DOWN when a file system was mounted at the root and is no more. */
 static int file_root_check(struct tarn_file_root *root, int root_fd)
 {
     struct statx st;
@@ -121,21 +126,21 @@ static int file_root_check(struct tarn_file_root *root, int root_fd)
     if (!(st.stx_attributes & STATX_ATTR_MOUNT_ROOT))
         return atomic_load_explicit(&root->mount_dev, memory_order_relaxed) ? -TARN_E_UFS_DOWN : 0;
     dev = (uint64_t)st.stx_dev_major << 32 | st.stx_dev_minor;
-    if (dev == atomic_load_explicit(&root->mount_dev, memory_order_relaxed))
-        return 0;
-    if (file_dev_is_tarn(st.stx_dev_major, st.stx_dev_minor))
-        return -EDEADLK;
-    atomic_store_explicit(&root->mount_dev, dev, memory_order_relaxed);
+    if (dev != atomic_load_explicit(&root->mount_dev, memory_order_relaxed))
+        atomic_store_explicit(&root->mount_dev, dev, memory_order_relaxed);
     return 0;
 }
 
 int tarn_file_open(struct tarn_file_root *root, const char *rel, int flags, int *ret_fd)
 {
-    TARN_AUTO_FD int root_fd = open(root->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    TARN_AUTO_FD int root_fd = -1;
     int fd = *rel ? file_rel_check(rel) : 0, rc;
 
     if (fd < 0)
         return fd;
+    if (file_root_covered(root))
+        return -EDEADLK;
+    root_fd = open(root->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     fd = -ENOSYS;
     flags |= O_CLOEXEC | O_NOFOLLOW;
     if (root_fd < 0)
@@ -172,7 +177,7 @@ int tarn_file_code(int rc)
     case EACCES:
     case EPERM:
         return -TARN_E_UFS_DENIED;
-    case EDEADLK: /* see file_root_check() */
+    case EDEADLK: /* see file_root_covered() */
         return -TARN_E_UFS_DOWN;
     case ESTALE:
     case ETIMEDOUT:

@@ -13,6 +13,7 @@
 
 #include "lib/base/err.h"
 #include "lib/base/str.h"
+#include "lib/disk/mountinfo.h"
 
 struct tarn_ufs_attr;
 struct tarn_ufs_entry;
@@ -27,12 +28,14 @@ struct tarn_file_root {
     char *path;                 /* canonical, absolute */
     _Atomic bool no_openat2;    /* the kernel or a sandbox has refused it */
     _Atomic uint64_t mount_dev; /* major << 32 | minor of what was mounted there last; 0: nothing */
+    struct tarn_mountwatch mounts;
+    _Atomic uint64_t covered; /* changes of `mounts` << 1 | a mount of a cluster was over it */
 };
 
 /*
  * Opens `rel` ("" is the root, no trailing slash) below the root with open(2) `flags` (O_CLOEXEC
  * and O_NOFOLLOW are added), following no symlink and leaving by no "..": *ret_fd. A symlink itself
- * can be had with O_PATH. Negative errno, EDEADLK where a mount of tarn covers the root;
+ * can be had with O_PATH. Negative errno, EDEADLK where a mount of a cluster lies over the root;
  * -TARN_E_UFS_NO_BUCKET when the root is not there,
  * -TARN_E_UFS_DOWN when it was a mounted file system and is none now.
  */

@@ -563,10 +563,10 @@ def test_mount_with_a_wrong_token(roles, workdir):
     roles.refused(DENIED, roles.master, args=mount_args(workdir, "--token-file", token))
 
 
-def served(roles, workdir):
-    util.write_tree(f"{workdir}/served", [("d/e/f", some_bytes(1000)), ("top", b"x")])
+def served(roles, workdir, name="served"):
+    util.write_tree(f"{workdir}/{name}", [("d/e/f", some_bytes(1000)), ("top", b"x")])
     roles.start_master()
-    assert roles.run("attach", f"file://{workdir}/served", "/").code == DONE
+    assert roles.run("attach", f"file://{workdir}/{name}", "/").code == DONE
 
 
 def test_mount_shows_names(roles, workdir):
@@ -596,9 +596,10 @@ def test_mount_of_a_directory(roles, workdir):
     assert not util.mounted(mnt)
 
 
-def test_a_mount_over_its_store(roles, workdir):
-    """It is not asked for what it shows; the store is back once it is gone."""
-    served(roles, workdir)
+@pytest.mark.parametrize("above", ("", "/a/b"))
+def test_a_mount_over_its_store(roles, workdir, above):
+    """It is not asked for what it shows, nor for what lay below; the store is back once it is gone."""
+    served(roles, workdir, f"served{above}")
     roles.start_worker()
     over, mnt = f"{workdir}/served", f"{workdir}/mnt"
     roles.serves(roles.spawn(*mount_args(workdir), log="mount"), "mount", "mount")

@@ -3,5 +3,5 @@
 
 int main(void)
 {
-    return test_nodes() + test_dirpage() + test_mountinfo() + test_mounts() ? 1 : 0;
+    return test_nodes() + test_dirpage() + test_mountpoint() + test_mounts() ? 1 : 0;
 }

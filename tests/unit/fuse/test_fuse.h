@@ -11,5 +11,5 @@
 
 int test_nodes(void);
 int test_dirpage(void);
-int test_mountinfo(void);
+int test_mountpoint(void);
 int test_mounts(void);

@@ -123,12 +123,12 @@ static unsigned mounts_at(const char *dir)
 {
     struct tarn_str table = {0};
     const char *p;
-    struct fmi m;
+    struct tarn_mountinfo m;
     unsigned n = 0;
 
-    assert_int_equal(fmi_load(&table), 0);
+    assert_int_equal(tarn_mountinfo_load(&table), 0);
     p = tarn_str_z(&table);
-    while (fmi_next(&p, &m))
+    while (tarn_mountinfo_next(&p, &m))
         n += strcmp(m.mountpoint, dir) == 0;
     tarn_str_fini(&table);
     return n;
@@ -215,7 +215,7 @@ static void live_mounts_are_not_touched(void **state)
     struct tarn_errbuf err = {0};
     struct fmount_args args = {.source = "x", .max_read = 65536};
     struct fmount m = {.path = ""};
-    struct fmi top;
+    struct tarn_mountinfo top;
     char dir[PATH_MAX], got[PATH_MAX];
     struct raw r;
     int fd = -1;

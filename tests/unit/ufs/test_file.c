@@ -195,7 +195,7 @@ static void test_list_skips(void **state)
 static void test_list_paging_sees_changes(void **state)
 {
     struct env *e = *state;
-    struct tarn_file_root root = {.path = e->dir};
+    struct tarn_file_root root = {.path = e->dir, .mounts.fd = -1};
     struct tarn_file_snap *snap = NULL;
     _Atomic uint64_t beats = 0;
     _Atomic bool stop = false;
@@ -231,7 +231,7 @@ static void test_list_paging_sees_changes(void **state)
 static void test_list_bounded(void **state)
 {
     struct env *e = *state;
-    struct tarn_file_root root = {.path = e->dir};
+    struct tarn_file_root root = {.path = e->dir, .mounts.fd = -1};
     struct tarn_file_snap *snap = NULL;
     _Atomic uint64_t beats = 0;
     _Atomic bool stop = false;
@@ -341,7 +341,7 @@ static void test_symlinks_lead_nowhere(void **state)
 static void test_walk_by_hand(void **state)
 {
     struct env *e = *state;
-    struct tarn_file_root root = {.path = e->dir, .no_openat2 = true};
+    struct tarn_file_root root = {.path = e->dir, .mounts.fd = -1, .no_openat2 = true};
     int fd = -1;
 
     make_dir(e, "d");

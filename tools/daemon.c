@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "lib/base/mem.h"
@@ -20,8 +21,9 @@
 #include "lib/base/units.h"
 #include "tools/cli.h"
 
-#define DAEMON_LOG     1    /* the text is the path of the log */
-#define DAEMON_LONG_MS 3000 /* a start that takes longer is worth a word */
+#define DAEMON_LOG       1    /* the text is the path of the log */
+#define DAEMON_LONG_MS   3000 /* a start that takes longer is worth a word */
+#define DAEMON_END_LOOKS 1000 /* of 5 ms: for a child to exit */
 
 struct daemon_word {
     int32_t rc;      /* how the start went, or DAEMON_LOG */
@@ -48,6 +50,16 @@ static bool daemon_hear(int fd, struct daemon_word *ret, const char *log)
     return got == sizeof(*ret);
 }
 
+/* It has failed, has let go of all, and has only to exit: nobody finds it running who was told. */
+static void daemon_await_end(pid_t child)
+{
+    const struct timespec pause = {.tv_nsec = 5 * 1000 * 1000};
+    int status;
+
+    for (int i = 0; i < DAEMON_END_LOOKS && waitpid(child, &status, WNOHANG) == 0; i++)
+        (void)nanosleep(&pause, NULL); /* cut short is fine */
+}
+
 /* In the parent. Returns what the child said. */
 static int daemon_wait(int fd, pid_t child, bool quiet, struct tarn_str *ret_said,
                        struct tarn_errbuf *err)
@@ -67,8 +79,10 @@ static int daemon_wait(int fd, pid_t child, bool quiet, struct tarn_str *ret_sai
                             "the background process ended while starting (wait status %d)%s%s",
                             status, log.text[0] ? "; its log is " : "", log.text);
     }
-    if (word.rc < 0)
+    if (word.rc < 0) {
+        daemon_await_end(child);
         return tarn_err_set(err, word.rc, "%s", word.text);
+    }
     tarn_str_reset(ret_said);
     tarn_str_adds(ret_said, word.text);
     if (!quiet) {

@@ -19,13 +19,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <microhttpd.h>
 
 #include "lib/base/assert.h"
+#include "lib/base/env.h"
 #include "lib/base/err.h"
+#include "lib/base/list.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
+#include "lib/base/mtx.h"
 #include "lib/base/units.h"
 #include "lib/http/http_priv.h"
 #include "lib/stat/stat.h"
@@ -35,7 +40,9 @@
 #define HTTP_HEAD_BYTES (32u << 10)
 #define HTTP_BUILTIN    4
 
-/* Immutable after start, but for `bodies`. */
+#define HTTP_STOP_NS (2 * TARN_NS_PER_S)
+
+/* Immutable after start, but for `bodies` and what `mtx` protects. */
 struct tarn_http {
     uint32_t magic;                 /* HTTP_MAGIC */
     struct MHD_Daemon *daemon;      /* the library's */
@@ -44,6 +51,16 @@ struct tarn_http {
     struct tarn_http_args args;     /* as given; addr and routes are not used after start */
     char addr[128];                 /* bound address */
     _Atomic size_t bodies;          /* bytes of bodies being received */
+    struct tarn_mtx mtx;
+    struct tarn_list conns; /* mtx; struct http_conn */
+    bool stopping;          /* mtx */
+    struct tarn_cond empty; /* conns is, and it stops */
+};
+
+/* An open connection. */
+struct http_conn {
+    struct tarn_list node; /* http->conns */
+    int fd;
 };
 
 /* One request, from its head to its end. Owner: the connection's thread. */
@@ -342,6 +359,50 @@ static void http_done(void *cls, struct MHD_Connection *conn, void **call_slot,
     *call_slot = NULL;
 }
 
+/* A connection begins, or has ended and is about to be closed. */
+static void http_notice(void *cls, struct MHD_Connection *conn, void **slot,
+                        enum MHD_ConnectionNotificationCode what)
+{
+    struct tarn_http *h = cls;
+    struct http_conn *c = *slot;
+
+    TARN_GUARD(&h->mtx);
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        c = tarn_xnew(struct http_conn);
+        c->fd = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+        tarn_list_push(&h->conns, &c->node);
+        *slot = c;
+        if (h->stopping)
+            (void)shutdown(c->fd, SHUT_RDWR);
+    } else {
+        tarn_list_del(&c->node);
+        free(c);
+        *slot = NULL;
+        if (h->stopping && tarn_list_empty(&h->conns))
+            tarn_cond_signal(&h->empty);
+    }
+}
+
+/*
+ * Nothing is accepted any more, and no connection is left: libmicrohttpd before 0.9.76 crashes when
+ * it answers a request that is none while it is being stopped. Returns the listening socket.
+ */
+static int http_quiesce(struct tarn_http *h)
+{
+    int fd = MHD_quiesce_daemon(h->daemon);
+
+    TARN_GUARD(&h->mtx);
+    h->stopping = true;
+    TARN_LIST_FOREACH(n, &h->conns)
+    {
+        (void)shutdown(TARN_LIST_ENTRY(n, struct http_conn, node)->fd, SHUT_RDWR);
+    }
+    while (!tarn_list_empty(&h->conns))
+        if (!tarn_cond_wait_ns(&h->empty, &h->mtx, HTTP_STOP_NS))
+            break; /* one is being answered by us */
+    return fd;
+}
+
 static void http_log(void *cls, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
 
 static void http_log(void *cls, const char *fmt, va_list ap)
@@ -390,12 +451,20 @@ static struct MHD_Daemon *http_daemon(struct tarn_http *h, int fd, unsigned thre
 
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &before); /* cannot fail for a valid set */
-    d = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ERROR_LOG, 0, NULL, NULL,
-                         http_request, h, MHD_OPTION_EXTERNAL_LOGGER, http_log, NULL,
-                         MHD_OPTION_NOTIFY_COMPLETED, http_done, NULL, MHD_OPTION_ARRAY, options,
-                         MHD_OPTION_END);
+    d = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ERROR_LOG | MHD_USE_ITC, 0, NULL,
+                         NULL, http_request, h, MHD_OPTION_EXTERNAL_LOGGER, http_log, NULL,
+                         MHD_OPTION_NOTIFY_COMPLETED, http_done, NULL, MHD_OPTION_NOTIFY_CONNECTION,
+                         http_notice, h, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     return d;
+}
+
+static void http_free(struct tarn_http *h)
+{
+    tarn_cond_fini(&h->empty);
+    tarn_mtx_fini(&h->mtx);
+    free(h->routes);
+    free(h);
 }
 
 int tarn_http_start(const struct tarn_http_args *args, struct tarn_http **ret_http,
@@ -408,6 +477,9 @@ int tarn_http_start(const struct tarn_http_args *args, struct tarn_http **ret_ht
     TARN_ASSERT(args->version != NULL);
     h->magic = HTTP_MAGIC;
     h->args = *args;
+    tarn_mtx_init(&h->mtx, TARN_RANK_LEAF);
+    tarn_cond_init(&h->empty);
+    tarn_list_init(&h->conns);
     rc = tarn_http_listen(args->addr, &fd, h->addr, sizeof(h->addr), e);
     if (rc < 0)
         goto err_free;
@@ -416,17 +488,15 @@ int tarn_http_start(const struct tarn_http_args *args, struct tarn_http **ret_ht
     if (!h->daemon) {
         rc = tarn_err_set(e, errno ? -errno : -TARN_E_INTERNAL, "%s: the HTTP threads do not start",
                           args->addr);
-        goto err_routes;
+        goto err_free;
     }
     *ret_http = h;
     return 0;
 
-err_routes:
-    TARN_ASSERT(rc < 0);
-    /* The descriptor stays open: the library has closed it in most of its failures, not in all. */
-    free(h->routes);
 err_free:
-    free(h);
+    TARN_ASSERT(rc < 0);
+    /* What the library had stays open: it closes it in most of its failures, not in all. */
+    http_free(h);
     return rc;
 }
 
@@ -438,12 +508,15 @@ const char *tarn_http_addr(const struct tarn_http *h)
 void tarn_http_stop(struct tarn_http **http)
 {
     struct tarn_http *h = *http;
+    int fd;
 
     if (!h)
         return;
-    MHD_stop_daemon(h->daemon); /* closes the socket and joins the threads */
-    TARN_ASSERT(atomic_load(&h->bodies) == 0);
-    free(h->routes);
-    free(h);
+    fd = http_quiesce(h);
+    MHD_stop_daemon(h->daemon); /* joins the threads */
+    if (fd >= 0)
+        (void)close(fd); /* only listened */
+    TARN_ASSERT(atomic_load(&h->bodies) == 0 && tarn_list_empty(&h->conns));
+    http_free(h);
     *http = NULL;
 }

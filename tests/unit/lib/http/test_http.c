@@ -244,6 +244,24 @@ static void test_garbage(void **state)
     expect(get(s, "/healthz"), "200", "ok\n");
 }
 
+/* A listener ends while requests that are none come in. */
+static void test_stop_beside_garbage(void **state)
+{
+    for (unsigned round = 0; round < 60; round++) {
+        struct server *s = *state;
+        int fds[8];
+
+        for (size_t i = 0; i < 8; i++)
+            fds[i] = dial(s);
+        for (size_t i = 0; i < 8; i++)
+            assert_true(send(fds[i], "GET / HTTP/9.9\r\n\r\n", 18, MSG_NOSIGNAL) == 18);
+        assert_int_equal(teardown(state), 0);
+        for (size_t i = 0; i < 8; i++)
+            assert_int_equal(close(fds[i]), 0);
+        assert_int_equal(setup(state), 0);
+    }
+}
+
 /* Stopping cuts connections that are open and idle. */
 static void test_stop_with_clients(void **state)
 {
@@ -312,9 +330,16 @@ static void test_addresses(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        HTTP_TEST(test_builtin),           HTTP_TEST(test_routes),       HTTP_TEST(test_head),
-        HTTP_TEST(test_methods),           HTTP_TEST(test_bodies),       HTTP_TEST(test_garbage),
-        HTTP_TEST(test_stop_with_clients), HTTP_TEST(test_many_clients), HTTP_TEST(test_addresses),
+        HTTP_TEST(test_builtin),
+        HTTP_TEST(test_routes),
+        HTTP_TEST(test_head),
+        HTTP_TEST(test_methods),
+        HTTP_TEST(test_bodies),
+        HTTP_TEST(test_garbage),
+        HTTP_TEST(test_stop_beside_garbage),
+        HTTP_TEST(test_stop_with_clients),
+        HTTP_TEST(test_many_clients),
+        HTTP_TEST(test_addresses),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -26,6 +26,7 @@
 
 #define OPENER_THREADS 16u /* each may wait for a file server that does not answer */
 #define RETIRED_NS     (TARN_NS_PER_S / 2)
+#define UP_LONG_NS     (60 * TARN_NS_PER_S) /* longer than questions are tried again */
 
 static void attach_probe(struct tarn_timer *t, void *arg);
 static void attach_try_open(struct mattach *a);
@@ -44,8 +45,10 @@ static void attach_probed(struct tarn_ufs_check *c, int rc)
     struct tarn_master *m = a->master;
 
     a->checking = false;
-    a->asked_again = true;
-    mattach_note(a, rc, &c->list.req.err);
+    if (a->ufs == a->checked) { /* else it was another one's */
+        a->asked_again |= a->down;
+        mattach_note(a, rc, &c->list.req.err);
+    }
     if (attach_wants_probe(a))
         tarn_timer_start(m->args.loop, &a->probe, m->probe_ns, attach_probe, a);
     mattach_unref(&a);
@@ -66,6 +69,7 @@ static void attach_probe(struct tarn_timer *t, void *arg)
     a->checking = true;
     master_busy(a->master);
     a->check = (struct tarn_ufs_check){.cb = attach_probed, .arg = mattach_ref(a)};
+    a->checked = a->ufs;
     tarn_ufs_check(a->ufs, &a->check);
 }
 
@@ -98,12 +102,15 @@ void mattach_note(struct mattach *a, int rc, const struct tarn_errbuf *err)
         if (a->down)
             return;
         a->down = true;
+        if (tarn_loop_now_ns(a->master->args.loop) - a->up_since_ns > UP_LONG_NS)
+            a->asked_again = false;
         tarn_warn("attach",
                   "the store does not answer, metadata known before stays in force: uri=%s: %s",
                   a->uri, tarn_err_text(err, rc));
         tarn_timer_start(a->master->args.loop, &a->probe, a->master->probe_ns, attach_probe, a);
     } else if (a->down && tarn_ufs_answer(rc)) {
         a->down = false;
+        a->up_since_ns = tarn_loop_now_ns(a->master->args.loop);
         tarn_timer_stop(&a->probe);
         tarn_info("attach", "the store answers again: uri=%s", a->uri);
     }
@@ -348,7 +355,8 @@ void mattach_use(struct mattach *a, struct tarn_ufs *ufs)
     if (a->ufs)
         mattach_retire(a);
     a->ufs = ufs;
-    a->down = false;
+    a->down = a->asked_again = false;
+    a->up_since_ns = tarn_loop_now_ns(a->master->args.loop);
     a->late_until_ns = 0;
     tarn_timer_stop(&a->probe);
     tarn_ufs_watch(ufs, attach_went_down, a);

@@ -51,13 +51,16 @@ struct mattach {
     uint64_t ttl_ns; /* TARN_TTL_* or a duration */
     uint32_t uid, gid, file_mode, dir_mode;
     bool down;        /* the last question failed without an answer; probed in the background */
-    bool asked_again; /* since it went down, by a probe; false once a name was answered */
+    bool asked_again; /* since it went down, by a probe; false once a name was answered, or when it
+                         goes down after it was up for long */
+    uint64_t up_since_ns;   /* loop time */
     uint64_t late_until_ns; /* loop time: a refresh was not answered in time; until then, or until
                                an answer, old metadata is in force at once */
     int64_t since_ns;       /* real time of the first attach, journalled: mtime of directories that
                                have none */
     uint64_t stale_answers;
     struct tarn_ufs_check check;
+    const struct tarn_ufs *checked; /* by it; only compared */
     bool checking;
     struct tarn_timer probe; /* or, without a store, the next try to open it */
 };
@@ -187,8 +190,10 @@ struct mname_req {
     struct tarn_list node;
     struct tarn_timer timer;
     struct tarn_task task;
-    bool known;   /* there is old metadata, in force when the store does not answer */
-    bool waiting; /* a patient one, for a store that is down */
+    bool known;     /* there is old metadata, in force when the store does not answer */
+    bool waiting;   /* a patient one, for a store that is down */
+    bool waited;    /* it has, since its own question failed: not again */
+    unsigned looks; /* how often it waited for LOOK_NS */
     struct mask *ask;
 };
 /* 1: nothing to ask, the committed state is good as it is (fn is not called); 0: fn follows;

@@ -68,6 +68,7 @@ static bool member_owns(const struct mmember *w)
  */
 static int members_other(const struct mmembers *s, const struct mmember *w)
 {
+    bool there = w->alive || mmember_awaited(s, w);
     int rc = -TARN_E_NO_WORKER;
 
     TARN_LIST_FOREACH(n, &s->all)
@@ -76,7 +77,7 @@ static int members_other(const struct mmembers *s, const struct mmember *w)
 
         if (o == w || !member_owns(o))
             continue;
-        if (!o->pending && (o->alive || !w->alive))
+        if (!o->pending && (o->alive || !there))
             return 0;
         if (o->pending || mmember_awaited(s, o))
             rc = -TARN_E_BUSY;
@@ -130,8 +131,15 @@ static int admin_last(const struct mmembers *s, const struct mmember *w, bool fo
     char bytes[32];
     int rc = force || !member_owns(w) ? 0 : members_other(s, w);
 
-    if (rc != -TARN_E_NO_WORKER)
+    if (rc == -TARN_E_BUSY)
+        return tarn_err_set(err, rc,
+                            "the master has just started and waits for workers that could take "
+                            "what worker %" PRIu64 " has; try again",
+                            w->rec->id);
+    if (rc < 0 && rc != -TARN_E_NO_WORKER)
         return rc;
+    if (rc == 0)
+        return 0;
     return tarn_err_set(err, -TARN_E_NOT_DRAINED,
                         "worker %" PRIu64 " is the last one%s: no other that owns anything could "
                         "take its %s (start another one first; "

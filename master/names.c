@@ -29,6 +29,7 @@
 #define ASKED_MAX         TARN_NEGATIVE_MAX
 #define NEGATIVE_TRUST_NS (60 * TARN_NS_PER_S)
 #define LOOK_NS           TARN_NS_PER_S /* whether a store answers again */
+#define LOOKS_MAX         60u           /* then a probe has ended for certain */
 
 /* What the store said about a name, lately. */
 struct asked_row {
@@ -236,7 +237,8 @@ static bool name_waits(const struct mname_req *r)
 {
     const struct mattach *at = r->dir->at;
 
-    return r->known && r->patient && at->down && !at->asked_again && !at->gone;
+    return r->known && r->patient && at->down && !at->asked_again && !at->gone &&
+           r->looks < LOOKS_MAX;
 }
 
 static void name_looked(struct tarn_timer *t, void *arg)
@@ -257,6 +259,7 @@ static void name_looked(struct tarn_timer *t, void *arg)
 static void name_wait(struct tarn_master *m, struct mname_req *r)
 {
     r->waiting = true;
+    r->looks++;
     tarn_timer_start(m->args.loop, &r->timer, LOOK_NS, name_looked, r);
 }
 
@@ -271,7 +274,8 @@ static void ask_wake(struct mask *a, int rc)
 
         tarn_timer_stop(&r->timer);
         r->ask = NULL;
-        if (tarn_ufs_no_answer(rc) && name_waits(r)) {
+        if (tarn_ufs_no_answer(rc) && !r->waited && name_waits(r)) {
+            r->waited = true;
             name_wait(a->master, r);
             continue;
         }

@@ -678,6 +678,18 @@ def test_a_forced_load_of_a_store_that_lists_and_tells_no_name(cluster):
     assert c.json("job", "ls")[-1]["files_failed"] > 500  # the list may have told of some
 
 
+def test_a_forced_load_of_a_name_that_the_store_cannot_tell(cluster):
+    """It fails, and that alone, however many others are told meanwhile."""
+    c, _ = small_cluster(cluster, {f"b{i:04d}": 100 for i in range(300)}, mounts=0,
+                         attach_args=("-o", "retries=1", "--meta-ttl", "always"))
+    c.load("/")
+    c.store.fail("status", op="head", key="b0005", code=503, error="SlowDown")
+    job = int(c.cli("load", "/", "--force", "--detach").out)
+    util.wait_until("it ends", lambda: c.cli("load", "/b0009", "--force", check=False) and
+                    c.job(job)["state"] == "failed", 40, 0.02)
+    assert c.job(job)["files_failed"] == 1
+
+
 def test_a_forced_load_of_a_slow_store(cluster):
     """A store that takes its time for a name is waited for."""
     c, _ = small_cluster(cluster, {"a": 1000, "b": 1000}, mounts=0)

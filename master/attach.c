@@ -47,6 +47,7 @@ static void attach_probed(struct tarn_ufs_check *c, int rc)
     a->checking = false;
     if (a->ufs == a->checked) { /* else it was another one's */
         a->asked_again |= a->down;
+        a->probe_failed = tarn_ufs_no_answer(rc);
         mattach_note(a, rc, &c->list.req.err);
     }
     if (attach_wants_probe(a))
@@ -109,7 +110,7 @@ void mattach_note(struct mattach *a, int rc, const struct tarn_errbuf *err)
                   a->uri, tarn_err_text(err, rc));
         tarn_timer_start(a->master->args.loop, &a->probe, a->master->probe_ns, attach_probe, a);
     } else if (a->down && tarn_ufs_answer(rc)) {
-        a->down = false;
+        a->down = a->probe_failed = false;
         a->up_since_ns = tarn_loop_now_ns(a->master->args.loop);
         tarn_timer_stop(&a->probe);
         tarn_info("attach", "the store answers again: uri=%s", a->uri);
@@ -355,7 +356,7 @@ void mattach_use(struct mattach *a, struct tarn_ufs *ufs)
     if (a->ufs)
         mattach_retire(a);
     a->ufs = ufs;
-    a->down = a->asked_again = false;
+    a->down = a->asked_again = a->probe_failed = false;
     a->up_since_ns = tarn_loop_now_ns(a->master->args.loop);
     a->late_until_ns = 0;
     tarn_timer_stop(&a->probe);
@@ -507,7 +508,7 @@ static void opened(struct tarn_disk_io *io)
         if (rc == 0)
             rc = attach_open(a, o->resolved, &o->err);
         if (rc < 0) {
-            a->down = a->asked_again = true;
+            a->down = a->asked_again = a->probe_failed = true;
             a->open_err = o->err;
             tarn_warn_limited("attach", "path=%s uri=%s cannot be opened: %s", a->path, a->uri,
                               tarn_err_text(&o->err, rc));

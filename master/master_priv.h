@@ -50,9 +50,10 @@ struct mattach {
     struct tarn_errbuf open_err;
     uint64_t ttl_ns; /* TARN_TTL_* or a duration */
     uint32_t uid, gid, file_mode, dir_mode;
-    bool down;        /* the last question failed without an answer; probed in the background */
-    bool asked_again; /* since it went down, by a probe; false once a name was answered, or when it
+    bool down;         /* the last question failed without an answer; probed in the background */
+    bool asked_again;  /* since it went down, by a probe; false once a name was answered, or when it
                          goes down after it was up for long */
+    bool probe_failed; /* the last one of this outage */
     uint64_t up_since_ns;   /* loop time */
     uint64_t late_until_ns; /* loop time: a refresh was not answered in time; until then, or until
                                an answer, old metadata is in force at once */

@@ -132,10 +132,11 @@ static int admin_last(const struct mmembers *s, const struct mmember *w, bool fo
     int rc = force || !member_owns(w) ? 0 : members_other(s, w);
 
     if (rc == -TARN_E_BUSY)
-        return tarn_err_set(err, rc,
-                            "the master has just started and waits for workers that could take "
-                            "what worker %" PRIu64 " has; try again",
-                            w->rec->id);
+        return tarn_err_set(
+            err, rc,
+            "who could take what worker %" PRIu64 " has is not known yet: the "
+            "master has just started, or another worker is being changed; try again",
+            w->rec->id);
     if (rc < 0 && rc != -TARN_E_NO_WORKER)
         return rc;
     if (rc == 0)

@@ -37,10 +37,11 @@ struct metrics {
     char addr[280];
     const char *_Atomic not_ready; /* as the loop last said */
     struct tarn_task task;         /* copies; the loop's while `posted` */
-    struct tarn_mtx mtx;           /* LEAF: over the three below */
+    struct tarn_mtx mtx;           /* LEAF: over the four below */
     struct tarn_cond copied;
-    bool posted;  /* the loop has the task */
-    bool stopped; /* the task frees this */
+    bool posted;   /* the loop has the task */
+    bool stopping; /* nobody waits for the loop any more: it waits for them */
+    bool stopped;  /* the task frees this */
 };
 
 void metrics_copy(const struct tarn_stat_table *t, struct tarn_stats *stats, unsigned id,
@@ -111,7 +112,7 @@ static void refresh_cb(void *arg)
         m->posted = true;
         tarn_loop_post(m->args.serve->loop, &m->task, copy_cb);
     }
-    while (m->posted && tarn_cond_wait_ns(&m->copied, &m->mtx, COPY_WAIT_NS))
+    while (m->posted && !m->stopping && tarn_cond_wait_ns(&m->copied, &m->mtx, COPY_WAIT_NS))
         continue;
     tarn_mtx_unlock(&m->mtx);
 }
@@ -206,6 +207,10 @@ void metrics_stop(struct metrics **pm)
 
     if (!m)
         return;
+    tarn_mtx_lock(&m->mtx);
+    m->stopping = true;
+    tarn_cond_broadcast(&m->copied);
+    tarn_mtx_unlock(&m->mtx);
     if (m->http)
         tarn_http_stop(&m->http);
     if (m->args.own)

@@ -91,6 +91,11 @@ static int file_rel_check(const char *rel)
     }
 }
 
+static bool file_of_cluster(const struct tarn_mountinfo *m)
+{
+    return strcmp(m->type, TARN_MOUNT_TYPE) == 0 && tarn_starts_with(m->source, "tarn://");
+}
+
 /*
  * Whether a mount of a cluster lies over the root: what it shows may be what is asked for, for
  * ever. (One of tarn local has another source, and may be served.) The table of mounts says so,
@@ -102,32 +107,55 @@ static bool file_root_covered(struct tarn_file_root *root)
     uint64_t seen = atomic_load_explicit(&root->covered, memory_order_relaxed);
     struct tarn_str table = {0};
     struct tarn_mountinfo m;
-    bool covered;
+    bool covered = false;
 
-    if (seen >> 1 == changes)
+    if (changes && seen >> 1 == changes)
         return seen & 1;
-    covered = tarn_mountinfo_load(&table) == 0 &&
-              tarn_mountinfo_over(tarn_str_z(&table), root->path, &m) &&
-              strcmp(m.type, TARN_MOUNT_TYPE) == 0 && tarn_starts_with(m.source, "tarn://");
-    atomic_store_explicit(&root->covered, changes << 1 | covered, memory_order_relaxed);
+    if (tarn_mountinfo_load(&table) == 0) {
+        covered = tarn_mountinfo_over(tarn_str_z(&table), root->path, &m) && file_of_cluster(&m);
+        atomic_store_explicit(&root->covered, changes << 1 | covered, memory_order_relaxed);
+    }
     tarn_str_fini(&table);
     return covered;
 }
 
-/* UFS_DOWN when a file system was mounted at the root and is no more. */
+/* The same of what was opened, by its device: a link may lead into such a mount. */
+static bool file_dev_is_cluster(unsigned major, unsigned minor)
+{
+    struct tarn_str table = {0};
+    struct tarn_mountinfo m;
+    const char *p;
+    bool found = false;
+
+    if (tarn_mountinfo_load(&table) == 0)
+        for (p = tarn_str_z(&table); !found && tarn_mountinfo_next(&p, &m);)
+            found = m.major == major && m.minor == minor && file_of_cluster(&m);
+    tarn_str_fini(&table);
+    return found;
+}
+
+/* UFS_DOWN when a file system was mounted at the root and is no more, EDEADLK as said. */
 static int file_root_check(struct tarn_file_root *root, int root_fd)
 {
     struct statx st;
     uint64_t dev;
+    bool mounted;
 
-    if (statx(root_fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &st) < 0 ||
-        !(st.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT))
+    if (statx(root_fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &st) < 0)
         return 0; /* nothing is known */
-    if (!(st.stx_attributes & STATX_ATTR_MOUNT_ROOT))
-        return atomic_load_explicit(&root->mount_dev, memory_order_relaxed) ? -TARN_E_UFS_DOWN : 0;
-    dev = (uint64_t)st.stx_dev_major << 32 | st.stx_dev_minor;
-    if (dev != atomic_load_explicit(&root->mount_dev, memory_order_relaxed))
-        atomic_store_explicit(&root->mount_dev, dev, memory_order_relaxed);
+    dev = ((uint64_t)st.stx_dev_major << 32 | st.stx_dev_minor) + 1;
+    if (dev != atomic_load_explicit(&root->dev, memory_order_relaxed)) {
+        if (file_dev_is_cluster(st.stx_dev_major, st.stx_dev_minor))
+            return -EDEADLK;
+        atomic_store_explicit(&root->dev, dev, memory_order_relaxed);
+    }
+    if (!(st.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT))
+        return 0;
+    mounted = st.stx_attributes & STATX_ATTR_MOUNT_ROOT;
+    if (!mounted && atomic_load_explicit(&root->mounted, memory_order_relaxed))
+        return -TARN_E_UFS_DOWN;
+    if (mounted)
+        atomic_store_explicit(&root->mounted, true, memory_order_relaxed);
     return 0;
 }
 

@@ -25,9 +25,10 @@ struct tarn_ufs_version;
 
 /* The directory that is served. Immutable but for the flags. */
 struct tarn_file_root {
-    char *path;                 /* canonical, absolute */
-    _Atomic bool no_openat2;    /* the kernel or a sandbox has refused it */
-    _Atomic uint64_t mount_dev; /* major << 32 | minor of what was mounted there last; 0: nothing */
+    char *path;              /* canonical, absolute */
+    _Atomic bool no_openat2; /* the kernel or a sandbox has refused it */
+    _Atomic bool mounted;    /* a file system was, on the directory itself */
+    _Atomic uint64_t dev;    /* (major << 32 | minor) + 1 of what was opened last; 0: nothing */
     struct tarn_mountwatch mounts;
     _Atomic uint64_t covered; /* changes of `mounts` << 1 | a mount of a cluster was over it */
 };

@@ -193,7 +193,8 @@ bool tarn_mountinfo_over(const char *table, const char *path, struct tarn_mounti
 void tarn_mountwatch_init(struct tarn_mountwatch *w)
 {
     w->fd = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
-    atomic_init(&w->changes, w->fd >= 0);
+    tarn_mtx_init(&w->mtx, TARN_RANK_LEAF);
+    w->changes = w->fd >= 0;
 }
 
 void tarn_mountwatch_fini(struct tarn_mountwatch *w)
@@ -201,14 +202,17 @@ void tarn_mountwatch_fini(struct tarn_mountwatch *w)
     if (w->fd >= 0)
         (void)close(w->fd); /* only polled */
     w->fd = -1;
+    tarn_mtx_fini(&w->mtx);
 }
 
 uint64_t tarn_mountwatch_changes(struct tarn_mountwatch *w)
 {
     struct pollfd p = {.fd = w->fd, .events = POLLPRI};
 
-    /* One poll(2) is told of each change, once. */
-    if (w->fd >= 0 && poll(&p, 1, 0) > 0 && (p.revents & (POLLPRI | POLLERR)))
-        return atomic_fetch_add_explicit(&w->changes, 1, memory_order_relaxed) + 1;
-    return atomic_load_explicit(&w->changes, memory_order_relaxed);
+    if (w->fd < 0)
+        return 0;
+    TARN_GUARD(&w->mtx); /* one poll(2) is told of each change, once */
+    if (poll(&p, 1, 0) > 0 && (p.revents & (POLLPRI | POLLERR)))
+        w->changes++;
+    return w->changes;
 }

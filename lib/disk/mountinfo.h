@@ -8,10 +8,10 @@
 #pragma once
 
 #include <limits.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "lib/base/mtx.h"
 #include "lib/base/str.h"
 
 #define TARN_MOUNT_TYPE "fuse.tarncache" /* of our mounts */
@@ -36,7 +36,8 @@ bool tarn_mountinfo_over(const char *table, const char *path, struct tarn_mounti
 /* Whether the table changed, for the price of a poll(2). */
 struct tarn_mountwatch {
     int fd; /* < 0: nothing is known */
-    _Atomic uint64_t changes;
+    struct tarn_mtx mtx;
+    uint64_t changes; /* mtx */
 };
 
 void tarn_mountwatch_init(struct tarn_mountwatch *w);

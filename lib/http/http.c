@@ -20,7 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <microhttpd.h>
 
@@ -53,8 +52,9 @@ struct tarn_http {
     _Atomic size_t bodies;          /* bytes of bodies being received */
     struct tarn_mtx mtx;
     struct tarn_list conns; /* mtx; struct http_conn */
+    unsigned coming;        /* mtx; taken, and not in conns yet */
     bool stopping;          /* mtx */
-    struct tarn_cond empty; /* conns is, and it stops */
+    struct tarn_cond empty; /* conns may be, and it stops */
 };
 
 /* An open connection. */
@@ -359,6 +359,20 @@ static void http_done(void *cls, struct MHD_Connection *conn, void **call_slot,
     *call_slot = NULL;
 }
 
+/* Whether a connection is taken. */
+static enum MHD_Result http_accept(void *cls, const struct sockaddr *addr, socklen_t len)
+{
+    struct tarn_http *h = cls;
+
+    (void)addr;
+    (void)len;
+    TARN_GUARD(&h->mtx);
+    if (h->stopping)
+        return MHD_NO;
+    h->coming++;
+    return MHD_YES;
+}
+
 /* A connection begins, or has ended and is about to be closed. */
 static void http_notice(void *cls, struct MHD_Connection *conn, void **slot,
                         enum MHD_ConnectionNotificationCode what)
@@ -372,35 +386,34 @@ static void http_notice(void *cls, struct MHD_Connection *conn, void **slot,
         c->fd = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
         tarn_list_push(&h->conns, &c->node);
         *slot = c;
+        h->coming--;
         if (h->stopping)
             (void)shutdown(c->fd, SHUT_RDWR);
     } else {
         tarn_list_del(&c->node);
         free(c);
         *slot = NULL;
-        if (h->stopping && tarn_list_empty(&h->conns))
+        if (h->stopping)
             tarn_cond_signal(&h->empty);
     }
 }
 
 /*
- * Nothing is accepted any more, and no connection is left: libmicrohttpd before 0.9.76 crashes when
- * it answers a request that is none while it is being stopped. Returns the listening socket.
+ * No connection is taken any more, and none is left: libmicrohttpd before 0.9.76 crashes when it
+ * answers a request that is none while it is being stopped. (MHD_quiesce_daemon() is no help: with
+ * epoll it aborts where its thread looks at the listener at the same time.)
  */
-static int http_quiesce(struct tarn_http *h)
+static void http_quiesce(struct tarn_http *h)
 {
-    int fd = MHD_quiesce_daemon(h->daemon);
-
     TARN_GUARD(&h->mtx);
     h->stopping = true;
     TARN_LIST_FOREACH(n, &h->conns)
     {
         (void)shutdown(TARN_LIST_ENTRY(n, struct http_conn, node)->fd, SHUT_RDWR);
     }
-    while (!tarn_list_empty(&h->conns))
+    while (h->coming > 0 || !tarn_list_empty(&h->conns))
         if (!tarn_cond_wait_ns(&h->empty, &h->mtx, HTTP_STOP_NS))
-            break; /* one is being answered by us */
-    return fd;
+            break; /* one is being answered by us, or was given up by the library */
 }
 
 static void http_log(void *cls, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
@@ -451,8 +464,8 @@ static struct MHD_Daemon *http_daemon(struct tarn_http *h, int fd, unsigned thre
 
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &before); /* cannot fail for a valid set */
-    d = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ERROR_LOG | MHD_USE_ITC, 0, NULL,
-                         NULL, http_request, h, MHD_OPTION_EXTERNAL_LOGGER, http_log, NULL,
+    d = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ERROR_LOG, 0, http_accept, h,
+                         http_request, h, MHD_OPTION_EXTERNAL_LOGGER, http_log, NULL,
                          MHD_OPTION_NOTIFY_COMPLETED, http_done, NULL, MHD_OPTION_NOTIFY_CONNECTION,
                          http_notice, h, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -508,14 +521,11 @@ const char *tarn_http_addr(const struct tarn_http *h)
 void tarn_http_stop(struct tarn_http **http)
 {
     struct tarn_http *h = *http;
-    int fd;
 
     if (!h)
         return;
-    fd = http_quiesce(h);
-    MHD_stop_daemon(h->daemon); /* joins the threads */
-    if (fd >= 0)
-        (void)close(fd); /* only listened */
+    http_quiesce(h);
+    MHD_stop_daemon(h->daemon); /* closes the socket and joins the threads */
     TARN_ASSERT(atomic_load(&h->bodies) == 0 && tarn_list_empty(&h->conns));
     http_free(h);
     *http = NULL;

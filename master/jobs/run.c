@@ -294,16 +294,15 @@ static unsigned run_members(const struct mrun *r, unsigned *ret_serving, uint64_
     return alive;
 }
 
-/* No owner is alive. Loads wait for one; what only asks how much there is room for is told, unless
- * `absent` may be back at once. */
-static void run_nobody(struct mrun *r, uint64_t absent)
+/* No owner is alive. Loads wait for one; what only asks how much there is room for is told. */
+static void run_nobody(struct mrun *r)
 {
     static const char others[] =
         "no worker that owns anything is alive; others drain, or their caches failed";
 
     if (!mworkers_any(r->master)) {
         run_hello_later(r, HELLO_WAIT_NS, "no worker");
-    } else if (absent || !r->job->spec->dry_run) {
+    } else if (!r->job->spec->dry_run) {
         run_hello_later(r, HELLO_WAIT_NS, others);
     } else {
         r->greeting = false;
@@ -321,8 +320,8 @@ static void run_hello(struct mrun *r)
     mroom_clear_rows(r);
     r->hello_failed = 0;
     r->hellos_good = 0;
-    if (run_members(r, &serving, &absent) == 0) {
-        run_nobody(r, absent);
+    if (run_members(r, &serving, &absent) == 0 && !absent) {
+        run_nobody(r);
         return;
     }
     if (absent) {

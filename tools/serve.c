@@ -188,12 +188,20 @@ static int serve_open_log(struct serve *s)
                   : 0;
 }
 
+/* A line, by one write: threads log already. */
 static void serve_say(const struct serve *s, const char *text)
 {
-    if (s->cli->common.quiet)
+    char *line = NULL;
+    size_t len = 0;
+    FILE *f = s->cli->common.quiet ? NULL : open_memstream(&line, &len);
+
+    if (!f)
         return;
-    cli_put_name(stderr, text, strlen(text)); /* there is nowhere else to say it */
-    (void)fputc('\n', stderr);
+    cli_put_name(f, text, strlen(text));
+    (void)fputc('\n', f);
+    if (fclose(f) == 0)
+        (void)fwrite(line, 1, len, stderr); /* there is nowhere else to say it */
+    free(line);
 }
 
 /* What serve_fail() said. */

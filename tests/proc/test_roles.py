@@ -239,7 +239,8 @@ def test_tokens(roles, workdir):
     text = read(token)
     assert len(text) >= 32 and not os.path.exists(f"{roles.home}/token")
     assert not os.path.exists(f"/run/tarn/{roles.port}.token")
-    assert f"; commands: TARN_MASTER={roles.master} TARN_TOKEN_FILE={token} tarn ..." in roles.log("master")
+    commands = f"; commands: TARN_MASTER={roles.master} TARN_TOKEN_FILE={token} tarn ...\n"
+    util.wait_until("it tells how it is asked", lambda: commands in roles.log("master"), 10)
     roles.refused(DENIED, roles.master, "TARN_TOKEN_FILE", args=["status"])
     assert roles.run("status", "--token-file", token).code == DONE
     other = f"{workdir}/other"

@@ -566,7 +566,8 @@ static int name_good(struct tarn_master *m, struct mname_req *r)
     if (name_waits(r))
         return 0;
     if (r->known &&
-        (r->patient ? r->dir->at->down && (r->dir->at->probe_failed || r->waited)
+        (r->patient ? r->dir->at->down && (r->dir->at->probe_failed || r->waited ||
+                                           r->looks >= LOOKS_MAX || !r->dir->at->ufs)
                     : mattach_in_force(r->dir->at))) { /* a question asks in the background */
         r->dir->at->stale_answers++;
         r->stale = true;

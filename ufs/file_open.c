@@ -107,10 +107,11 @@ static bool file_root_covered(struct tarn_file_root *root)
     uint64_t seen = atomic_load_explicit(&root->covered, memory_order_relaxed);
     struct tarn_str table = {0};
     struct tarn_mountinfo m;
-    bool covered = false;
+    bool covered = seen & 1;
 
     if (changes && seen >> 1 == changes)
-        return seen & 1;
+        return covered;
+    atomic_store_explicit(&root->dev, 0, memory_order_relaxed); /* numbers are given again */
     if (tarn_mountinfo_load(&table) == 0) {
         covered = tarn_mountinfo_over(tarn_str_z(&table), root->path, &m) && file_of_cluster(&m);
         atomic_store_explicit(&root->covered, changes << 1 | covered, memory_order_relaxed);
@@ -119,19 +120,20 @@ static bool file_root_covered(struct tarn_file_root *root)
     return covered;
 }
 
-/* The same of what was opened, by its device: a link may lead into such a mount. */
-static bool file_dev_is_cluster(unsigned major, unsigned minor)
+/* The same of what was opened, by its device: a link may lead into such a mount. 1, 0; negative:
+ * not known. */
+static int file_dev_is_cluster(unsigned major, unsigned minor)
 {
     struct tarn_str table = {0};
     struct tarn_mountinfo m;
     const char *p;
-    bool found = false;
+    int rc = tarn_mountinfo_load(&table);
 
-    if (tarn_mountinfo_load(&table) == 0)
-        for (p = tarn_str_z(&table); !found && tarn_mountinfo_next(&p, &m);)
-            found = m.major == major && m.minor == minor && file_of_cluster(&m);
+    if (rc == 0)
+        for (p = tarn_str_z(&table); rc == 0 && tarn_mountinfo_next(&p, &m);)
+            rc = m.major == major && m.minor == minor && file_of_cluster(&m);
     tarn_str_fini(&table);
-    return found;
+    return rc;
 }
 
 /* UFS_DOWN when a file system was mounted at the root and is no more, EDEADLK as said. */
@@ -145,9 +147,12 @@ static int file_root_check(struct tarn_file_root *root, int root_fd)
         return 0; /* nothing is known */
     dev = ((uint64_t)st.stx_dev_major << 32 | st.stx_dev_minor) + 1;
     if (dev != atomic_load_explicit(&root->dev, memory_order_relaxed)) {
-        if (file_dev_is_cluster(st.stx_dev_major, st.stx_dev_minor))
+        int cluster = file_dev_is_cluster(st.stx_dev_major, st.stx_dev_minor);
+
+        if (cluster > 0)
             return -EDEADLK;
-        atomic_store_explicit(&root->dev, dev, memory_order_relaxed);
+        if (cluster == 0)
+            atomic_store_explicit(&root->dev, dev, memory_order_relaxed);
     }
     if (!(st.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT))
         return 0;

@@ -613,19 +613,28 @@ def test_a_mount_over_its_store(roles, workdir, above):
     assert util.run("cat", f"{mnt}/top", seconds=30).stdout == "x"
 
 
-def test_a_link_from_its_store_into_a_mount(roles, workdir):
+@pytest.mark.parametrize("before", (False, True))
+def test_a_link_from_its_store_into_a_mount(roles, workdir, before):
+    """Also where another file system was mounted there before, whose device number is given again."""
     served(roles, workdir)
     roles.start_worker()
     over, place = f"{workdir}/over", f"{workdir}/served"
     os.mkdir(over)
-    p = roles.serves(roles.spawn("mount", over, "--http-listen", "none", log="overlog"), "mount", "overlog")
     os.rename(place, f"{workdir}/old")
     os.symlink(over, place)
+    if before:
+        util.run("mount", "-t", "tmpfs", "none", over)
+        try:
+            roles.run("doctor")  # asks it
+        finally:
+            util.run("umount", over)
+    p = roles.serves(roles.spawn("mount", over, "--http-listen", "none", log="overlog"), "mount", "overlog")
     done = roles.run("load", "/")
     assert done.code == FAIL and "a mount of tarn lies over the store: unmount it" in done.err, done
     os.unlink(place)
     os.rename(f"{workdir}/old", place)
-    util.wait_until("the store answers", lambda: roles.run("load", "/").code == DONE, 30)
+    if not before:  # else a file system is missed there
+        util.wait_until("the store answers", lambda: roles.run("load", "/").code == DONE, 30)
     assert end(p) == DONE
 
 

@@ -131,20 +131,17 @@ static int admin_last(const struct mmembers *s, const struct mmember *w, bool fo
     char bytes[32];
     int rc = force || !member_owns(w) ? 0 : members_other(s, w);
 
-    if (rc == -TARN_E_BUSY)
-        return tarn_err_set(
-            err, rc,
-            "who could take what worker %" PRIu64 " has is not known yet: the "
-            "master has just started, or another worker is being changed; try again",
-            w->rec->id);
-    if (rc < 0 && rc != -TARN_E_NO_WORKER)
-        return rc;
     if (rc == 0)
         return 0;
+    if (rc == -TARN_E_BUSY)
+        return tarn_err_set(err, rc,
+                            "who could take what worker %" PRIu64 " has is not known yet: the "
+                            "master has just started, or another worker is being changed; try "
+                            "again",
+                            w->rec->id);
     return tarn_err_set(err, -TARN_E_NOT_DRAINED,
                         "worker %" PRIu64 " is the last one%s: no other that owns anything could "
-                        "take its %s (start another one first; "
-                        "--force gives it up)",
+                        "take its %s (start another one first; --force gives it up)",
                         w->rec->id, w->alive ? " that is alive" : "",
                         tarn_format_size(member_bytes(w), bytes));
 }

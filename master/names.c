@@ -592,8 +592,7 @@ int mname_refresh(struct tarn_master *m, struct mname_req *r)
     if (rc < 0)
         return rc;
     rc = name_good(m, r);
-    if (rc == 0 && !r->dir->at->ufs &&
-        !name_waits(r)) /* what is known is in force, so this is not */
+    if (rc == 0 && !r->dir->at->ufs && !name_waits(r)) /* and nothing is known */
         rc = tarn_err_set(&r->err, -TARN_E_UFS_DOWN, "%s is not open: %s", r->dir->at->uri,
                           tarn_err_text(&r->dir->at->open_err, -TARN_E_UFS_DOWN));
     if (rc == 0 && (m->name_waiters >= TARN_WAITERS_MAX || m->asks.count >= TARN_WAITERS_MAX))

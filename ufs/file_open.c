@@ -120,8 +120,10 @@ static bool file_root_covered(struct tarn_file_root *root)
     return covered;
 }
 
-/* The same of what was opened, by its device: a link may lead into such a mount. 1, 0; negative:
- * not known. */
+/*
+ * The same of what was opened, by its device: a link may lead into such a mount. (One that leads
+ * below its mountpoint has asked it by then: the walk did.) 1, 0; negative: not known.
+ */
 static int file_dev_is_cluster(unsigned major, unsigned minor)
 {
     struct tarn_str table = {0};

@@ -38,8 +38,7 @@
 #define HTTP_CALL_MAGIC 0x4843414cu
 #define HTTP_HEAD_BYTES (32u << 10)
 #define HTTP_BUILTIN    4
-
-#define HTTP_STOP_NS (2 * TARN_NS_PER_S)
+#define HTTP_STOP_NS    (2 * TARN_NS_PER_S) /* for connections to end */
 
 /* Immutable after start, but for `bodies` and what `mtx` protects. */
 struct tarn_http {

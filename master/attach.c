@@ -606,6 +606,7 @@ void mattach_list(struct tarn_master *m, bool only_direct, struct mattach_list *
         row->n_secrets = rec->n_secrets;
         row->secrets = rec->secrets;
         row->direct = rec->direct;
+        row->store_id = rec->store_id;
         ret->ptrs[ret->msg.n_attachments++] = row;
     }
 }

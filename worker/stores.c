@@ -33,7 +33,8 @@ struct store {
     struct tarn_stores *stores;
     uint32_t id;
     char *uri;
-    char **texts; /* options, then secrets */
+    char *store_id; /* as the master has it; "": not known */
+    char **texts;   /* options, then secrets */
     size_t n;
     struct tarn_ufs *ufs; /* NULL: not open */
     char *isolation;      /* of ufs */
@@ -118,8 +119,9 @@ static void store_forget_texts(struct store *st)
     }
     free(st->texts);
     free(st->uri);
+    free(st->store_id);
     st->texts = NULL;
-    st->uri = NULL;
+    st->uri = st->store_id = NULL;
     st->n = 0;
 }
 
@@ -205,6 +207,13 @@ static void store_open_now(struct store *st, const char *real)
 
     if (rc == 0)
         rc = tarn_ufs_open(&args, &err, &now);
+    if (rc == 0 && st->store_id[0] && strcmp(st->store_id, tarn_ufs_store_id(now)) != 0) {
+        rc = tarn_err_set(&err, -TARN_E_CONFIG,
+                          "%s is another store on this host (%s) than on the master's (%s)",
+                          st->uri, tarn_ufs_store_id(now), st->store_id);
+        st->stores->busy++;
+        tarn_ufs_close(&now, store_closed, st->stores);
+    }
     if (rc == 0) {
         free(st->isolation);
         st->isolation = tarn_xstrdup(opts.isolation);
@@ -288,7 +297,8 @@ static const char *info_text(const Tarn__Wire__AttachmentInfo *a, size_t i)
 
 static bool store_is(const struct store *st, const Tarn__Wire__AttachmentInfo *a)
 {
-    if (st->n != a->n_options + a->n_secrets || strcmp(st->uri, a->uri) != 0)
+    if (st->n != a->n_options + a->n_secrets || strcmp(st->uri, a->uri) != 0 ||
+        strcmp(st->store_id, a->store_id) != 0)
         return false;
     for (size_t i = 0; i < st->n; i++)
         if (strcmp(st->texts[i], info_text(a, i)) != 0)
@@ -312,6 +322,7 @@ static void store_set(struct store *st, const Tarn__Wire__AttachmentInfo *a)
 {
     store_forget_texts(st);
     st->uri = tarn_xstrdup(a->uri);
+    st->store_id = tarn_xstrdup(a->store_id);
     st->n = a->n_options + a->n_secrets;
     st->texts = tarn_xcalloc(st->n + 1, sizeof(*st->texts));
     for (size_t i = 0; i < st->n; i++)

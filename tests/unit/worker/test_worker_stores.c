@@ -47,9 +47,9 @@ static void fix_fini(struct fix *f)
     fx_tmp_fini(f->dir);
 }
 
-/* One attachment, or none (uri NULL), as the next version. */
-static void publish(struct fix *f, uint32_t id, const char *uri, const char *option,
-                    const char *secret)
+/* One attachment, or none (uri NULL), as the next version; what the master opened, or NULL. */
+static void publish_as(struct fix *f, uint32_t id, const char *uri, const char *option,
+                       const char *secret, const char *store_id)
 {
     Tarn__Wire__AttachmentList l = TARN__WIRE__ATTACHMENT_LIST__INIT;
     Tarn__Wire__AttachmentInfo a = TARN__WIRE__ATTACHMENT_INFO__INIT, *all[] = {&a};
@@ -61,11 +61,18 @@ static void publish(struct fix *f, uint32_t id, const char *uri, const char *opt
     a.n_options = option != NULL;
     a.secrets = secrets;
     a.n_secrets = secret != NULL;
+    a.store_id = tarn_wire_text(store_id ? store_id : "");
     l.version = ++f->version;
     l.attachments = all;
     l.n_attachments = uri != NULL;
     tarn_stores_apply(f->stores, &l);
     assert_int_equal(tarn_stores_version(f->stores), f->version);
+}
+
+static void publish(struct fix *f, uint32_t id, const char *uri, const char *option,
+                    const char *secret)
+{
+    publish_as(f, id, uri, option, secret, NULL);
 }
 
 static struct tarn_ufs *wait_for(struct fix *f, uint32_t id)
@@ -118,6 +125,29 @@ static void follows_the_list(void **state)
     assert_ptr_equal(tarn_stores_of(f.stores, 3, &isolation), second);
     publish(&f, 0, NULL, NULL, NULL);
     assert_null(tarn_stores_of(f.stores, 3, &isolation));
+    free(uri);
+    fix_fini(&f);
+}
+
+/* The same URI leads elsewhere on this host: bytes of it would be another file's. */
+static void another_store(void **state)
+{
+    const char *isolation = NULL;
+    struct fix f;
+    char *uri;
+
+    (void)state;
+    fix_init(&f);
+    uri = tarn_xasprintf("file://%s", f.dir);
+    publish_as(&f, 3, uri, NULL, NULL, f.dir);
+    (void)wait_for(&f, 3);
+    publish_as(&f, 3, uri, NULL, NULL, "/elsewhere");
+    while (tarn_stores_of(f.stores, 3, &isolation) != NULL)
+        turns_for(f.loop, TARN_NS_PER_MS);
+    turns_for(f.loop, 50 * TARN_NS_PER_MS);
+    assert_null(tarn_stores_of(f.stores, 3, &isolation));
+    publish_as(&f, 3, uri, NULL, NULL, f.dir);
+    (void)wait_for(&f, 3);
     free(uri);
     fix_fini(&f);
 }
@@ -186,9 +216,8 @@ static void stop_early(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(follows_the_list),
-        cmocka_unit_test(options_and_secrets),
-        cmocka_unit_test(path_later),
+        cmocka_unit_test(follows_the_list),    cmocka_unit_test(another_store),
+        cmocka_unit_test(options_and_secrets), cmocka_unit_test(path_later),
         cmocka_unit_test(stop_early),
     };
 
